@@ -1,0 +1,1 @@
+"""Open-Sora 1.1 inference in PaddlePaddle, small enough to be read in an afternoon."""
