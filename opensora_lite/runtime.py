@@ -1,0 +1,79 @@
+"""Device, precision and threads: what must be settled before Paddle is imported, and checked before a model is."""
+
+import os
+import re
+import zlib  # noqa: F401  paddlepaddle 2.6's library exports zlib symbols of its own: Python's must be bound first
+
+from opensora_lite.errors import DeviceError
+
+PRECISIONS = {
+    "fp32": "float32",
+    "float32": "float32",
+    "fp16": "float16",
+    "float16": "float16",
+    "bf16": "bfloat16",
+    "bfloat16": "bfloat16",
+}
+
+
+def prepare() -> None:
+    """Set what Paddle reads when it is first imported; what the user has set already stays.
+
+    Paddle computes on one thread unless OMP_NUM_THREADS says more, and the MKL that it bundles
+    takes a path three times as slow on AMD processors unless MKL_DEBUG_CPU_TYPE is 5.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    try:
+        with open("/proc/cpuinfo") as cpuinfo:
+            amd = "AuthenticAMD" in cpuinfo.read(4096)
+    except OSError:  # not Linux
+        amd = False
+    if amd:
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+
+
+def usable_cores() -> int:
+    """The processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def paddle_version() -> tuple[int, int, int]:
+    """The version of the installed Paddle as three numbers."""
+    import paddle
+
+    return tuple(int(n) for n in re.findall(r"\d+", paddle.__version__)[:3])
+
+
+def set_device(device: str | None = None) -> str:
+    """Make `device` ("cpu", "gpu" or "gpu:1"; None: a GPU where Paddle can use one) Paddle's current device.
+
+    Raises DeviceError where this machine or this build of Paddle does not have it.
+    """
+    import paddle
+
+    has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    if device is None:
+        device = "gpu" if has_gpu else "cpu"
+    if not re.fullmatch(r"cpu|gpu(:[0-9]+)?", device):
+        raise DeviceError(f'device "{device}" is unknown; give "cpu", "gpu" or "gpu:1"')
+    if device != "cpu" and not has_gpu:
+        built = "sees no GPU" if paddle.is_compiled_with_cuda() else "is the CPU build"
+        raise DeviceError(f'device "{device}" was asked for, but the installed Paddle {paddle.__version__} {built}; use "cpu"')
+    if ":" in device and int(device[4:]) >= paddle.device.cuda.device_count():
+        raise DeviceError(f'device "{device}" does not exist; this machine has {paddle.device.cuda.device_count()} GPU(s)')
+    paddle.set_device(device)
+    return device
+
+
+def resolve_dtype(dtype: str | None, device: str) -> str:
+    """The Paddle name of a precision; None is float32 on a CPU and float16 (as released) on a GPU.
+
+    Raises DeviceError for an unknown name, and for half precision on a CPU: Paddle has no kernels for it there.
+    """
+    if dtype is None:
+        return "float32" if device == "cpu" else "float16"
+    if dtype not in PRECISIONS:
+        raise DeviceError(f'dtype "{dtype}" is unknown; give fp32, fp16 or bf16')
+    if device == "cpu" and PRECISIONS[dtype] != "float32":
+        raise DeviceError(f"dtype {dtype} needs a GPU: Paddle has no {PRECISIONS[dtype]} kernels for a CPU; use fp32")
+    return PRECISIONS[dtype]

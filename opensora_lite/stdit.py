@@ -1,0 +1,407 @@
+"""STDiT2, the video transformer of Open-Sora 1.1, to be read from top to bottom.
+
+Axes: B videos · T frames · H, W latent height and width · C latent channels (4) · S spatial tokens of one frame
+= (H/2)(W/2) · N = T·S tokens · D hidden size · L caption tokens.
+
+    x [B, C, T, H, W] noisy latents ──patches──▶ [B, T, S, D] ──depth × Block──▶ [B, T, S, D] ──▶ [B, 2C, T, H, W]
+
+Half of the result is the noise ε that the model sees in x, half says how wide the next step may scatter.
+A frame is either being denoised ("live", seen at time t) or given ("kept", seen at time 0): `x_mask`.
+
+Sources: hpcaitech/Open-Sora v1.1, opensora/models/stdit/stdit2.py (names and arithmetic, reproduced by
+tests/golden); DiT, arXiv:2212.09748 (adaLN-zero); PixArt-α, arXiv:2310.00426 (adaLN-single, cross-attention);
+RoFormer, arXiv:2104.09864 (rotary positions). What looks odd and must stay is marked `as released`.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+
+from opensora_lite.checkpoints import build, load, open_checkpoint, read_config
+from opensora_lite.errors import CheckpointError
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Attention
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def attention(q, k, v, mask=None):
+    """softmax(q kᵀ / √d) v for q [B, n, heads, d] and k, v [B, m, heads, d]; mask [B, m], true where k may be seen.
+
+    The one place where attention is computed: flash attention where the device has it, two matrix products elsewhere.
+    """
+    if mask is not None:
+        mask = paddle.where(mask, 0.0, -1e4).astype(q.dtype)[:, None, None]  #          (B, 1, 1, m)
+    if q.place.is_gpu_place() and q.dtype in (paddle.float16, paddle.bfloat16):
+        if mask is not None:  # the kernel wants the mask spread over the queries
+            mask = mask.expand([-1, q.shape[2], q.shape[1], -1])
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    # On a CPU Paddle's scaled_dot_product_attention is no faster: same products, and one more copy.
+    q, k, v = (z.transpose([0, 2, 1, 3]) for z in (q * q.shape[-1] ** -0.5, k, v))  #    (B, heads, n, d)
+    weights = paddle.matmul(q, k, transpose_y=True)  #                                   (B, heads, n, m)
+    weights = F.softmax(weights if mask is None else weights + mask)
+    return paddle.matmul(weights, v).transpose([0, 2, 1, 3])  #                          (B, n, heads, d)
+
+
+class RMSNorm(nn.Layer):
+    """x / rms(x) · weight over the last axis, in float32."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.weight = self.create_parameter([dim], default_initializer=nn.initializer.Constant(1.0))
+
+    def forward(self, x):
+        y = x.astype("float32")
+        y = y * paddle.rsqrt(y.square().mean(-1, keepdim=True) + 1e-6)
+        return y.astype(x.dtype) * self.weight
+
+
+class RotaryEmbedder(nn.Layer):
+    """Positions in time as angles: cos and sin [T, 1, d] for frames 0 … T - 1; neighbouring channels turn together."""
+
+    def __init__(self, dim):
+        super().__init__()
+        freqs = 10000.0 ** (-paddle.arange(0, dim, 2, dtype="float32") / dim)
+        self.register_buffer("freqs", freqs)  # as released: part of the file, though never trained
+
+    def forward(self, length):
+        angles = paddle.arange(length, dtype="float32")[:, None] * self.freqs
+        angles = angles.repeat_interleave(2, axis=-1)[:, None]
+        return angles.cos(), angles.sin()
+
+
+def rotate(x, tables):
+    """x [B, n, heads, d], each pair of channels (2i, 2i + 1) turned by its position's angle (RoFormer, eq. 34)."""
+    cos, sin = (table.astype(x.dtype) for table in tables)
+    pairs = x.reshape([*x.shape[:-1], -1, 2])
+    turned = paddle.stack([-pairs[..., 1], pairs[..., 0]], -1).reshape(x.shape)
+    return x * cos + turned * sin
+
+
+class SelfAttention(nn.Layer):
+    """Attention among the n tokens of each row: the tokens of one frame, or one place through all frames."""
+
+    def __init__(self, dim, num_heads, qk_norm):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.q_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x, rotary=None):
+        B, n, D = x.shape
+        q, k, v = self.qkv(x).reshape([B, n, 3, self.num_heads, -1]).unbind(2)  #        (B, n, heads, d)
+        if rotary is not None:  # as released: positions go on before the norm, and only in time
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        return self.proj(attention(self.q_norm(q), self.k_norm(k), v).reshape([B, n, D]))
+
+
+class CrossAttention(nn.Layer):
+    """Every token of the video asks every token of its caption."""
+
+    def __init__(self, dim, num_heads):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_linear = nn.Linear(dim, dim)
+        self.kv_linear = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x, y, y_mask):
+        (B, N, D), L = x.shape, y.shape[1]
+        q = self.q_linear(x).reshape([B, N, self.num_heads, -1])
+        k, v = self.kv_linear(y).reshape([B, L, 2, self.num_heads, -1]).unbind(2)
+        return self.proj(attention(q, k, v, y_mask).reshape([B, N, D]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Embedders
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Mlp(nn.Layer):
+    """Linear, GELU (tanh form), linear."""
+
+    def __init__(self, dim_in, dim_hidden, dim_out):
+        super().__init__()
+        self.fc1 = nn.Linear(dim_in, dim_hidden)
+        self.fc2 = nn.Linear(dim_hidden, dim_out)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x), approximate=True))
+
+
+class ScalarEmbedder(nn.Layer):
+    """A number (a time, a size, a rate) -> sinusoids at 128 frequencies -> two linear layers. [...] -> [..., D]"""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(256, dim), nn.Silu(), nn.Linear(dim, dim))
+
+    def forward(self, value):
+        freqs = paddle.exp(-math.log(10000) * paddle.arange(128, dtype="float32") / 128)
+        angles = value.astype("float32")[..., None] * freqs
+        waves = paddle.concat([angles.cos(), angles.sin()], -1)  #                       (..., 256), cosines first
+        return self.mlp(waves.astype(self.mlp[0].weight.dtype))
+
+
+class PatchEmbedder(nn.Layer):
+    """Latents -> one token per patch. [B, C, T, H, W] -> [B, T, h, w, D]"""
+
+    def __init__(self, channels, dim, patch_size):
+        super().__init__()
+        self.proj = nn.Conv3D(channels, dim, patch_size, patch_size)
+
+    def forward(self, x):
+        return self.proj(x).transpose([0, 2, 3, 4, 1])
+
+
+class CaptionEmbedder(nn.Layer):
+    """T5's vectors -> vectors of the transformer; holds the caption that stands for "no caption"."""
+
+    def __init__(self, caption_channels, dim, max_length):
+        super().__init__()
+        self.y_proj = Mlp(caption_channels, dim, dim)
+        self.register_buffer("y_embedding", paddle.zeros([max_length, caption_channels]))
+
+    def forward(self, y):
+        return self.y_proj(y)
+
+
+def position_embedding(h, w, dim, scale):
+    """Sin-cos positions [h·w, D] of a grid of tokens, stretched so that frames of any size span the same range.
+
+    scale: √(height·width in pixels) / the size that positions are named after (`input_sq_size`).
+    """
+    base = round(math.sqrt(h * w))
+    omega = 10000.0 ** (-paddle.arange(0, dim // 2, 2, dtype="float32") / (dim // 2))
+
+    def waves(n):
+        place = paddle.arange(n, dtype="float32") / scale * (base / n)
+        angles = place[:, None] * omega
+        return paddle.concat([angles.sin(), angles.cos()], -1)  #                        (n, D/2)
+
+    rows = waves(h)[:, None].expand([h, w, dim // 2])
+    columns = waves(w)[None].expand([h, w, dim // 2])
+    return paddle.concat([columns, rows], -1).reshape([h * w, dim])  # as released: the column comes first
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Block
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def modulate(x, shift, scale):
+    """adaLN: a norm without weights of its own, then the scale and shift that the time asks for."""
+    return F.layer_norm(x, x.shape[-1:], epsilon=1e-6) * (1 + scale) + shift
+
+
+def modulation(table, live, kept, x_mask):
+    """The vectors that modulate one layer: its own table [k, D] plus what the time says.
+
+    live, kept: [B, k, D] for the times t and 0; x_mask [B, T], true where live, or None. -> k × [B, 1 or T, 1, D]
+    """
+    vectors = [(table + live)[:, i, None, None] for i in range(table.shape[0])]
+    if x_mask is None:
+        return vectors
+    still = [(table + kept)[:, i, None, None] for i in range(table.shape[0])]
+    return [paddle.where(x_mask[:, :, None, None], a, b) for a, b in zip(vectors, still)]
+
+
+class Block(nn.Layer):
+    """Spatial attention, temporal attention, cross-attention to the caption, and an MLP, each added to x."""
+
+    def __init__(self, dim, num_heads, mlp_ratio, qk_norm):
+        super().__init__()
+        normal = nn.initializer.Normal(std=dim**-0.5)
+        self.scale_shift_table = self.create_parameter([6, dim], default_initializer=normal)
+        self.scale_shift_table_temporal = self.create_parameter([3, dim], default_initializer=normal)
+        self.attn = SelfAttention(dim, num_heads, qk_norm)
+        self.attn_temp = SelfAttention(dim, num_heads, qk_norm)
+        self.cross_attn = CrossAttention(dim, num_heads)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), dim)
+
+    def forward(self, x, y, y_mask, time, x_mask, rotary):
+        B, T, S, D = x.shape
+        space, motion = self.scale_shift_table, self.scale_shift_table_temporal
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = modulation(space, time.space, time.space_kept, x_mask)
+        shift_t, scale_t, gate_t = modulation(motion, time.motion, time.motion_kept, x_mask)
+
+        tokens = modulate(x, shift, scale).reshape([B * T, S, D])  #                     frame by frame
+        x = x + gate * self.attn(tokens).reshape([B, T, S, D])
+        tokens = modulate(x, shift_t, scale_t).transpose([0, 2, 1, 3]).reshape([B * S, T, D])  # place by place
+        x = x + gate_t * self.attn_temp(tokens, rotary).reshape([B, S, T, D]).transpose([0, 2, 1, 3])
+        x = x + self.cross_attn(x.reshape([B, T * S, D]), y, y_mask).reshape([B, T, S, D])
+        return x + gate_mlp * self.mlp(modulate(x, shift_mlp, scale_mlp))
+
+
+class FinalLayer(nn.Layer):
+    """Tokens -> the patches they stand for. [B, T, S, D] -> [B, T, S, patch values · 2C]"""
+
+    def __init__(self, dim, out):
+        super().__init__()
+        normal = nn.initializer.Normal(std=dim**-0.5)
+        self.scale_shift_table = self.create_parameter([2, dim], default_initializer=normal)
+        self.linear = nn.Linear(dim, out)
+
+    def forward(self, x, time, x_mask):
+        def at(embedding):
+            return modulate(x, *((self.scale_shift_table + embedding[:, None])[:, i, None, None] for i in (0, 1)))
+
+        x = at(time.embedding)
+        if x_mask is not None:  # as released: kept frames are modulated once more, on that result, at t = 0
+            x = paddle.where(x_mask[:, :, None, None], x, at(time.embedding_kept))
+        return self.linear(x)
+
+
+@dataclass
+class TimeConditions:
+    """What the time, the size and the length say to the layers: at t for live frames, at 0 for kept ones."""
+
+    embedding: paddle.Tensor  # [B, D], of t alone
+    space: paddle.Tensor  # [B, 6, D], t and the size
+    motion: paddle.Tensor  # [B, 3, D], t and the length
+    embedding_kept: paddle.Tensor | None = None  # [B, D], of 0 and (as released, unlike `embedding`) the size
+    space_kept: paddle.Tensor | None = None
+    motion_kept: paddle.Tensor | None = None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Model
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class STDiT2Config:
+    """The sizes of an STDiT2; the defaults are those of OpenSora-STDiT-v2-stage3."""
+
+    hidden_size: int = 1152  # D
+    depth: int = 28  # blocks
+    num_heads: int = 16
+    caption_channels: int = 4096  # width of the T5 vectors
+    model_max_length: int = 200  # most tokens of a caption
+    input_sq_size: int = 512  # pixels: positions are scaled relative to a square of this side
+    in_channels: int = 4  # C
+    patch_size: tuple[int, int, int] = (1, 2, 2)  # frames, rows, columns of one token
+    mlp_ratio: float = 4.0
+    qk_norm: bool = True  # RMS norm on queries and keys
+
+    def __post_init__(self):
+        D, heads = self.hidden_size, self.num_heads
+        if D % 12 or D % heads or (D // heads) % 2:
+            raise CheckpointError(f"hidden_size {D} must be a multiple of 12 and an even multiple of num_heads {heads}")
+        if len(self.patch_size) != 3 or self.patch_size[0] != 1:
+            raise CheckpointError(f"patch_size {list(self.patch_size)} is not supported; STDiT2 takes [1, rows, columns]")
+
+    @classmethod
+    def from_dict(cls, config: dict) -> "STDiT2Config":
+        """From a released config.json. Fields that only concern training or speed are passed over.
+
+        Raises CheckpointError where the file describes a model that STDiT2 of Open-Sora 1.1 is not.
+        """
+        for field, needed in {"model_type": "STDiT2", "pred_sigma": True, "no_temporal_pos_emb": False}.items():
+            if config.get(field, needed) != needed:
+                raise CheckpointError(f"the config has {field} = {config[field]!r}; STDiT2 of Open-Sora 1.1 has {needed!r}")
+        known = {f.name: config[f.name] for f in fields(cls) if f.name in config}
+        if "patch_size" in known:
+            known["patch_size"] = tuple(known["patch_size"])
+        return cls(**known)
+
+
+class STDiT2(nn.Layer):
+    """The denoiser: noisy latents, a time and a caption -> the noise in them and the range of the next step."""
+
+    def __init__(self, config: STDiT2Config):
+        super().__init__()
+        self.config = config
+        D = config.hidden_size
+        self.x_embedder = PatchEmbedder(config.in_channels, D, config.patch_size)
+        self.t_embedder = ScalarEmbedder(D)
+        self.t_block = nn.Sequential(nn.Silu(), nn.Linear(D, 6 * D))
+        self.t_block_temp = nn.Sequential(nn.Silu(), nn.Linear(D, 3 * D))
+        self.y_embedder = CaptionEmbedder(config.caption_channels, D, config.model_max_length)
+        self.csize_embedder = ScalarEmbedder(D // 3)  # height, width
+        self.ar_embedder = ScalarEmbedder(D // 3)  # height / width
+        self.fl_embedder = ScalarEmbedder(D)  # number of frames
+        self.fps_embedder = ScalarEmbedder(D)  # frames per second
+        self.rope = RotaryEmbedder(D // config.num_heads)
+        self.blocks = nn.LayerList(
+            Block(D, config.num_heads, config.mlp_ratio, config.qk_norm) for _ in range(config.depth)
+        )
+        self.final_layer = FinalLayer(D, math.prod(config.patch_size) * 2 * config.in_channels)
+
+    def forward(self, x, timestep, y, mask, x_mask=None, *, num_frames, height, width, ar, fps):
+        """The noise in x and the range of the next step's variance.
+
+        x: [B, C, T, H, W] noisy latents. timestep: [B], 0 … 999. y: [B, 1, L, caption_channels] T5 vectors.
+        mask: [B, L], 1 where y holds a token. x_mask: [B, T], true where a frame is live (None: all are).
+        num_frames, height, width (pixels), ar (height / width), fps: [B] each; an image is told fps 120.
+        -> [B, 2C, T, H, W]: ε, then the place of log σ² between its bounds (-1 … 1), in float32.
+        """
+        B, _, T, H, W = x.shape
+        rows, columns = self.config.patch_size[1:]
+        dtype = self.x_embedder.proj.weight.dtype
+        x = F.pad(x.astype(dtype), [0, -W % columns, 0, -H % rows, 0, 0], data_format="NCDHW")
+
+        x = self.x_embedder(x)  #                                                        (B, T, h, w, D)
+        h, w = x.shape[2:4]
+        scale = math.sqrt(float(height[0]) * float(width[0])) / self.config.input_sq_size
+        positions = position_embedding(h, w, self.config.hidden_size, scale).astype(dtype)
+        x = x.reshape([B, T, h * w, -1]) + positions  #                                  (B, T, S, D)
+
+        x_mask = None if x_mask is None else x_mask.astype("bool")
+        size = self.csize_embedder(paddle.stack([height, width], 1)).reshape([B, -1])
+        size = paddle.concat([size, self.ar_embedder(ar)], -1)  #                        (B, D)
+        length = self.fl_embedder(num_frames) + self.fps_embedder(fps)  #                (B, D)
+        time = self.conditions(timestep, size, length, kept=x_mask is not None)
+        y, y_mask = self.y_embedder(y.squeeze(1).astype(dtype)), mask.astype("bool")  #  (B, L, D), (B, L)
+        rotary = self.rope(T)
+
+        for block in self.blocks:
+            x = block(x, y, y_mask, time, x_mask, rotary)
+
+        x = self.final_layer(x, time, x_mask).reshape([B, T, h, w, rows, columns, -1])
+        x = x.transpose([0, 6, 1, 2, 4, 3, 5]).reshape([B, -1, T, h * rows, w * columns])
+        return x[..., :H, :W].astype("float32")
+
+    def conditions(self, timestep, size, length, kept):
+        """The TimeConditions of all layers for timestep [B], size and length [B, D]."""
+
+        def at(t):
+            embedding = self.t_embedder(t)
+            space = self.t_block(embedding + size).reshape([t.shape[0], 6, -1])
+            return embedding, space, self.t_block_temp(embedding + length).reshape([t.shape[0], 3, -1])
+
+        live = at(timestep)
+        if not kept:
+            return TimeConditions(*live)
+        embedding, space, motion = at(paddle.zeros_like(timestep))
+        return TimeConditions(*live, embedding + size, space, motion)
+
+
+# Computed, not learned: a file may lack them, and older ones hold tables that are computed on the fly here.
+COMPUTED = ("rope.freqs", "pos_embed", "pos_embed_temporal")
+
+
+def load_stdit(path: str | Path, dtype: str = "float32") -> STDiT2:
+    """The STDiT2 of a folder with config.json and weights (or of a weights file beside its config.json).
+
+    Raises CheckpointError, before anything is allocated, where files are missing or broken.
+    """
+    config = STDiT2Config.from_dict(read_config(path))
+    tensors = open_checkpoint(path)
+    return load(build(STDiT2, config, dtype=dtype), tensors, computed=COMPUTED, what=f"STDiT2 checkpoint {path}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Sizes
+# ---------------------------------------------------------------------------------------------------------------------
+
+SIZES = {
+    "XL/2": STDiT2Config(),  # 768.27 M values: OpenSora-STDiT-v2-stage3
+    "tiny": STDiT2Config(144, 6, 6, caption_channels=96, model_max_length=24, input_sq_size=64),  # 2.94 M: ours
+}
