@@ -1,0 +1,84 @@
+"""From a caption to vectors: a sentencepiece tokenizer and the encoder of T5 v1.1.
+
+Axes: B captions · L tokens. Source: Exploring the Limits of Transfer Learning with a Unified Text-to-Text
+Transformer, arXiv:1910.10683; Open-Sora 1.1 uses the encoder of t5-v1_1-xxl and reads its last layer.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from opensora_lite.checkpoints import build, load, open_checkpoint, read_config
+from opensora_lite.errors import CheckpointError
+
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two names; files hold one or both
+
+
+class TextEncoder:
+    """A tokenizer and a T5 encoder, which turn cleaned captions into vectors of a fixed number of tokens.
+
+    model: paddlenlp's T5EncoderModel. tokenizer: a sentencepiece processor. max_length: L, tokens of a caption.
+    """
+
+    def __init__(self, model, tokenizer, max_length: int):
+        self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
+
+    def count_tokens(self, caption: str) -> int:
+        """Tokens of a caption, the end mark included; those beyond `max_length` will not be read."""
+        return len(self.tokenizer.encode(caption)) + 1
+
+    def tokenize(self, captions: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and mask, int64 [B, L]: pieces, an end mark, padding; the mask is 1 where a token stands."""
+        config = self.model.config
+        ids = np.full((len(captions), self.max_length), config.pad_token_id, np.int64)
+        mask = np.zeros_like(ids)
+        for row, caption in enumerate(captions):
+            tokens = self.tokenizer.encode(caption)[: self.max_length - 1] + [config.eos_token_id]
+            ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
+        return ids, mask
+
+    def encode(self, captions: list[str]) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Vectors [B, 1, L, d_model] and mask int64 [B, L] of cleaned captions (`prompts.clean_caption`)."""
+        ids, mask = (paddle.to_tensor(a) for a in self.tokenize(captions))
+        with paddle.no_grad():
+            hidden = self.model(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state
+        return hidden[:, None], mask
+
+
+def load_text_encoder(path: str | Path, max_length: int, dtype: str = "float32") -> TextEncoder:
+    """The T5 encoder of a folder in Hugging Face's layout: config.json, spiece.model, one or several safetensors.
+
+    Raises CheckpointError where files are missing or do not fit.
+    """
+    import sentencepiece
+
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    config, tensors = read_config(path), with_both_embeddings(open_checkpoint(path))
+    if not (folder / "spiece.model").exists():
+        raise CheckpointError(f"no tokenizer at {folder / 'spiece.model'}: a T5 folder holds it beside its weights")
+    try:
+        tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder / 'spiece.model'} is no sentencepiece model ({error})") from error
+    model = load(build(new_encoder, config, dtype=dtype), tensors, what=f"T5 checkpoint {path}")
+    return TextEncoder(model, tokenizer, max_length)
+
+
+def with_both_embeddings(tensors: dict) -> dict:
+    """The same table with the token embedding under both of its names."""
+    return {**{other: tensors[name] for name in EMBEDDINGS if name in tensors for other in EMBEDDINGS}, **tensors}
+
+
+def new_encoder(config: dict):
+    """A T5EncoderModel of paddlenlp for the fields of a Hugging Face config.json, not initialised."""
+    from paddlenlp.transformers import T5Config, T5EncoderModel
+    from paddlenlp.transformers.model_utils import no_init_weights
+
+    if config.get("model_type", "t5") != "t5":
+        raise CheckpointError(f'the text encoder\'s config has model_type "{config["model_type"]}"; a T5 is needed')
+    known = ("vocab_size d_model d_kv d_ff num_layers num_heads relative_attention_num_buckets "
+             "relative_attention_max_distance layer_norm_epsilon feed_forward_proj pad_token_id eos_token_id").split()  # fmt: skip
+    fields = {name: config[name] for name in known if name in config}
+    with no_init_weights():  # its random start takes minutes at full size, and every value is replaced
+        return T5EncoderModel(T5Config(**fields, dropout_rate=0.0, use_cache=False, is_encoder_decoder=False))

@@ -1,0 +1,83 @@
+"""From pixels to latents and back: a picture autoencoder applied to every frame on its own.
+
+Axes: B videos · T frames · H, W height and width in pixels, h, w in latents (an eighth) · C latent channels (4).
+Sources: High-Resolution Image Synthesis with Latent Diffusion Models, arXiv:2112.10752; the weights that
+Open-Sora 1.1 uses are stabilityai/sd-vae-ft-ema, the model is ppdiffusers' AutoencoderKL.
+"""
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from opensora_lite.checkpoints import build, load, open_checkpoint, read_config, rename_2022
+from opensora_lite.errors import CheckpointError
+
+SCALING_FACTOR = 0.18215  # of sd-vae-ft-ema, whose config.json does not name it
+
+
+class FrameVAE:
+    """An image autoencoder that encodes and decodes videos frame by frame.
+
+    model: ppdiffusers' AutoencoderKL. scaling_factor: latents are multiplied by it, so that their standard deviation
+    is about 1. micro_batch_size: frames that pass through the model at once; more is faster and takes more memory.
+    """
+
+    def __init__(self, model, scaling_factor: float = SCALING_FACTOR, micro_batch_size: int = 16):
+        self.model, self.scaling_factor, self.micro_batch_size = model, scaling_factor, micro_batch_size
+        self.channels = model.config.latent_channels
+        self.downsampling = 2 ** (len(model.config.block_out_channels) - 1)
+
+    def encode(self, video, posterior: str = "mean", rng: np.random.Generator | None = None):
+        """Scaled latents [B, C, T, h, w] of a video [B, 3, T, H, W] with values -1 … 1.
+
+        posterior: "mean", the best guess, the same every time, or "sample", drawn with `rng` (as released).
+        """
+        if posterior not in ("mean", "sample") or (posterior == "sample" and rng is None):
+            raise ValueError(f'posterior is "mean", or "sample" with an rng; got {posterior!r}, rng={rng!r}')
+
+        def latents(frames):
+            distribution = self.model.encode(frames).latent_dist
+            if posterior == "mean":
+                return distribution.mean
+            noise = rng.standard_normal(distribution.mean.shape, np.float32)
+            return distribution.mean + distribution.std * paddle.to_tensor(noise).astype(distribution.mean.dtype)
+
+        return self._by_frames(latents, video) * self.scaling_factor
+
+    def decode(self, latents):
+        """The video [B, 3, T, H, W], values about -1 … 1, of scaled latents [B, C, T, h, w]."""
+        return self._by_frames(lambda z: self.model.decode(z).sample, latents / self.scaling_factor)
+
+    def _by_frames(self, function, x):
+        """[B, c, T, …] -> frames [B·T, c, …] -> function, in micro-batches -> [B, c', T, …]"""
+        B, c, T, *size = x.shape
+        frames = x.transpose([0, 2, 1, 3, 4]).reshape([B * T, c, *size])
+        frames = frames.astype(self.model.encoder.conv_in.weight.dtype)
+        with paddle.no_grad():
+            done = [function(frames[i : i + self.micro_batch_size]) for i in range(0, B * T, self.micro_batch_size)]
+        done = paddle.concat(done).astype("float32")
+        return done.reshape([B, T, *done.shape[1:]]).transpose([0, 2, 1, 3, 4])
+
+
+def load_vae(path: str | Path, dtype: str = "float32", micro_batch_size: int = 16) -> FrameVAE:
+    """The VAE of a folder with config.json and weights, in Hugging Face's layout (also under the names of 2022).
+
+    Raises CheckpointError where files are missing or do not fit.
+    """
+    config, tensors = read_config(path), open_checkpoint(path)
+    model = build(new_autoencoder, config, dtype=dtype)
+    load(model, tensors, rename=rename_2022(tensors), what=f"VAE checkpoint {path}")
+    return FrameVAE(model, config.get("scaling_factor", SCALING_FACTOR), micro_batch_size)
+
+
+def new_autoencoder(config: dict):
+    """An AutoencoderKL of ppdiffusers for the fields of a config.json; those it does not know are checked or dropped."""
+    from ppdiffusers.models.autoencoder_kl import AutoencoderKL
+
+    for field, needed in {"_class_name": "AutoencoderKL", "mid_block_add_attention": True}.items():
+        if config.get(field, needed) != needed:
+            raise CheckpointError(f"the VAE's config has {field} = {config[field]!r}; {needed!r} is needed")
+    known = inspect.signature(AutoencoderKL.__init__).parameters
+    return AutoencoderKL(**{name: value for name, value in config.items() if name in known})
