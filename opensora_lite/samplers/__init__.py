@@ -1,0 +1,24 @@
+"""From noise to a video: three ways along the same path, with the same schedule, guidance and frame masks."""
+
+from opensora_lite.samplers.ddim import DDIM
+from opensora_lite.samplers.dpm_solver import DPMSolver
+from opensora_lite.samplers.guidance import Guidance, Prediction
+from opensora_lite.samplers.iddpm import IDDPM
+from opensora_lite.samplers.sampler import NoiseSource, Sampler, Step
+from opensora_lite.samplers.schedule import Schedule, space_timesteps
+
+SAMPLERS = {"iddpm": IDDPM, "ddim": DDIM, "dpm-solver": DPMSolver}
+
+__all__ = [
+    "DDIM",
+    "IDDPM",
+    "SAMPLERS",
+    "DPMSolver",
+    "Guidance",
+    "NoiseSource",
+    "Prediction",
+    "Sampler",
+    "Schedule",
+    "Step",
+    "space_timesteps",
+]
