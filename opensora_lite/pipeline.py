@@ -1,0 +1,378 @@
+"""The whole way: a prompt, references and a mask strategy -> a Video.
+
+Two halves, so that nothing is loaded for a request that cannot be met: `plan` turns what a person asked for into
+checked `Job`s without a model; `OpenSora.generate` makes them.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, PromptError, SizeError
+from opensora_lite.masks import MaskStrategy
+from opensora_lite.prompts import prompts_per_loop, split_prompt
+from opensora_lite.video import Video, count_frames, read_reference
+
+WEIGHTS = Path(__file__).parent / "weights"
+PIXELS_PER_LATENT = 8  # along each side; of the VAE that Open-Sora 1.1 was trained with
+IMAGE_FPS = 120  # as released: what the model is told of a video of one frame
+SAMPLER_NAMES = ("iddpm", "ddim", "dpm-solver")
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   What is asked for
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for all videos of a request; the defaults are those of the released 1.1 weights.
+
+    Raises an OpenSoraError for values that no run can use.
+    """
+
+    num_frames: int = 16  # T, of one loop
+    image_size: tuple[int, int] = (256, 256)  # height, width in pixels
+    fps: int = 24  # what the model is told; the video plays at fps // frame_interval
+    frame_interval: int = 3  # the model was trained on every third frame
+    sampler: str = "iddpm"  # or "ddim", "dpm-solver"
+    num_sampling_steps: int = 100
+    guidance_scale: float = 7.0  # 1: without guidance, in half the time
+    cfg_channel: int | None = 3  # latent channels that are guided, counted from the first; None: all
+    loops: int = 1  # how often the video is continued, the first time included
+    condition_frames: int | None = None  # frames that a loop takes over from the one before
+    seed: int = 42  # the i-th video is made with seed + i
+    batch_size: int = 1  # videos that are made at once; changes time and memory, not the videos
+    num_sample: int = 1  # videos for each prompt
+
+    def __post_init__(self):
+        at_least = dict(num_frames=1, fps=1, frame_interval=1, num_sampling_steps=2, loops=1, seed=0, batch_size=1, num_sample=1)
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                raise (SizeError if name == "num_frames" else OpenSoraError)(
+                    f"{name} must be a whole number of at least {least}, not {value!r}"
+                )
+        object.__setattr__(self, "image_size", check_size(self.image_size))
+        if self.num_sampling_steps > 1000:
+            raise OpenSoraError(f"num_sampling_steps is {self.num_sampling_steps}; the model knows 1000 times, give 2 to 1000")
+        if self.sampler not in SAMPLER_NAMES:
+            raise OpenSoraError(f'sampler "{self.sampler}" is unknown; give one of {", ".join(SAMPLER_NAMES)}')
+        if not isinstance(self.guidance_scale, (int, float)) or not math.isfinite(self.guidance_scale):
+            raise OpenSoraError(f"guidance_scale must be a number such as 4.0, not {self.guidance_scale!r}")
+        if self.cfg_channel is not None and self.cfg_channel not in (1, 2, 3, 4):
+            raise OpenSoraError(f"cfg_channel is {self.cfg_channel!r}; latents have 4 channels: give 1 to 4, or None for all")
+        n, c = self.num_frames, self.condition_frames
+        if self.loops > 1 and c is None:
+            raise OpenSoraError(
+                f"{self.loops} loops need condition_frames: how many frames each loop takes over from the one before;"
+                f" condition_frames={max(n // 4, 1)} would be a quarter of them"
+            )
+        if c is not None and not (isinstance(c, (int, np.integer)) and 1 <= c < max(n, 2)):
+            raise OpenSoraError(f"condition_frames is {c!r}, but a loop has {n} frames: give 1 to {max(n - 1, 1)}")
+
+    @property
+    def total_frames(self) -> int:
+        """Frames of a finished video: every loop but the first adds those that it does not take over."""
+        return self.num_frames + (self.loops - 1) * (self.num_frames - (self.condition_frames or 0))
+
+
+def check_size(image_size: Sequence[int]) -> tuple[int, int]:
+    """(height, width) in pixels, or a SizeError that names the nearest sizes that work."""
+    if isinstance(image_size, (int, np.integer)):
+        image_size = (image_size, image_size)
+    try:
+        height, width = (int(n) for n in image_size)
+    except (TypeError, ValueError):
+        raise SizeError(f"image_size must be two whole numbers, height and width, not {image_size!r}") from None
+    for name, size in (("height", height), ("width", width)):
+        if size % PIXELS_PER_LATENT or size < PIXELS_PER_LATENT:
+            below = size // PIXELS_PER_LATENT * PIXELS_PER_LATENT
+            nearest = [n for n in (below, below + PIXELS_PER_LATENT) if n >= PIXELS_PER_LATENT] or [PIXELS_PER_LATENT]
+            raise SizeError(
+                f"{name} {size} is not a multiple of {PIXELS_PER_LATENT}, the pixels that one latent stands for;"
+                f" the nearest that work: {' and '.join(map(str, nearest))}"
+            )
+    return height, width
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to be made, checked."""
+
+    prompt: str  # as given, without its JSON suffix
+    captions: tuple[str, ...]  # cleaned, one for each loop
+    references: tuple  # paths, Videos or arrays: whatever `read_reference` takes
+    strategy: MaskStrategy  # with the frames that loops take over
+    seed: int
+    sample: int  # 0 … num_sample - 1: which of the videos of its prompt
+
+
+def plan(prompts, references=None, mask_strategies=None, settings: Settings = Settings()) -> list[Job]:
+    """The jobs of a request, in order: for each prompt `settings.num_sample` videos.
+
+    prompts: a list of prompts, each possibly with a JSON suffix and a |0| schedule.
+    references, mask_strategies: None, or one entry a prompt: the references of that prompt (None, a path, several
+    paths joined by ";", or a list of paths, Videos or arrays) and its mask strategy (None, text or MaskStrategy).
+    What the JSON suffix of a prompt says comes first. Raises an OpenSoraError for whatever cannot be done.
+    """
+    prompts = list(prompts)
+    if not prompts:
+        raise PromptError("no prompt was given")
+    references = _one_each(references, prompts, "references")
+    mask_strategies = _one_each(mask_strategies, prompts, "mask strategies")
+    jobs = []
+    for prompt, given, strategy in zip(prompts, references, mask_strategies):
+        if not isinstance(prompt, str):
+            raise PromptError(f"a prompt is text, not {type(prompt).__name__}")
+        text, info = split_prompt(prompt)
+        captions = tuple(prompts_per_loop(text, settings.loops))
+        given = _as_references(info.get("reference_path", given))
+        strategy = _checked_strategy(MaskStrategy.parse(info.get("mask_strategy", strategy)), given, settings)
+        for sample in range(settings.num_sample):
+            jobs.append(Job(text, captions, given, strategy, settings.seed + len(jobs), sample))
+    return jobs
+
+
+def _one_each(values, prompts, what) -> list:
+    if values is None:
+        return [None] * len(prompts)
+    values = [values] if isinstance(values, (str, MaskStrategy)) else list(values)
+    if len(values) != len(prompts):
+        raise OpenSoraError(
+            f"{len(values)} {what} were given for {len(prompts)} prompts; give one for each prompt,"
+            " in the same order (several references of one prompt are joined by ;)"
+        )
+    return values
+
+
+def _as_references(given) -> tuple:
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        given = given.split(";")
+    elif not isinstance(given, (list, tuple)):
+        given = [given]
+    references = tuple(r.strip() if isinstance(r, str) else r for r in given)
+    if any(isinstance(r, str) and not r for r in references):
+        raise OpenSoraError(f'a reference path is empty in "{";".join(map(str, references))}"; paths are joined by single ;')
+    return references
+
+
+def _checked_strategy(strategy: MaskStrategy, references: tuple, settings: Settings) -> MaskStrategy:
+    """The strategy with the segments that continue loops, or an error where it does not fit its references."""
+    lengths = [count_frames(reference) for reference in references]
+    if references and not strategy.segments:
+        raise MaskStrategyError(
+            f"{len(references)} reference(s) were given, but no mask strategy says where they go;"
+            ' "0" puts the first one on the first frame'
+        )
+    strategy.check(settings.num_frames, lengths, settings.loops)
+    unused = set(range(len(references))) - {segment.reference for segment in strategy.segments}
+    if unused:
+        names = ", ".join(f"{i} ({r if isinstance(r, (str, Path)) else type(r).__name__})" for i, r in enumerate(references) if i in unused)
+        raise MaskStrategyError(f'no segment of "{strategy}" uses reference {names}; leave it out, or add a segment "0,{min(unused)},…"')
+    for loop in range(1, settings.loops):  # each loop begins with the end of the clip before
+        strategy += MaskStrategy.loop(settings.condition_frames, loop, reference=len(references) + loop - 1)
+    return strategy
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   The pipeline
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands; `on_step` gets one after every denoising step."""
+
+    jobs: tuple[Job, ...]  # the videos of this batch
+    first: int  # index of the first of them among all jobs
+    total: int  # number of all jobs
+    loop: int  # 0 … loops - 1
+    step: object  # samplers.Step: latents, predicted x_0, ε
+    steps: int  # steps of one loop
+    seconds: float  # since the run began
+
+
+def model_defaults(model: str | Path = "tiny") -> tuple[Settings, list[tuple[int, int]]]:
+    """The Settings that a model was made for, and the image sizes it was trained on (empty: any).
+
+    Read from `pipeline.json` in the model's folder; without one, the defaults of the released weights.
+    """
+    path = model_folder(model) / "pipeline.json"
+    if not path.exists():
+        return Settings(), []
+    try:
+        values = json.loads(path.read_text())
+        sizes = [tuple(size) for size in values.pop("trained_sizes", [])]
+        return Settings(**values), sizes
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); its fields are {', '.join(f.name for f in fields(Settings))}") from error
+
+
+def model_folder(model: str | Path) -> Path:
+    """The folder of a model: "tiny", which ships with the package, or a folder with stdit/, t5/ and vae/."""
+    folder = WEIGHTS / "tiny" if model == "tiny" else Path(model)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f'model "{model}" is neither "tiny" nor a folder with stdit/, t5/ and vae/;'
+            " nothing is downloaded: fetch the weights first and give their folders"
+        )
+    return folder
+
+
+class OpenSora:
+    """Open-Sora 1.1: a text encoder, a video transformer and a VAE.
+
+    stdit: STDiT2. text: TextEncoder. vae: FrameVAE. settings: the defaults of a call.
+    """
+
+    def __init__(self, stdit, text, vae, settings: Settings = Settings()):
+        if stdit.config.caption_channels != text.model.config.d_model:
+            raise CheckpointError(
+                f"the models do not belong together: STDiT2 reads captions of {stdit.config.caption_channels} channels,"
+                f" the T5 encoder writes {text.model.config.d_model}"
+            )
+        if stdit.config.in_channels != vae.channels or vae.downsampling != PIXELS_PER_LATENT:
+            raise CheckpointError(
+                f"the VAE makes {vae.channels} channels at 1/{vae.downsampling} of the size;"
+                f" STDiT2 needs {stdit.config.in_channels} at 1/{PIXELS_PER_LATENT}"
+            )
+        self.stdit, self.text, self.vae, self.settings = stdit, text, vae, settings
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | None = None,
+        *,
+        stdit: str | Path | None = None,
+        t5: str | Path | None = None,
+        vae: str | Path | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        micro_batch_size: int = 16,
+    ) -> "OpenSora":
+        """Load a model: "tiny" (the default), a folder with stdit/, t5/ and vae/, or three folders or files by name.
+
+        stdit, t5, vae: paths of the released weights (OpenSora-STDiT-v2-stage3, t5-v1_1-xxl, sd-vae-ft-ema), each a
+        folder with config.json and safetensors. device: "cpu", "gpu", "gpu:1"; None: a GPU where there is one.
+        dtype: "fp32", "fp16", "bf16"; None: fp32 on a CPU, fp16 on a GPU. micro_batch_size: frames per VAE pass.
+        Raises CheckpointError and DeviceError.
+        """
+        from opensora_lite.runtime import resolve_dtype, set_device
+        from opensora_lite.stdit import load_stdit
+        from opensora_lite.text import load_text_encoder
+        from opensora_lite.vae import load_vae
+
+        parts = {"stdit": stdit, "t5": t5, "vae": vae}
+        lacking = [name for name, path in parts.items() if path is None]
+        if model is None and 0 < len(lacking) < 3:
+            raise CheckpointError(f"a model has three parts; {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not given")
+        folder = model_folder(model or "tiny") if lacking else None
+        paths = {name: folder / name if path is None else path for name, path in parts.items()}
+        settings = model_defaults(folder)[0] if folder else Settings()
+        dtype = resolve_dtype(dtype, set_device(device))
+        denoiser = load_stdit(paths["stdit"], dtype)
+        text = load_text_encoder(paths["t5"], denoiser.config.model_max_length, dtype)
+        return cls(denoiser, text, load_vae(paths["vae"], dtype, micro_batch_size), settings)
+
+    def __repr__(self):
+        c = self.stdit.config
+        return f"OpenSora(STDiT2 with hidden size {c.hidden_size}, depth {c.depth}; defaults {self.settings})"
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        references=None,
+        mask_strategy=None,
+        on_step: Callable[[Progress], None] | None = None,
+        **settings,
+    ) -> Video | list[Video]:
+        """A Video for a prompt; a list of Videos for a list of prompts, or where num_sample is more than 1.
+
+        references: of one prompt, a path or a list of paths, Videos or arrays; of several prompts, a list of those.
+        mask_strategy: text such as "0;0,1,0,-1,1" or a MaskStrategy; of several prompts, a list.
+        on_step: called with a Progress after every denoising step.
+        settings: fields of `Settings`, which replace the defaults of the model. Raises OpenSoraError.
+        """
+        unknown = sorted(set(settings) - {f.name for f in fields(Settings)})
+        if unknown:
+            raise TypeError(f"unknown setting {', '.join(unknown)}; known are {', '.join(f.name for f in fields(Settings))}")
+        chosen = replace(self.settings, **settings)
+        single = isinstance(prompt, str)
+        if single:
+            prompt, references, mask_strategy = [prompt], [references], [mask_strategy]
+        videos = [video for _, video in self.generate(plan(prompt, references, mask_strategy, chosen), chosen, on_step)]
+        return videos[0] if single and chosen.num_sample == 1 else videos
+
+    def generate(
+        self, jobs: Sequence[Job], settings: Settings, on_step: Callable[[Progress], None] | None = None
+    ) -> Iterator[tuple[Job, Video]]:
+        """Make the videos of `jobs`, batch by batch, and yield each as soon as it is done."""
+        start = time.perf_counter()
+        for first in range(0, len(jobs), settings.batch_size):
+            batch = tuple(jobs[first : first + settings.batch_size])
+
+            def report(loop, step, batch=batch, first=first):
+                if on_step:
+                    seconds = time.perf_counter() - start
+                    on_step(Progress(batch, first, len(jobs), loop, step, settings.num_sampling_steps, seconds))
+
+            frames = self._make(batch, settings, report)
+            for job, pixels in zip(batch, frames):
+                yield job, Video(pixels, max(settings.fps // settings.frame_interval, 1), prompt=job.prompt)
+
+    def _make(self, batch: tuple[Job, ...], settings: Settings, report: Callable) -> np.ndarray:
+        """uint8 frames [B, T, height, width, 3] of one batch."""
+        import paddle
+
+        from opensora_lite.samplers import SAMPLERS, Guidance, NoiseSource
+
+        (height, width), T = settings.image_size, settings.num_frames
+        latent_shape = (self.vae.channels, T, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT)
+        sizes = dict(num_frames=T, height=height, width=width, ar=height / width)
+        sampler = SAMPLERS[settings.sampler](settings.num_sampling_steps)
+        noise = NoiseSource([job.seed for job in batch], latent_shape)
+        references = [[self.encode(read_reference(r, height, width)) for r in job.references] for job in batch]
+
+        clips = []
+        for loop in range(settings.loops):
+            # 1. the caption of this loop
+            y, y_mask = self.text.encode([job.captions[loop] for job in batch])
+            # 2. noise, with the references in their frames
+            z = noise().numpy()
+            pairs = [job.strategy.apply(z[i], references[i], loop) for i, job in enumerate(batch)]
+            z, frame_mask = (np.stack(column) for column in zip(*pairs))
+            # 3. from noise to latents
+            fps = IMAGE_FPS if T == 1 else settings.fps
+            predict = Guidance(self.stdit, y, y_mask, settings.guidance_scale, settings.cfg_channel, fps=fps, **sizes)
+            frame_mask = None if (frame_mask == 1).all() else frame_mask
+            for step in sampler.sample(predict, paddle.to_tensor(z), frame_mask, noise):
+                report(loop, step)
+            # 4. from latents to pixels
+            clip = self.vae.decode(step.sample)
+            clips.append(to_uint8(clip))
+            # 5. what the next loop may take over
+            if loop + 1 < settings.loops:
+                latents = self.vae.encode(clip).numpy()
+                references = [[*given, latents[i]] for i, given in enumerate(references)]
+        return np.concatenate([clips[0], *(clip[:, settings.condition_frames :] for clip in clips[1:])], axis=1)
+
+    def encode(self, frames: np.ndarray) -> np.ndarray:
+        """Latents float32 [C, T, height/8, width/8] of frames uint8 [T, height, width, 3], the VAE's best guess."""
+        import paddle
+
+        pixels = paddle.to_tensor(frames.transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1)
+        return self.vae.encode(pixels).numpy()[0]
+
+
+def to_uint8(video) -> np.ndarray:
+    """Frames uint8 [B, T, H, W, 3] of a video tensor [B, 3, T, H, W] with values -1 … 1."""
+    pixels = (video.clip(-1, 1) + 1) * 127.5 + 0.5
+    return pixels.transpose([0, 2, 3, 4, 1]).numpy().clip(0, 255).astype(np.uint8)
