@@ -29,22 +29,30 @@ from opensora_lite.errors import CheckpointError
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def spread(vector, x):
+    """`vector` in the shape of x. On a CPU Paddle works 20 times faster on equal shapes than on broadcast ones."""
+    return vector.expand(x.shape) if vector.place.is_cpu_place() else vector
+
+
 def attention(q, k, v, mask=None):
     """softmax(q kᵀ / √d) v for q [B, n, heads, d] and k, v [B, m, heads, d]; mask [B, m], true where k may be seen.
 
     The one place where attention is computed: flash attention where the device has it, two matrix products elsewhere.
     """
     if mask is not None:
-        mask = paddle.where(mask, 0.0, -1e4).astype(q.dtype)[:, None, None]  #          (B, 1, 1, m)
+        mask = paddle.where(mask, 0.0, -1e4).astype(q.dtype)[:, None, None]  #           (B, 1, 1, m)
     if q.place.is_gpu_place() and q.dtype in (paddle.float16, paddle.bfloat16):
-        if mask is not None:  # the kernel wants the mask spread over the queries
-            mask = mask.expand([-1, q.shape[2], q.shape[1], -1])
+        if mask is not None:  # the kernel wants a mask for every query
+            mask = mask.expand([-1, 1, q.shape[1], -1])
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    # On a CPU Paddle's scaled_dot_product_attention is no faster: same products, and one more copy.
-    q, k, v = (z.transpose([0, 2, 1, 3]) for z in (q * q.shape[-1] ** -0.5, k, v))  #    (B, heads, n, d)
-    weights = paddle.matmul(q, k, transpose_y=True)  #                                   (B, heads, n, m)
-    weights = F.softmax(weights if mask is None else weights + mask)
-    return paddle.matmul(weights, v).transpose([0, 2, 1, 3])  #                          (B, n, heads, d)
+    # Elsewhere two matrix products. On a CPU a product of three axes is 20 times as fast as one of four.
+    B, n, heads, d = q.shape
+    q, k, v = (z.transpose([0, 2, 1, 3]).reshape([B * heads, -1, d]) for z in (q * d**-0.5, k, v))
+    weights = paddle.bmm(q, k.transpose([0, 2, 1]))  #                                   (B·heads, n, m)
+    if mask is not None:
+        weights = weights + mask.expand([B, heads, n, mask.shape[-1]]).reshape(weights.shape)
+    out = paddle.bmm(F.softmax(weights), v).reshape([B, heads, n, d])
+    return out.transpose([0, 2, 1, 3])  #                                                (B, n, heads, d)
 
 
 class RMSNorm(nn.Layer):
@@ -76,7 +84,7 @@ class RotaryEmbedder(nn.Layer):
 
 def rotate(x, tables):
     """x [B, n, heads, d], each pair of channels (2i, 2i + 1) turned by its position's angle (RoFormer, eq. 34)."""
-    cos, sin = (table.astype(x.dtype) for table in tables)
+    cos, sin = (spread(table.astype(x.dtype), x) for table in tables)
     pairs = x.reshape([*x.shape[:-1], -1, 2])
     turned = paddle.stack([-pairs[..., 1], pairs[..., 0]], -1).reshape(x.shape)
     return x * cos + turned * sin
@@ -197,7 +205,7 @@ def position_embedding(h, w, dim, scale):
 
 def modulate(x, shift, scale):
     """adaLN: a norm without weights of its own, then the scale and shift that the time asks for."""
-    return F.layer_norm(x, x.shape[-1:], epsilon=1e-6) * (1 + scale) + shift
+    return F.layer_norm(x, x.shape[-1:], epsilon=1e-6) * spread(1 + scale, x) + spread(shift, x)
 
 
 def modulation(table, live, kept, x_mask):
@@ -232,11 +240,11 @@ class Block(nn.Layer):
         shift_t, scale_t, gate_t = modulation(motion, time.motion, time.motion_kept, x_mask)
 
         tokens = modulate(x, shift, scale).reshape([B * T, S, D])  #                     frame by frame
-        x = x + gate * self.attn(tokens).reshape([B, T, S, D])
+        x = x + spread(gate, x) * self.attn(tokens).reshape([B, T, S, D])
         tokens = modulate(x, shift_t, scale_t).transpose([0, 2, 1, 3]).reshape([B * S, T, D])  # place by place
-        x = x + gate_t * self.attn_temp(tokens, rotary).reshape([B, S, T, D]).transpose([0, 2, 1, 3])
+        x = x + spread(gate_t, x) * self.attn_temp(tokens, rotary).reshape([B, S, T, D]).transpose([0, 2, 1, 3])
         x = x + self.cross_attn(x.reshape([B, T * S, D]), y, y_mask).reshape([B, T, S, D])
-        return x + gate_mlp * self.mlp(modulate(x, shift_mlp, scale_mlp))
+        return x + spread(gate_mlp, x) * self.mlp(modulate(x, shift_mlp, scale_mlp))
 
 
 class FinalLayer(nn.Layer):

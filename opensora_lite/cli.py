@@ -1,0 +1,211 @@
+"""The command line: `opensora-lite generate` and `opensora-lite explain`.
+
+`generate` takes the flags of PaddleMIX's Open-Sora example, in either spelling (--frame-interval, --frame_interval).
+Everything that can be wrong is checked before a model is loaded; errors are one message and exit code 2.
+"""
+
+import argparse
+import re
+import sys
+import time
+import warnings
+from dataclasses import fields, replace
+from pathlib import Path
+
+from opensora_lite.errors import CheckpointError, OpenSoraError, PromptError
+
+SUFFIXES = ("mp4", "gif", "png")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, or 2 for what a person can mend."""
+    arguments = parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except OpenSoraError as error:
+        print(f"opensora-lite: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("opensora-lite: stopped; videos that were reported as saved are whole", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="opensora-lite", description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    p = commands.add_parser("generate", help="turn prompts into videos", formatter_class=argparse.RawDescriptionHelpFormatter,
+                            epilog="A default in brackets is that of the model; see README.md for the five tasks.")  # fmt: skip
+    p.set_defaults(run=generate)
+    add = _adder(p.add_argument_group("what"))
+    add("--prompt", nargs="+", help='prompts, each possibly with a suffix {"reference_path": …, "mask_strategy": …}')
+    add("--prompt-path", type=Path, help="a text file with a prompt on each line")
+    add("--start-index", type=int, help="first line of the file that is used, from 0")
+    add("--end-index", type=int, help="line of the file before which to stop")
+    add("--reference-path", nargs="+", help="references, one argument for each prompt; several paths are joined by ;")
+    add("--mask-strategy", nargs="+", help="mask strategies, one for each prompt")
+    add = _adder(p.add_argument_group("the video"))
+    add("--num-frames", type=int, help="frames of one loop [16]")
+    add("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels [64 64 with tiny, 256 256 else]")
+    add("--fps", type=int, help="what the model is told [24]; the video plays at fps // frame-interval")
+    add("--frame-interval", type=int, help="[1 with tiny, 3 else]")
+    add("--loop", dest="loops", type=int, help="how often the video is continued, the first time included [1]")
+    add("--condition-frame-length", dest="condition_frames", type=int, help="frames a loop takes over from the one before")
+    add = _adder(p.add_argument_group("how"))
+    add("--num-sampling-steps", type=int, help="[30 with tiny, 100 else]")
+    add("--sampler", help="iddpm, ddim or dpm-solver [iddpm]")
+    add("--cfg-scale", dest="guidance_scale", type=float, help="guidance scale; 1 is without [4.0 with tiny, 7.0 else]")
+    add("--cfg-channel", type=int, help="latent channels that are guided; 0 is all [0 with tiny, 3 else]")
+    add("--seed", type=int, help="the i-th video is made with seed + i [42]")
+    add("--batch-size", type=int, help="videos made at once [1]")
+    add("--num-sample", type=int, help="videos for each prompt [1]")
+    add = _adder(p.add_argument_group("where to"))
+    add("--save-dir", type=Path, default=Path("samples"), help="[samples]")
+    add("--sample-name", help="files are named NAME_0, NAME_1, … [sample]")
+    add("--prompt-as-path", action="store_true", help="name files after their prompts, and skip those that exist")
+    add("--save-format", choices=SUFFIXES, help="[mp4; png for a single frame]")
+    add = _adder(p.add_argument_group("the model"))
+    add("--model", help='"tiny", or a folder with stdit/, t5/ and vae/ [tiny]')
+    add("--model-pretrained-path", dest="stdit", help="folder of OpenSora-STDiT-v2-stage3")
+    add("--text-encoder-pretrained-path", dest="t5", help="folder of t5-v1_1-xxl")
+    add("--vae-pretrained-path", dest="vae", help="folder of sd-vae-ft-ema")
+    add("--device", help="cpu, gpu or gpu:1 [a GPU where there is one]")
+    add("--dtype", help="fp32, fp16 or bf16 [fp16 on a GPU, fp32 on a CPU]")
+    add("--micro-batch-size", type=int, default=16, help="frames that pass through the VAE at once [16]")
+
+    p = commands.add_parser("explain", help="say in plain English what a mask strategy does")
+    p.set_defaults(run=explain)
+    p.add_argument("strategy", help='such as "0;0,1,0,-1,1"')
+    add = _adder(p)
+    add("--num-frames", type=int, default=16, help="frames of the video [16]")
+    add("--references", type=int, nargs="+", default=[1], help="number of frames of each reference; 1 is a picture [1]")
+    add("--loop", dest="loops", type=int, default=1, help="[1]")
+    return top
+
+
+def _adder(group):
+    """add_argument for flags in both spellings: PaddleMIX mixes --cfg-scale and --cfg_channel."""
+
+    def add(flag, **options):
+        options.setdefault("dest", flag[2:].replace("-", "_"))
+        group.add_argument(*dict.fromkeys([flag, "--" + flag[2:].replace("-", "_")]), **options)
+
+    return add
+
+
+def explain(a) -> None:
+    from opensora_lite.masks import MaskStrategy
+
+    print(MaskStrategy.parse(a.strategy).explain(a.num_frames, a.references, a.loops))
+
+
+def generate(a) -> None:
+    from opensora_lite.pipeline import Settings, check_size, model_defaults, plan
+
+    # 1. everything that can be said without a model
+    released = any((a.stdit, a.t5, a.vae))
+    if released and a.model is None and not all((a.stdit, a.t5, a.vae)):
+        raise CheckpointError(
+            "give all of --model-pretrained-path, --text-encoder-pretrained-path and --vae-pretrained-path, or none"
+        )
+    settings, trained_sizes = (Settings(), []) if released and a.model is None else model_defaults(a.model or "tiny")
+    chosen = {f.name: getattr(a, f.name) for f in fields(Settings) if getattr(a, f.name, None) is not None}
+    if chosen.get("cfg_channel") == 0:
+        chosen["cfg_channel"] = None
+    settings = replace(settings, **chosen)
+    jobs = plan(_prompts(a), a.reference_path, a.mask_strategy, settings)
+    paths = _paths(a, jobs, settings)
+    if a.prompt_as_path:
+        for path in [path for path in paths if path.exists()]:
+            print(f"{path} exists and is skipped")
+        todo = [(job, path) for job, path in zip(jobs, paths) if not path.exists()]
+        jobs, paths = [job for job, _ in todo], [path for _, path in todo]
+    if not jobs:
+        return
+    height, width = check_size(settings.image_size)
+    loops = ""
+    if settings.loops > 1:
+        loops = f" in {settings.loops} loops of {settings.num_frames}, each taking over {settings.condition_frames}"
+    print(
+        f"{len(jobs)} video(s) of {settings.total_frames} frames{loops}, {height}×{width} pixels:"
+        f" {settings.sampler}, {settings.num_sampling_steps} steps, guidance {settings.guidance_scale:g}"
+    )
+    if trained_sizes and settings.image_size not in trained_sizes:
+        sizes = ", ".join(f"{h}×{w}" for h, w in trained_sizes)
+        print(f"note: this model was trained at {sizes}; at {height}×{width} given frames are kept, but what it makes is blurred")
+
+    # 2. the model
+    start = time.perf_counter()
+    from opensora_lite.pipeline import OpenSora
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries, about their own imports
+        pipe = OpenSora.from_pretrained(
+            a.model, stdit=a.stdit, t5=a.t5, vae=a.vae, device=a.device, dtype=a.dtype, micro_batch_size=a.micro_batch_size
+        )
+    print(f"loaded in {time.perf_counter() - start:.1f} s")
+    for caption in dict.fromkeys(caption for job in jobs for caption in job.captions):
+        tokens = pipe.text.count_tokens(caption)
+        if tokens > pipe.text.max_length:
+            print(f'note: the model reads {pipe.text.max_length} tokens, the last {tokens - pipe.text.max_length} of "{caption}" are not read')
+
+    # 3. the videos, each saved as soon as it is done
+    from tqdm import tqdm
+
+    batches = -(-len(jobs) // settings.batch_size)
+    total = batches * settings.loops * settings.num_sampling_steps
+    with tqdm(total=total, unit="step", disable=not sys.stderr.isatty()) as bar:
+        made = pipe.generate(jobs, settings, on_step=lambda progress: bar.update())
+        for (_, video), path in zip(made, paths):
+            video.save(path)
+            bar.write(f"saved {path.resolve()}: {video!r}", file=sys.stdout)
+
+
+def _prompts(a) -> list[str]:
+    from opensora_lite.prompts import read_prompts
+
+    if a.prompt and a.prompt_path:
+        raise PromptError("give --prompt or --prompt-path, not both")
+    if (a.start_index is not None or a.end_index is not None) and not a.prompt_path:
+        raise PromptError("--start-index and --end-index choose lines of a prompt file; give --prompt-path")
+    if a.prompt:
+        return a.prompt
+    if not a.prompt_path:
+        raise PromptError('no prompt was given; give --prompt "a red car driving right on the ocean at sunset" or --prompt-path FILE')
+    prompts = read_prompts(a.prompt_path)
+    chosen = prompts[a.start_index : a.end_index]
+    if not chosen:
+        raise PromptError(f"{a.prompt_path} has {len(prompts)} prompts; none lies from {a.start_index or 0} to {a.end_index}")
+    return chosen
+
+
+def _paths(a, jobs, settings) -> list[Path]:
+    """Where each job's video goes. Raises OpenSoraError where that is no folder, or two would share a file."""
+    if a.sample_name and a.prompt_as_path:
+        raise OpenSoraError("--sample-name and --prompt-as-path both name the files; give one of them")
+    if a.sample_name and (Path(a.sample_name).name != a.sample_name or a.sample_name in (".", "..")):
+        raise OpenSoraError(f'--sample-name "{a.sample_name}" must be a file name; the folder is --save-dir')
+    if a.save_dir.exists() and not a.save_dir.is_dir():
+        raise OpenSoraError(f"--save-dir {a.save_dir} is a file, not a folder")
+    suffix = a.save_format or ("png" if settings.total_frames == 1 else "mp4")
+    # a PNG sequence is a folder, which `Video.save` takes without a suffix
+    suffix = "" if suffix == "png" and settings.total_frames > 1 else f".{suffix}"
+    paths = []
+    for i, job in enumerate(jobs):
+        name = _file_name(job.prompt) if a.prompt_as_path else f"{a.sample_name or 'sample'}_{i // settings.num_sample}"
+        paths.append(a.save_dir / (name + (f"-{job.sample}" if settings.num_sample > 1 else "") + suffix))
+    twice = [path for path in paths if paths.count(path) > 1]
+    if twice:
+        raise OpenSoraError(f"{len(twice)} videos would be saved as {twice[0]}: their prompts are the same; leave out --prompt-as-path")
+    return paths
+
+
+def _file_name(prompt: str) -> str:
+    """A prompt as a file name: what file systems refuse becomes _, and at most 200 bytes are kept."""
+    name = re.sub(r'[\x00-\x1f/\\:*?"<>|]+', "_", prompt).strip(" .")
+    return name.encode()[:200].decode(errors="ignore") or "_"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

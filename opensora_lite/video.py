@@ -1,0 +1,694 @@
+"""Images and videos in and out: `Video`, what a notebook shows of it, and the reading of references.
+
+Everywhere frames are uint8 RGB, [T, H, W, 3]: T frames of H rows and W columns. Files are opened with PyAV
+(videos) and Pillow (images), which are imported only where a file is really touched.
+
+In this order: `Video` (show, save, contact sheet), writing, reading, references, and what is checked before a
+file is opened. Everything that can go wrong with a file is a `MediaError` that names the file as it was given.
+"""
+
+import base64
+import html
+import io
+import math
+import operator
+import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from .errors import MediaError, SizeError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
+MAX_PIXELS = 64_000_000  # of one image or frame; a small file can claim any size
+MAX_EMBEDDED_BYTES = 1_500_000  # of media inside one notebook output, before base64
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Video
+# ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(repr=False, eq=False)
+class Video:
+    """Frames and their rate; the last line of a notebook cell plays it.
+
+    frames: uint8 [T, H, W, 3], RGB, T >= 1 (not copied). fps: frames per second, 0.01 … 1000.
+    path: where it was saved, or None. prompt: shown under the video, or None.
+    Raises MediaError if the frames are anything else.
+    """
+
+    frames: np.ndarray
+    fps: float = 24.0
+    path: "Path | None" = None
+    prompt: "str | None" = None
+
+    def __post_init__(self):
+        _check_frames(self.frames)
+        try:
+            self.fps = float(self.fps)
+        except (TypeError, ValueError):
+            raise MediaError(f"fps must be a number of frames per second, not {self.fps!r}") from None
+        if not 0.01 <= self.fps <= 1000:
+            raise MediaError(f"fps must lie between 0.01 and 1000 frames per second, not {self.fps:g}")
+
+    def __len__(self) -> int:
+        return self.frames.shape[0]
+
+    @property
+    def height(self) -> int:
+        """Rows of a frame, in pixels."""
+        return self.frames.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Columns of a frame, in pixels."""
+        return self.frames.shape[2]
+
+    @property
+    def duration(self) -> float:
+        """Seconds that one playing takes."""
+        return len(self) / self.fps
+
+    def __repr__(self) -> str:
+        frames = "1 frame" if len(self) == 1 else f"{len(self)} frames"
+        return f"Video({frames}, {self.width}×{self.height}, {self.fps:g} fps)"
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        """text/plain and text/html; the same frames give the same bytes every time."""
+        return {"text/plain": repr(self), "text/html": self._html()}
+
+    def _html(self) -> str:
+        label = html.escape(self.prompt or repr(self))
+        note = crisp = ""
+        if len(self) == 1:
+            kind, data, width = "png", _png_bytes(_image(self.frames[0])), self.width
+        else:
+            width = self.width + self.width % 2  # as the mp4 is padded
+            try:
+                kind, data = "mp4", _mp4_bytes(self.frames, self.fps)
+            except MediaError as error:  # a PyAV without an h264 encoder still gets to see the frames
+                kind, data, note = "png", None, str(error)
+        if data is None or len(data) > MAX_EMBEDDED_BYTES:
+            note = note or f"{len(data) / 1e6:.1f} MB is too much for a notebook: save() it to play it"
+            kind, (data, width) = "png", self._small_sheet()
+        else:
+            factor = max(1, math.ceil(256 / width))  # a whole number: every pixel becomes a crisp square
+            width, crisp = width * factor, "; image-rendering: pixelated" if factor > 1 else ""
+        style = f'width="{width}" style="max-width: 100%{crisp}"'
+        encoded = base64.b64encode(data).decode("ascii")
+        if kind == "mp4":
+            source = f"data:video/mp4;base64,{encoded}"
+            shown = (
+                f'<video controls autoplay loop muted playsinline aria-label="{label}" {style} src="{source}"></video>'
+            )
+        else:
+            shown = f'<img alt="{label}" {style} src="data:image/png;base64,{encoded}">'
+        caption = "<br>".join(html.escape(line) for line in (self.prompt, note) if line)
+        return f'<figure style="margin: 0">{shown}<figcaption>{caption}</figcaption></figure>'
+
+    def _small_sheet(self) -> tuple[bytes, int]:
+        """A contact sheet of at most 16 frames that fits into a notebook: PNG bytes and their width in pixels."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, 16).round().astype(int))
+        rows = 512 if len(chosen) == 1 else 160
+        while True:
+            scale = min(rows / self.height, 4 * rows / self.width, 1.0)
+            sheet = self.contact_sheet(columns=4, scale=scale, frames=chosen, labels=len(chosen) > 1)
+            data = _png_bytes(sheet)
+            if len(data) <= MAX_EMBEDDED_BYTES or rows <= 8:
+                return data, sheet.width
+            rows //= 2
+
+    def save(self, path, overwrite: bool = True) -> Path:
+        """Writes the video; the suffix of `path` says how. Returns the path, which is kept in `self.path` too.
+
+        .mp4    h264, plays in browsers
+        .gif    at most 50 fps, 256 colours per frame; its clock counts hundredths of a second
+        .png    one frame only, bit by bit
+        (none)  a directory of frame_0000.png, frame_0001.png …, bit by bit
+
+        Everything is first written under a temporary name next to `path` and put in its place once complete
+        (an mp4 or gif is read back before that), so a failure leaves an older file as it was. An existing
+        directory is replaced only if it holds nothing but such frames. Missing parent directories are made.
+        Raises MediaError, also if `path` exists and `overwrite` is False.
+        """
+        target = _as_path(path)
+        suffix = target.suffix.lower()
+        if not target.name or target.name == ".." or target.name.lower() in _WRITERS:
+            raise MediaError(f"{path} has no file name to save under")
+        if suffix not in _WRITERS:
+            raise MediaError(
+                f'{path}: a video cannot be saved as "{suffix}"; what works: .mp4, .gif, .png (one frame), '
+                "or a name without a suffix (a directory of PNG frames)"
+            )
+        if suffix == ".png" and len(self) > 1:
+            raise MediaError(
+                f"{path}: a .png holds one frame, and this video has {len(self)}; "
+                "use .mp4, .gif, or a name without a suffix (a directory of PNG frames)"
+            )
+        if suffix == ".gif" and self.fps > 50:
+            raise MediaError(f"{path}: a .gif shows at most 50 frames per second, not {self.fps:g}; use .mp4")
+        with _errors_named(path, "cannot be written"):
+            if os.path.lexists(target):
+                _check_replaceable(path, target, suffix, overwrite)
+            place = Path(os.path.realpath(target))  # through a link, so that the link survives
+            place.parent.mkdir(parents=True, exist_ok=True)
+            temporary = place.with_name(f".opensora-lite-{secrets.token_hex(8)}{suffix}")
+            try:
+                _WRITERS[suffix](temporary, self.frames, self.fps)
+                if suffix in (".mp4", ".gif"):
+                    found = sum(1 for _ in _decoded(temporary, path))
+                    if found != len(self):
+                        raise MediaError(f"{path} was not saved: {len(self)} frames were written, {found} came back")
+                _put_in_place(temporary, place)
+            finally:
+                _remove(temporary)
+        self.path = target
+        return target
+
+    def contact_sheet(self, columns: int = 8, scale=None, frames=None, gap: int = 2, labels: bool = True):
+        """The frames side by side on white, left to right and top to bottom: a PIL.Image in mode RGB.
+
+        columns: at most that many in a row. scale: size of a frame in the sheet, 1 = as it is; whole numbers
+        repeat pixels, others resample; None enlarges by the smallest whole number that makes a frame at least
+        96 pixels high. frames: the indices to show (negative ones count from the end), None = all. gap: white
+        pixels between frames. labels: write its index above each frame.
+        """
+        from PIL import Image, ImageDraw, ImageFont
+
+        chosen = [self._index(i) for i in (range(len(self)) if frames is None else frames)]
+        if not chosen:
+            raise MediaError("a contact sheet needs at least one frame")
+        if columns < 1 or gap < 0:
+            raise MediaError(f"a contact sheet needs columns >= 1 and gap >= 0, not {columns} and {gap}")
+        if scale is None:
+            scale = max(1, math.ceil(96 / self.height))
+        if not 0 < scale < math.inf:
+            raise MediaError(f"scale must be a number above 0, not {scale}")
+        width, height = max(1, round(self.width * scale)), max(1, round(self.height * scale))
+        resample = Image.NEAREST if scale == int(scale) else Image.BICUBIC
+        above = 14 if labels else 0  # the default font is 10 or 11 pixels high
+        columns = min(columns, len(chosen))
+        rows = math.ceil(len(chosen) / columns)
+        step_x, step_y = width + gap, height + above + gap
+        sheet = Image.new("RGB", (columns * step_x - gap, rows * step_y - gap), "white")
+        draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
+        for place, index in enumerate(chosen):
+            x, y = place % columns * step_x, place // columns * step_y
+            if labels:
+                draw.text((x + 1, y + 1), str(index), fill="black", font=font)
+            sheet.paste(_image(self.frames[index]).resize((width, height), resample), (x, y + above))
+        return sheet
+
+    def _index(self, i) -> int:
+        i = operator.index(i)
+        if not -len(self) <= i < len(self):
+            raise MediaError(f"frame {i} does not exist; the video has {len(self)} (0 … {len(self) - 1})")
+        return i % len(self)
+
+
+def _check_frames(frames) -> None:
+    if not isinstance(frames, np.ndarray):
+        raise MediaError(f"frames must be a numpy array, uint8 [T, H, W, 3], not {type(frames).__name__}")
+    shape = list(frames.shape)
+    if frames.ndim != 4 or shape[3] != 3:
+        raise MediaError(f"frames must have the shape [T, H, W, 3], not {shape}")
+    if 0 in shape:
+        raise MediaError(f"frames must hold at least one frame and one pixel, not {shape}")
+    if frames.dtype != np.uint8:
+        raise MediaError(f"frames must be uint8 (0 … 255), not {frames.dtype}")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Writing
+# ------------------------------------------------------------------------------------------------------------
+
+
+def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
+    # One thread and the bitexact flags: the same frames give the same file. faststart puts the index in front,
+    # so that a browser can start before it has everything. 18 is where h264 stops looking compressed.
+    options = {"crf": "18", "threads": "1", "flags": "+bitexact"}
+    # h264 in yuv420p is what every browser plays, and it has one colour for 2×2 pixels: sizes must be even.
+    # An odd one gets its last row or column a second time.
+    padding = ((0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0))
+    pictures = (_yuv420(np.pad(frame, padding, mode="edge")) for frame in frames)
+    _encode(path, pictures, "yuv420p", fps, "mp4", {"movflags": "+faststart"}, "libx264", options)
+
+
+def _write_gif(path: Path, frames: np.ndarray, fps: float) -> None:
+    # Not through Pillow, which merges equal neighbours into one longer frame.
+    pictures = (_palette256(frame) for frame in frames)
+    _encode(path, pictures, "pal8", fps, "gif", {"loop": "0"}, "gif", {"flags": "+bitexact"})
+
+
+def _write_png(path: Path, frames: np.ndarray, fps: float) -> None:
+    _image(frames[0]).save(path, format="PNG")
+
+
+def _write_sequence(path: Path, frames: np.ndarray, fps: float) -> None:
+    path.mkdir()
+    for i, frame in enumerate(frames):
+        _image(frame).save(path / f"frame_{i:04d}.png", format="PNG")
+
+
+_WRITERS = {".mp4": _write_mp4, ".gif": _write_gif, ".png": _write_png, "": _write_sequence}
+_FRAME_FILE = re.compile(r"frame_\d{4,}\.png")
+
+
+def _encode(path, pictures, pix_fmt, fps, container_format, container_options, codec, options) -> None:
+    import av
+
+    rate = Fraction(fps).limit_denominator(1001)  # 23.976… is 24000/1001
+    container_options = {**container_options, "fflags": "+bitexact"}
+    with av.open(os.path.abspath(path), "w", format=container_format, options=container_options) as container:
+        stream = container.add_stream(codec, rate=rate, options=options)
+        for i, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format=pix_fmt)
+            if i == 0:
+                stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, pix_fmt
+                if pix_fmt == "yuv420p":  # say how _yuv420 meant its numbers: BT.709, 16 … 235
+                    context = stream.codec_context
+                    context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+            frame.pts, frame.time_base = i, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _yuv420(rgb: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] with even sizes -> uint8 [H * 3/2, W]: all of Y, then Cb and Cr at half the size (BT.709).
+
+    In numpy because swscale, which would do it otherwise, does not always give the same bytes twice.
+    """
+    height, width, _ = rgb.shape
+    red, green, blue = np.moveaxis(rgb.astype(np.float32) / 255, 2, 0)
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue  # [H, W]
+    planes = [16 + 219 * luma]
+    for difference, reach in ((blue - luma, 1.8556), (red - luma, 1.5748)):
+        chroma = difference.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))  # [H/2, W/2]
+        planes.append(128 + 224 / reach * chroma)
+    return np.concatenate([np.rint(p).astype(np.uint8).ravel() for p in planes]).reshape(height * 3 // 2, width)
+
+
+def _palette256(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [H, W, 3] -> indices uint8 [H, W], and the frame's own 256 colours uint8 [256, 4] as A, R, G, B."""
+    image = _image(frame).quantize(256)
+    colours = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    palette = np.zeros((256, 4), dtype=np.uint8)
+    palette[:, 0] = 255
+    palette[: len(colours), 1:] = colours
+    return np.array(image), palette
+
+
+def _image(frame: np.ndarray):
+    from PIL import Image
+
+    return Image.fromarray(np.ascontiguousarray(frame))
+
+
+def _png_bytes(image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _mp4_bytes(frames: np.ndarray, fps: float) -> bytes:
+    with _errors_named("the mp4", "cannot be made"), tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "video.mp4")  # a real file, because faststart reads back what it wrote
+        _write_mp4(path, frames, fps)
+        return path.read_bytes()
+
+
+def _check_replaceable(given, target: Path, suffix: str, overwrite: bool) -> None:
+    if not overwrite:
+        raise MediaError(f"{given} exists already, and overwrite is False")
+    if suffix and target.is_dir():
+        raise MediaError(f"{given} is a directory; a {suffix} file cannot take its place")
+    if not suffix:
+        if not target.is_dir():
+            raise MediaError(f"{given} is a file; a directory of PNG frames cannot take its place")
+        other = next((name for name in sorted(os.listdir(target)) if not _FRAME_FILE.fullmatch(name)), None)
+        if other is not None:
+            raise MediaError(
+                f"{given} holds {other}; only a directory of nothing but frame_0000.png, frame_0001.png … is replaced"
+            )
+
+
+def _put_in_place(temporary: Path, place: Path) -> None:
+    if not place.is_dir():
+        os.replace(temporary, place)
+        return
+    # A directory that is not empty cannot be replaced in one step: the old one steps aside, and comes back
+    # if the new one cannot take its place.
+    old = place.with_name(f".opensora-lite-{secrets.token_hex(8)}")
+    os.rename(place, old)
+    try:
+        os.rename(temporary, place)
+    except BaseException:
+        os.rename(old, place)
+        raise
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Reading
+# ------------------------------------------------------------------------------------------------------------
+
+
+def read_video(path) -> Video:
+    """All frames of a video file in display order, upright, with the average frame rate of its stream.
+
+    A rate that the file does not state counts as 24. Raises MediaError.
+    """
+    file, kind = _checked_file(path)
+    if kind == "image":
+        raise MediaError(f"{path} is an image: read_image reads it")
+    rates = []
+    frames = list(_decoded(file, path, rates))
+    return Video(np.stack(frames), rates[0])
+
+
+def read_image(path) -> np.ndarray:
+    """An image file as uint8 [H, W, 3], turned as its EXIF orientation says. Raises MediaError.
+
+    16-bit grey is scaled to 8 bits; of an image with several pages, the first is read; an alpha channel is
+    dropped, as Pillow's convert("RGB") does.
+    """
+    file, kind = _checked_file(path)
+    if kind == "video":
+        raise MediaError(f"{path} is a video: read_video reads it")
+    with _opened_image(file, path) as image:
+        return np.asarray(_rgb(image, path))
+
+
+def count_frames(source) -> int:
+    """How many frames `read_reference` would give, without decoding them wherever the file allows it.
+
+    source: whatever `read_reference` takes. Raises MediaError as that does for a file that is missing or
+    unreadable, so that a mask strategy can be checked before anything is loaded.
+    """
+    if isinstance(source, Video):
+        return len(source)
+    if isinstance(source, np.ndarray):
+        return len(_frames_of_array(source))
+    if _is_pil(source):
+        return 1
+    file, kind = _checked_file(source)
+    if kind == "image":
+        with _opened_image(file, source):
+            return 1
+    with _opened_video(file, source) as (container, stream):
+        if stream.codec_context.name not in _ONE_PACKET_PER_FRAME:
+            count = sum(1 for _ in container.decode(stream))
+        else:
+            # Not stream.frames: it also counts what an edit list cuts away, and what a cut-off file has lost.
+            count = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
+    if not count:
+        raise MediaError(f"{source} holds no frames")
+    return count
+
+
+# Others, like vp8 and mpeg4 with its packed pictures, put invisible or several frames into a packet.
+_ONE_PACKET_PER_FRAME = {"h264", "hevc", "vp9", "libdav1d", "av1", "gif", "mjpeg", "png", "ffv1", "rawvideo"}
+
+
+def _decoded(file: Path, given, rates=None):
+    """Yields the frames of a video as uint8 [H, W, 3]; at the end puts the frames per second into `rates`."""
+    times = []
+    with _opened_video(file, given) as (container, stream):
+        for frame in container.decode(stream):
+            if not times:
+                how = {"format": "rgb24", "width": frame.width, "height": frame.height}
+                if frame.colorspace == 1:  # BT.709. PyAV before 17 only looks at it if told another one to go to.
+                    how.update(src_colorspace="ITU709", dst_colorspace="ITU601")
+            times.append(frame.time)
+            picture = frame.to_ndarray(**how)
+            # The angle is counter-clockwise, as numpy's; older PyAV does not tell it.
+            yield np.rot90(picture, round(getattr(frame, "rotation", 0) / 90) % 4)
+        if not times:
+            raise MediaError(f"{given} holds no frames")
+        if rates is not None:
+            rate = stream.average_rate or stream.guessed_rate or 24
+            if stream.codec_context.name == "gif" and len(times) > 1 and None not in times and times[-1] > times[0]:
+                rate = (len(times) - 1) / (times[-1] - times[0])  # what the stream says is a coarse guess
+            rates.append(min(max(float(rate), 0.01), 1000.0))
+
+
+@contextmanager
+def _opened_video(file: Path, given):
+    """The container and its first video stream; everything that PyAV raises inside becomes a MediaError."""
+    import av
+
+    with _errors_named(given, "cannot be read as a video", file), open(file, "rb") as handle:
+        _check_complete(given, handle)
+        # Only containers that hold their own data: a playlist called .mp4 must not open other files or addresses.
+        options = {"format_whitelist": "mov,matroska,avi,gif"}
+        with av.open(handle, options=options, metadata_errors="replace") as container:
+            if not container.streams.video:
+                other = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+                raise MediaError(f"{given} holds no video stream (only {other})")
+            stream = container.streams.video[0]
+            _check_pixels(given, stream.codec_context.width, stream.codec_context.height)
+            stream.thread_type = "AUTO"
+            yield container, stream
+
+
+def _check_complete(given, handle) -> None:
+    """Refuses an mp4, mov or avi that says it is longer than it is: FFmpeg would quietly give the frames left."""
+    total = handle.seek(0, os.SEEK_END)
+    start, end = 0, 0
+    while start < total:
+        handle.seek(start)
+        head = handle.read(16)
+        if head[:4] == b"RIFF" and start == 0:
+            end = 8 + int.from_bytes(head[4:8], "little")
+            break
+        if start == 0 and head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+            break
+        size = int.from_bytes(head[:4], "big")  # of this box, with its 8 bytes of size and name
+        if size == 1:
+            size = int.from_bytes(head[8:16], "big")
+        if size < 8:  # 0 stands for "to the end"; anything else is for FFmpeg to judge
+            break
+        start = end = start + size
+    if end > total:
+        raise MediaError(f"{given} is cut short: it should have {end} bytes and has {total}; fetch or copy it again")
+    handle.seek(0)
+
+
+@contextmanager
+def _opened_image(file: Path, given):
+    """The image with its size checked, its pixels not yet decoded."""
+    from PIL import Image
+
+    with _errors_named(given, "cannot be read as an image", file), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower, and an error
+        try:
+            # Named, because some of Pillow's other formats start programs (EPS) or are rarely tested.
+            image = Image.open(file, formats=["PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF"])
+        except Image.DecompressionBombError:
+            raise MediaError(f"{given} has far more than {MAX_PIXELS // 10**6} megapixels; make it smaller") from None
+        with image:
+            _check_pixels(given, *image.size)
+            yield image
+
+
+def _rgb(image, given):
+    """A PIL image in any mode -> upright, in mode RGB."""
+    from PIL import Image, ImageOps
+
+    _check_pixels(given, *image.size)
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise MediaError(f"{given} holds floating-point pixels, whose white is unknown; save it with 8 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):  # convert("RGB") would clip nearly all of it to white
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # which Pillow otherwise warns about
+    return image.convert("RGB")
+
+
+def _check_pixels(given, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise MediaError(
+            f"{given} has {width * height / 1e6:.0f} megapixels ({width}×{height}); "
+            f"at most {MAX_PIXELS // 10**6} are read: make it smaller"
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------
+# References
+# ------------------------------------------------------------------------------------------------------------
+
+
+def read_reference(source, height: int, width: int) -> np.ndarray:
+    """A reference at the size of the video to be made: uint8 [T, height, width, 3].
+
+    source: the path of an image (T = 1) or a video (T = all its frames), a Video, an array uint8 [T, H, W, 3]
+    or [H, W, 3], or a PIL image. It is resized to cover the target, keeping its aspect, and cropped around its
+    middle: Open-Sora 1.1's transform "resize_crop" (opensora/datasets/utils.py and video_transforms.py), which
+    differs between the two: single images bicubic with antialiasing, videos bilinear without. Rounding to
+    uint8, where the original keeps floats, costs at most half a grey level.
+    Raises MediaError for the source, SizeError for the target.
+    """
+    for name, value in (("height", height), ("width", width)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise SizeError(f"the {name} of a reference must be a whole number of pixels above 0, not {value!r}")
+    size = int(height), int(width)
+    if isinstance(source, Video):
+        given, frames = source, source.frames
+    elif isinstance(source, np.ndarray):
+        given, frames = "the array", _frames_of_array(source)
+    elif _is_pil(source):
+        with _errors_named("the PIL image", "cannot be used"):
+            return _resize_crop_image(_rgb(source, "the PIL image"), size, "the PIL image")[None]
+    else:
+        file, kind = _checked_file(source)
+        if kind == "video":
+            # Frame by frame: a long clip in full size may not fit into memory.
+            return np.stack([_resize_crop_frame(frame, size, source) for frame in _decoded(file, source)])
+        with _opened_image(file, source) as image:
+            return _resize_crop_image(_rgb(image, source), size, source)[None]
+    if len(frames) == 1:
+        return _resize_crop_image(_image(frames[0]), size, given)[None]
+    return np.stack([_resize_crop_frame(frame, size, given) for frame in frames])
+
+
+def _covering_size(height: int, width: int, target: tuple[int, int], given) -> tuple[int, int]:
+    """The size that (height, width) is resized to, so that it covers `target` with one side exact."""
+    ratio_h, ratio_w = target[0] / height, target[1] / width
+    covering = (target[0], round(width * ratio_h)) if ratio_h > ratio_w else (round(height * ratio_w), target[1])
+    if covering[0] * covering[1] > MAX_PIXELS:
+        raise MediaError(
+            f"{given} is {width}×{height}, too far from {target[1]}×{target[0]} to be resized and cropped to it"
+        )
+    return covering
+
+
+def _resize_crop_image(image, target: tuple[int, int], given) -> np.ndarray:
+    """PIL image in mode RGB -> uint8 [*target, 3]."""
+    from PIL import Image
+
+    height, width = _covering_size(image.height, image.width, target, given)
+    top, left = round((height - target[0]) / 2), round((width - target[1]) / 2)
+    pixels = np.asarray(image.resize((width, height), Image.BICUBIC))
+    return pixels[top : top + target[0], left : left + target[1]].copy()
+
+
+def _resize_crop_frame(frame: np.ndarray, target: tuple[int, int], given) -> np.ndarray:
+    """uint8 [H, W, 3] -> uint8 [*target, 3]."""
+    height, width = _covering_size(frame.shape[0], frame.shape[1], target, given)
+    top, left = int(round(height - target[0]) / 2.0), int(round(width - target[1]) / 2.0)  # as released: rounds down
+    above, below, weight_y = _neighbours(frame.shape[0], height, top, target[0])
+    before, after, weight_x = _neighbours(frame.shape[1], width, left, target[1])
+    rows = _blend(frame[above], frame[below], weight_y[:, None, None])  # [target height, W, 3]
+    return np.rint(_blend(rows[:, before], rows[:, after], weight_x[None, :, None])).astype(np.uint8)
+
+
+def _neighbours(old: int, new: int, start: int, count: int):
+    """For the lines start … start + count - 1 of `new`: the two of `old` they lie between, and how near the second.
+
+    The rule of torch.nn.functional.interpolate(mode="bilinear", align_corners=False): centres of pixels lie at
+    halves, and nothing lies before the first centre.
+    """
+    lines = np.arange(start, start + count, dtype=np.float32)
+    position = np.maximum((lines + 0.5) * np.float32(old / new) - np.float32(0.5), 0)
+    first = np.minimum(position.astype(np.int64), old - 1)
+    return first, np.minimum(first + 1, old - 1), (position - first).astype(np.float32)
+
+
+def _blend(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return first.astype(np.float32) * (1 - weight) + second.astype(np.float32) * weight
+
+
+def _frames_of_array(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 3:
+        array = array[None]
+    _check_frames(array)
+    return array
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What is checked before a file is opened
+# ------------------------------------------------------------------------------------------------------------
+
+
+def _is_pil(source) -> bool:
+    if isinstance(source, (str, os.PathLike)):
+        return False  # without importing PIL
+    from PIL import Image
+
+    return isinstance(source, Image.Image)
+
+
+def _as_path(given) -> Path:
+    if not isinstance(given, (str, os.PathLike)):
+        raise MediaError(f"a path was expected, not {type(given).__name__}: {given!r:.60}")
+    text = os.fsdecode(os.fspath(given))
+    if not text.strip() or "\0" in text:
+        raise MediaError(f"a path was expected, not {text!r}")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):  # one letter and a colon is a Windows drive
+        raise MediaError(f"{text} is an address, and nothing is downloaded here: download it first, and give the file")
+    return Path(text).expanduser()
+
+
+def _checked_file(given) -> tuple[Path, str]:
+    """The path of an existing, readable, non-empty file, and "image" or "video"."""
+    file = _as_path(given)
+    with _errors_named(given, "cannot be read"):
+        try:
+            found = file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise MediaError(f"{given} does not exist (working directory: {os.getcwd()})") from None
+        if stat.S_ISDIR(found.st_mode):
+            raise MediaError(f"{given} is a directory: give one image or video file")
+        suffix = file.suffix.lower()
+        kind = "image" if suffix in IMAGE_SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else None
+        if kind is None:
+            what = f'the extension "{suffix}" is not known' if suffix else "there is no extension"
+            raise MediaError(f"{given}: {what}; images: {' '.join(IMAGE_SUFFIXES)}; videos: {' '.join(VIDEO_SUFFIXES)}")
+        if not stat.S_ISREG(found.st_mode):
+            raise MediaError(f"{given} is not a regular file")
+        if not found.st_size:
+            raise MediaError(f"{given} is empty (0 bytes)")
+        if _first_bytes(file).startswith(b"version https://git-lfs"):
+            raise MediaError(f'{given} is only a pointer of git-lfs: fetch the file itself with "git lfs pull"')
+    return file, kind
+
+
+def _first_bytes(file: Path) -> bytes:
+    with open(file, "rb") as handle:
+        return handle.read(64)
+
+
+@contextmanager
+def _errors_named(given, what: str, file=None):
+    """Turns whatever a library raises inside into a MediaError: `given` `what`: the reason."""
+    try:
+        yield
+    except (MediaError, MemoryError):
+        raise
+    except Exception as error:  # the decoders of PyAV and Pillow raise nearly everything on broken files
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if file is not None and not isinstance(error, PermissionError):
+            reason = (
+                f"it is damaged, cut short, or something else by that name (begins with {_first_bytes(file)[:16]!r})"
+            )
+        raise MediaError(f"{given} {what}: {reason}") from error
