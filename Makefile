@@ -1,0 +1,89 @@
+# make demo | test | lab | bench | test-paddle26 | clean
+#
+# Each target makes the virtual environment that it needs on first use. The stamp files inside remember what was
+# installed, so a second run installs nothing until pyproject.toml changes.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lab bench test-paddle26 clean
+
+# `make demo PYTHON=/path/to/python3.11` tries that one alone; otherwise the first of these that is 3.10, 3.11 or 3.12.
+PYTHON ?= python3
+ifeq ($(origin PYTHON),file)
+CANDIDATES := "$(PYTHON)" python3.12 python3.11 python3.10
+else
+CANDIDATES := "$(PYTHON)"
+endif
+
+VENV := .venv
+VENV26 := .venv-paddle26
+PROMPT ?= a red car driving right on the ocean at sunset
+
+help:
+	@echo "make demo           a prompt becomes a video, with the small model that ships in the package"
+	@echo "make test           lint, tests and notebooks"
+	@echo "make lab            JupyterLab in notebooks/"
+	@echo "make bench          the benchmarks"
+	@echo "make test-paddle26  the tests, without the notebooks, on paddlepaddle-gpu 2.6.2"
+	@echo "make clean          removes the virtual environments, build folders and caches; videos stay"
+
+# ---------------------------------------------------------------------------------------------- environments
+
+# stamp-venv: an empty environment. stamp-cpu: the package on CPU Paddle. stamp-full: with JupyterLab and test tools.
+%/stamp-venv:
+	@for python in $(CANDIDATES); do \
+	    if "$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then \
+	        echo "Making $* with $$("$$python" --version)"; \
+	        "$$python" -m venv $* && touch $@ && exit 0; \
+	        exit 1; \
+	    fi; \
+	done; \
+	echo "opensora-lite needs Python 3.10, 3.11 or 3.12, and none of these is one:" $(CANDIDATES) >&2; \
+	echo "Install one, or name it: make demo PYTHON=/path/to/python3.11" >&2; \
+	exit 1
+
+$(VENV)/stamp-cpu: pyproject.toml | $(VENV)/stamp-venv
+	$(VENV)/bin/python -m pip install --quiet -e ".[cpu]"
+	@touch $@
+
+# touches stamp-cpu as well: what it installed includes that
+$(VENV)/stamp-full: pyproject.toml | $(VENV)/stamp-venv
+	$(VENV)/bin/python -m pip install --quiet -e ".[cpu,notebook,dev]"
+	@touch $(VENV)/stamp-cpu $@
+
+$(VENV26)/stamp-full: pyproject.toml | $(VENV26)/stamp-venv
+	$(VENV26)/bin/python -m pip install --quiet -e ".[gpu,dev]"
+	@touch $@
+
+.PRECIOUS: %/stamp-venv
+
+# --------------------------------------------------------------------------------------------------- targets
+
+# The command's last line says where the video is.
+demo: $(VENV)/stamp-cpu
+	$(VENV)/bin/opensora-lite generate --prompt "$(PROMPT)" --save-dir out --sample-name demo
+
+# tests/benchmarks belongs to `make bench`; NOTEBOOKS is empty until there are some, and nbval is not called then.
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+test: $(VENV)/stamp-full
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m pytest --ignore=tests/benchmarks
+ifneq ($(NOTEBOOKS),)
+	$(VENV)/bin/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
+	    --nbval-cell-timeout 300 $(NOTEBOOKS)
+endif
+
+lab: $(VENV)/stamp-full
+	cd notebooks && ../$(VENV)/bin/python -m jupyterlab
+
+bench: $(VENV)/stamp-full
+	@if [ -d tests/benchmarks ]; then $(VENV)/bin/python -m pytest tests/benchmarks -s; \
+	else echo "There are no benchmarks yet: tests/benchmarks does not exist."; fi
+
+# Without JupyterLab and the browser, which are the same on every Paddle.
+test-paddle26: $(VENV26)/stamp-full
+	$(VENV26)/bin/python -m pytest --ignore=tests/benchmarks --ignore=tests/notebooks --ignore=tests/browser
+
+clean:
+	rm -rf $(VENV) $(VENV26) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
