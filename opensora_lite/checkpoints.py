@@ -59,7 +59,7 @@ def open_checkpoint(path: str | Path) -> dict[str, Tensor]:
                 return read_shards(path / f"{name}.index.json")
         there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
         raise CheckpointError(
-            f"no weights in {path}: expected {' or '.join(SINGLE)} (or its .index.json with the shards); there is {there}."
+            f"no weights in {path}: expected {' or '.join(SINGLE)} (or its .index.json); there is {there}."
             " A .pdparams or .bin file is a pickle: name a .pdparams file itself if you trust it"
         )
     if path.name.endswith(".index.json"):
@@ -68,16 +68,21 @@ def open_checkpoint(path: str | Path) -> dict[str, Tensor]:
         return read_safetensors(path)
     if path.suffix == ".pdparams":
         return read_pdparams(path)
-    raise CheckpointError(f"{path} is no checkpoint that can be loaded; give a .safetensors file, its folder, or a .pdparams file")
+    raise CheckpointError(
+        f"{path} is no checkpoint that can be loaded; give a .safetensors file, its folder, or a .pdparams file"
+    )
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of one safetensors file. Raises CheckpointError for a broken one."""
+    path = Path(path)
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(8)
         if start.startswith(b"version "):
-            raise CheckpointError(f"{path} is a git-lfs pointer, not the weights themselves; run `git lfs pull` in its repository")
+            raise CheckpointError(
+                f"{path} is a git-lfs pointer, not the weights themselves; run `git lfs pull` in its repository"
+            )
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if length > min(size - 8, MAX_HEADER):
             raise CheckpointError(f"{path} is not a whole safetensors file: it has {size} bytes; download it again")
@@ -99,9 +104,13 @@ def _entry(path, data_start, file_size, layout, dtype, shape, data_offsets) -> T
         raise CheckpointError(f"{path} holds tensors of type {dtype}; those that can be loaded are {', '.join(DTYPES)}")
     numpy_dtype = np.dtype(DTYPES[dtype])
     if end - begin != math.prod(shape) * numpy_dtype.itemsize or begin < 0:
-        raise CheckpointError(f"{path} has a broken safetensors header (offsets {begin}…{end} for {dtype} {shape}); download it again")
+        raise CheckpointError(
+            f"{path} has a broken safetensors header (offsets {begin}…{end} for {dtype} {shape}); download it again"
+        )
     if data_start + end > file_size:
-        raise CheckpointError(f"{path} is truncated: {data_start + end} bytes are needed, it has {file_size}; download it again")
+        raise CheckpointError(
+            f"{path} is truncated: {data_start + end} bytes are needed, it has {file_size}; download it again"
+        )
 
     def read() -> np.ndarray:
         if begin == end:
@@ -121,13 +130,17 @@ def read_shards(index: Path) -> dict[str, Tensor]:
         weight_map = json.loads(index.read_text())["weight_map"]
         shards = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f'{index} is no index of shards: expected a JSON object with a "weight_map" ({error})') from error
+        raise CheckpointError(
+            f'{index} is no index of shards: expected a JSON object with a "weight_map" ({error})'
+        ) from error
     tensors = {}
     for shard in shards:
         if Path(shard).name != shard:
             raise CheckpointError(f'{index} names the shard "{shard}", which lies outside of its folder')
         if not (index.parent / shard).exists():
-            raise CheckpointError(f"shard {shard} is missing: {index} names {len(shards)} shards, all of which are needed")
+            raise CheckpointError(
+                f"shard {shard} is missing: {index} names {len(shards)} shards, all of which are needed"
+            )
         tensors.update(read_safetensors(index.parent / shard))
     lacking = sorted(set(weight_map) - set(tensors))
     if lacking:
@@ -172,7 +185,7 @@ def match(
     computed: tuple[str, ...] = (),
     what: str = "checkpoint",
 ) -> dict[str, Tensor]:
-    """{state name of `layer`: its tensor}, or a CheckpointError that names all that is missing, left over or mis-shaped.
+    """{state name of `layer`: its tensor}, or a CheckpointError that names all that does not fit.
 
     rename: {name in the file: state name}. computed: names that may be absent, since the layer computes them, and
     may be left over. A shape of the file is compared in the layer's layout: the layer need not be in memory.
@@ -189,7 +202,9 @@ def match(
             shapes[name] = shapes[name][:2]
         if found[name].layout == "torch":
             shapes[name] = shapes[name][::-1]
-    wrong = [f"{n}: the file has {list(shapes[n])}, the model {list(wanted[n])}" for n in shapes if shapes[n] != wanted[n]]
+    wrong = [
+        f"{n}: the file has {list(shapes[n])}, the model {list(wanted[n])}" for n in shapes if shapes[n] != wanted[n]
+    ]
     problems = [
         f"{len(names)} tensors are {kind}: {_some(names)}"
         for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
@@ -263,4 +278,3 @@ def read_config(folder: str | Path) -> dict:
 def _some(names: list[str], most: int = 4) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-

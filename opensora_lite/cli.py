@@ -35,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="opensora-lite", description=__doc__.splitlines()[0])
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    p = commands.add_parser("generate", help="turn prompts into videos", formatter_class=argparse.RawDescriptionHelpFormatter,
-                            epilog="A default in brackets is that of the model; see README.md for the five tasks.")  # fmt: skip
+    brackets = "In brackets: the defaults. README.md shows the five tasks."
+    p = commands.add_parser("generate", help="turn prompts into videos", epilog=brackets)
     p.set_defaults(run=generate)
     add = _adder(p.add_argument_group("what"))
     add("--prompt", nargs="+", help='prompts, each possibly with a suffix {"reference_path": …, "mask_strategy": …}')
@@ -51,7 +51,12 @@ def parser() -> argparse.ArgumentParser:
     add("--fps", type=int, help="what the model is told [24]; the video plays at fps // frame-interval")
     add("--frame-interval", type=int, help="[1 with tiny, 3 else]")
     add("--loop", dest="loops", type=int, help="how often the video is continued, the first time included [1]")
-    add("--condition-frame-length", dest="condition_frames", type=int, help="frames a loop takes over from the one before")
+    add(
+        "--condition-frame-length",
+        dest="condition_frames",
+        type=int,
+        help="frames a loop takes over from the one before",
+    )
     add = _adder(p.add_argument_group("how"))
     add("--num-sampling-steps", type=int, help="[30 with tiny, 100 else]")
     add("--sampler", help="iddpm, ddim or dpm-solver [iddpm]")
@@ -119,7 +124,7 @@ def generate(a) -> None:
     if a.prompt_as_path:
         for path in [path for path in paths if path.exists()]:
             print(f"{path} exists and is skipped")
-        todo = [(job, path) for job, path in zip(jobs, paths) if not path.exists()]
+        todo = [(job, path) for job, path in zip(jobs, paths, strict=True) if not path.exists()]
         jobs, paths = [job for job, _ in todo], [path for _, path in todo]
     if not jobs:
         return
@@ -133,7 +138,7 @@ def generate(a) -> None:
     )
     if trained_sizes and settings.image_size not in trained_sizes:
         sizes = ", ".join(f"{h}×{w}" for h, w in trained_sizes)
-        print(f"note: this model was trained at {sizes}; at {height}×{width} given frames are kept, but what it makes is blurred")
+        print(f"note: this model was trained at {sizes}; at {height}×{width} given frames are kept, the others blurred")
 
     # 2. the model
     start = time.perf_counter()
@@ -142,13 +147,19 @@ def generate(a) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries, about their own imports
         pipe = OpenSora.from_pretrained(
-            a.model, stdit=a.stdit, t5=a.t5, vae=a.vae, device=a.device, dtype=a.dtype, micro_batch_size=a.micro_batch_size
+            a.model,
+            stdit=a.stdit,
+            t5=a.t5,
+            vae=a.vae,
+            device=a.device,
+            dtype=a.dtype,
+            micro_batch_size=a.micro_batch_size,
         )
     print(f"loaded in {time.perf_counter() - start:.1f} s")
     for caption in dict.fromkeys(caption for job in jobs for caption in job.captions):
-        tokens = pipe.text.count_tokens(caption)
-        if tokens > pipe.text.max_length:
-            print(f'note: the model reads {pipe.text.max_length} tokens, the last {tokens - pipe.text.max_length} of "{caption}" are not read')
+        unread = pipe.text.count_tokens(caption) - pipe.text.max_length
+        if unread > 0:
+            print(f'note: the model reads {pipe.text.max_length} tokens; the last {unread} of "{caption}" are left out')
 
     # 3. the videos, each saved as soon as it is done
     from tqdm import tqdm
@@ -157,7 +168,7 @@ def generate(a) -> None:
     total = batches * settings.loops * settings.num_sampling_steps
     with tqdm(total=total, unit="step", disable=not sys.stderr.isatty()) as bar:
         made = pipe.generate(jobs, settings, on_step=lambda progress: bar.update())
-        for (_, video), path in zip(made, paths):
+        for (_, video), path in zip(made, paths, strict=True):
             video.save(path)
             bar.write(f"saved {path.resolve()}: {video!r}", file=sys.stdout)
 
@@ -172,11 +183,15 @@ def _prompts(a) -> list[str]:
     if a.prompt:
         return a.prompt
     if not a.prompt_path:
-        raise PromptError('no prompt was given; give --prompt "a red car driving right on the ocean at sunset" or --prompt-path FILE')
+        raise PromptError(
+            'no prompt was given; give --prompt "a red car driving right on the ocean at sunset" or --prompt-path FILE'
+        )
     prompts = read_prompts(a.prompt_path)
     chosen = prompts[a.start_index : a.end_index]
     if not chosen:
-        raise PromptError(f"{a.prompt_path} has {len(prompts)} prompts; none lies from {a.start_index or 0} to {a.end_index}")
+        raise PromptError(
+            f"{a.prompt_path} has {len(prompts)} prompts; none lies from {a.start_index or 0} to {a.end_index}"
+        )
     return chosen
 
 
@@ -197,7 +212,9 @@ def _paths(a, jobs, settings) -> list[Path]:
         paths.append(a.save_dir / (name + (f"-{job.sample}" if settings.num_sample > 1 else "") + suffix))
     twice = [path for path in paths if paths.count(path) > 1]
     if twice:
-        raise OpenSoraError(f"{len(twice)} videos would be saved as {twice[0]}: their prompts are the same; leave out --prompt-as-path")
+        raise OpenSoraError(
+            f"{len(twice)} videos would be saved as {twice[0]}: their prompts are the same; leave out --prompt-as-path"
+        )
     return paths
 
 

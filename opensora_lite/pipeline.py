@@ -50,7 +50,9 @@ class Settings:
     num_sample: int = 1  # videos for each prompt
 
     def __post_init__(self):
-        at_least = dict(num_frames=1, fps=1, frame_interval=1, num_sampling_steps=2, loops=1, seed=0, batch_size=1, num_sample=1)
+        at_least = dict(
+            num_frames=1, fps=1, frame_interval=1, num_sampling_steps=2, loops=1, seed=0, batch_size=1, num_sample=1
+        )
         for name, least in at_least.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
@@ -59,13 +61,17 @@ class Settings:
                 )
         object.__setattr__(self, "image_size", check_size(self.image_size))
         if self.num_sampling_steps > 1000:
-            raise OpenSoraError(f"num_sampling_steps is {self.num_sampling_steps}; the model knows 1000 times, give 2 to 1000")
+            raise OpenSoraError(
+                f"num_sampling_steps is {self.num_sampling_steps}; the model knows 1000 times, give 2 to 1000"
+            )
         if self.sampler not in SAMPLER_NAMES:
             raise OpenSoraError(f'sampler "{self.sampler}" is unknown; give one of {", ".join(SAMPLER_NAMES)}')
         if not isinstance(self.guidance_scale, (int, float)) or not math.isfinite(self.guidance_scale):
             raise OpenSoraError(f"guidance_scale must be a number such as 4.0, not {self.guidance_scale!r}")
         if self.cfg_channel is not None and self.cfg_channel not in (1, 2, 3, 4):
-            raise OpenSoraError(f"cfg_channel is {self.cfg_channel!r}; latents have 4 channels: give 1 to 4, or None for all")
+            raise OpenSoraError(
+                f"cfg_channel is {self.cfg_channel!r}; latents have 4 channels: give 1 to 4, or None for all"
+            )
         n, c = self.num_frames, self.condition_frames
         if self.loops > 1 and c is None:
             raise OpenSoraError(
@@ -126,7 +132,7 @@ def plan(prompts, references=None, mask_strategies=None, settings: Settings = Se
     references = _one_each(references, prompts, "references")
     mask_strategies = _one_each(mask_strategies, prompts, "mask strategies")
     jobs = []
-    for prompt, given, strategy in zip(prompts, references, mask_strategies):
+    for prompt, given, strategy in zip(prompts, references, mask_strategies, strict=True):
         if not isinstance(prompt, str):
             raise PromptError(f"a prompt is text, not {type(prompt).__name__}")
         text, info = split_prompt(prompt)
@@ -159,7 +165,9 @@ def _as_references(given) -> tuple:
         given = [given]
     references = tuple(r.strip() if isinstance(r, str) else r for r in given)
     if any(isinstance(r, str) and not r for r in references):
-        raise OpenSoraError(f'a reference path is empty in "{";".join(map(str, references))}"; paths are joined by single ;')
+        raise OpenSoraError(
+            f'a reference path is empty in "{";".join(map(str, references))}"; paths are joined by single ;'
+        )
     return references
 
 
@@ -174,8 +182,14 @@ def _checked_strategy(strategy: MaskStrategy, references: tuple, settings: Setti
     strategy.check(settings.num_frames, lengths, settings.loops)
     unused = set(range(len(references))) - {segment.reference for segment in strategy.segments}
     if unused:
-        names = ", ".join(f"{i} ({r if isinstance(r, (str, Path)) else type(r).__name__})" for i, r in enumerate(references) if i in unused)
-        raise MaskStrategyError(f'no segment of "{strategy}" uses reference {names}; leave it out, or add a segment "0,{min(unused)},…"')
+        names = ", ".join(
+            f"{i} ({r if isinstance(r, (str, Path)) else type(r).__name__})"
+            for i, r in enumerate(references)
+            if i in unused
+        )
+        raise MaskStrategyError(
+            f'no segment of "{strategy}" uses reference {names}; leave it out, or add a segment "0,{min(unused)},…"'
+        )
     for loop in range(1, settings.loops):  # each loop begins with the end of the clip before
         strategy += MaskStrategy.loop(settings.condition_frames, loop, reference=len(references) + loop - 1)
     return strategy
@@ -212,7 +226,9 @@ def model_defaults(model: str | Path = "tiny") -> tuple[Settings, list[tuple[int
         sizes = [tuple(size) for size in values.pop("trained_sizes", [])]
         return Settings(**values), sizes
     except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); its fields are {', '.join(f.name for f in fields(Settings))}") from error
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); its fields are {', '.join(f.name for f in fields(Settings))}"
+        ) from error
 
 
 def model_folder(model: str | Path) -> Path:
@@ -272,7 +288,9 @@ class OpenSora:
         parts = {"stdit": stdit, "t5": t5, "vae": vae}
         lacking = [name for name, path in parts.items() if path is None]
         if model is None and 0 < len(lacking) < 3:
-            raise CheckpointError(f"a model has three parts; {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not given")
+            raise CheckpointError(
+                f"a model has three parts; {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not given"
+            )
         folder = model_folder(model or "tiny") if lacking else None
         paths = {name: folder / name if path is None else path for name, path in parts.items()}
         settings = model_defaults(folder)[0] if folder else Settings()
@@ -303,7 +321,9 @@ class OpenSora:
         """
         unknown = sorted(set(settings) - {f.name for f in fields(Settings)})
         if unknown:
-            raise TypeError(f"unknown setting {', '.join(unknown)}; known are {', '.join(f.name for f in fields(Settings))}")
+            raise TypeError(
+                f"unknown setting {', '.join(unknown)}; known are {', '.join(f.name for f in fields(Settings))}"
+            )
         chosen = replace(self.settings, **settings)
         single = isinstance(prompt, str)
         if single:
@@ -325,7 +345,7 @@ class OpenSora:
                     on_step(Progress(batch, first, len(jobs), loop, step, settings.num_sampling_steps, seconds))
 
             frames = self._make(batch, settings, report)
-            for job, pixels in zip(batch, frames):
+            for job, pixels in zip(batch, frames, strict=True):
                 yield job, Video(pixels, max(settings.fps // settings.frame_interval, 1), prompt=job.prompt)
 
     def _make(self, batch: tuple[Job, ...], settings: Settings, report: Callable) -> np.ndarray:
@@ -348,7 +368,7 @@ class OpenSora:
             # 2. noise, with the references in their frames
             z = noise().numpy()
             pairs = [job.strategy.apply(z[i], references[i], loop) for i, job in enumerate(batch)]
-            z, frame_mask = (np.stack(column) for column in zip(*pairs))
+            z, frame_mask = (np.stack(column) for column in zip(*pairs, strict=True))
             # 3. from noise to latents
             fps = IMAGE_FPS if T == 1 else settings.fps
             predict = Guidance(self.stdit, y, y_mask, settings.guidance_scale, settings.cfg_channel, fps=fps, **sizes)

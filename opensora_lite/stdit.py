@@ -217,7 +217,7 @@ def modulation(table, live, kept, x_mask):
     if x_mask is None:
         return vectors
     still = [(table + kept)[:, i, None, None] for i in range(table.shape[0])]
-    return [paddle.where(x_mask[:, :, None, None], a, b) for a, b in zip(vectors, still)]
+    return [paddle.where(x_mask[:, :, None, None], a, b) for a, b in zip(vectors, still, strict=True)]
 
 
 class Block(nn.Layer):
@@ -303,7 +303,9 @@ class STDiT2Config:
         if D % 12 or D % heads or (D // heads) % 2:
             raise CheckpointError(f"hidden_size {D} must be a multiple of 12 and an even multiple of num_heads {heads}")
         if len(self.patch_size) != 3 or self.patch_size[0] != 1:
-            raise CheckpointError(f"patch_size {list(self.patch_size)} is not supported; STDiT2 takes [1, rows, columns]")
+            raise CheckpointError(
+                f"patch_size {list(self.patch_size)} is not supported; STDiT2 takes [1, rows, columns]"
+            )
 
     @classmethod
     def from_dict(cls, config: dict) -> "STDiT2Config":
@@ -313,7 +315,9 @@ class STDiT2Config:
         """
         for field, needed in {"model_type": "STDiT2", "pred_sigma": True, "no_temporal_pos_emb": False}.items():
             if config.get(field, needed) != needed:
-                raise CheckpointError(f"the config has {field} = {config[field]!r}; STDiT2 of Open-Sora 1.1 has {needed!r}")
+                raise CheckpointError(
+                    f"the config has {field} = {config[field]!r}; STDiT2 of Open-Sora 1.1 has {needed!r}"
+                )
         known = {f.name: config[f.name] for f in fields(cls) if f.name in config}
         if "patch_size" in known:
             known["patch_size"] = tuple(known["patch_size"])

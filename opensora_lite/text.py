@@ -15,6 +15,22 @@ from opensora_lite.errors import CheckpointError
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two names; files hold one or both
 
 
+T5_FIELDS = (
+    "vocab_size",
+    "d_model",
+    "d_kv",
+    "d_ff",
+    "num_layers",
+    "num_heads",
+    "relative_attention_num_buckets",
+    "relative_attention_max_distance",
+    "layer_norm_epsilon",
+    "feed_forward_proj",
+    "pad_token_id",
+    "eos_token_id",
+)
+
+
 class TextEncoder:
     """A tokenizer and a T5 encoder, which turn cleaned captions into vectors of a fixed number of tokens.
 
@@ -34,7 +50,7 @@ class TextEncoder:
         ids = np.full((len(captions), self.max_length), config.pad_token_id, np.int64)
         mask = np.zeros_like(ids)
         for row, caption in enumerate(captions):
-            tokens = self.tokenizer.encode(caption)[: self.max_length - 1] + [config.eos_token_id]
+            tokens = [*self.tokenizer.encode(caption)[: self.max_length - 1], config.eos_token_id]
             ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
         return ids, mask
 
@@ -77,8 +93,6 @@ def new_encoder(config: dict):
 
     if config.get("model_type", "t5") != "t5":
         raise CheckpointError(f'the text encoder\'s config has model_type "{config["model_type"]}"; a T5 is needed')
-    known = ("vocab_size d_model d_kv d_ff num_layers num_heads relative_attention_num_buckets "
-             "relative_attention_max_distance layer_norm_epsilon feed_forward_proj pad_token_id eos_token_id").split()  # fmt: skip
-    fields = {name: config[name] for name in known if name in config}
+    fields = {name: config[name] for name in T5_FIELDS if name in config}
     with no_init_weights():  # its random start takes minutes at full size, and every value is replaced
         return T5EncoderModel(T5Config(**fields, dropout_rate=0.0, use_cache=False, is_encoder_decoder=False))

@@ -73,7 +73,7 @@ def load_vae(path: str | Path, dtype: str = "float32", micro_batch_size: int = 1
 
 
 def new_autoencoder(config: dict):
-    """An AutoencoderKL of ppdiffusers for the fields of a config.json; those it does not know are checked or dropped."""
+    """An AutoencoderKL of ppdiffusers for the fields of a config.json that it knows."""
     from ppdiffusers.models.autoencoder_kl import AutoencoderKL
 
     for field, needed in {"_class_name": "AutoencoderKL", "mid_block_add_attention": True}.items():

@@ -23,10 +23,11 @@ class DPMSolver(Sampler):
             return x_0, x_0
         log_snr = 0.5 * np.log(s.alphas_cumprod / (1 - s.alphas_cumprod))
         h = float(log_snr[index - 1] - log_snr[index])
-        # 3. x_0 in the middle of the step, extrapolated from the last two (algorithm 2, line 9);
-        #    a frame that has just joined has no step before, and takes a first-order step
+        # 3. x_0 in the middle of the step, extrapolated from the last two (algorithm 2, line 9). Not on the way to
+        #    the last time, which is so long in λ that extrapolating overshoots (`lower_order_final` in the authors'
+        #    code), and not for a frame that has just joined, which has no step before
         x_mid = x_0
-        if before is not None:
+        if before is not None and index > 1:
             r = float(log_snr[index] - log_snr[index + 1]) / h
             x_mid = x_0 + (x_0 - before.x_0) / (2 * r)
             if before.active is not None:

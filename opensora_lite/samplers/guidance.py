@@ -1,6 +1,6 @@
 """Classifier-free guidance: ask the model with and without the caption, and go further in the difference.
 
-    ε = ε_without + s · (ε_with − ε_without)          (arXiv:2207.12598, eq. 6, with s = 1 + w)
+ε = ε_without + s · (ε_with − ε_without)          (arXiv:2207.12598, eq. 6, with s = 1 + w)
 """
 
 from dataclasses import dataclass

@@ -44,11 +44,11 @@ class NoiseSource:
         self.shape = tuple(shape)
 
     def __call__(self, rows: Sequence[bool] | None = None):
-        """float32 [B, C, T, H, W]; rows: the videos that need it. The others get zeros, and their draws stay as they were."""
+        """float32 [B, C, T, H, W]. rows: the videos that need it; the others get zeros, and draw nothing."""
         rows = [True] * len(self.rngs) if rows is None else rows
         draws = (
             rng.standard_normal(self.shape, np.float32) if needed else np.zeros(self.shape, np.float32)
-            for rng, needed in zip(self.rngs, rows)
+            for rng, needed in zip(self.rngs, rows, strict=True)
         )
         return paddle.to_tensor(np.stack(list(draws)))
 

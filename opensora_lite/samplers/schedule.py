@@ -28,7 +28,9 @@ def space_timesteps(spacing: str | int, train_steps: int = TRAIN_STEPS) -> list[
             return list(next(times for times in strides if len(times) == int(spacing[4:])))
         counts = [int(count) for count in spacing.split(",")]
     except ValueError:
-        raise OpenSoraError(f'steps "{spacing}" cannot be read; give a number such as 30, "10,15,20" or "ddim25"') from None
+        raise OpenSoraError(
+            f'steps "{spacing}" cannot be read; give a number such as 30, "10,15,20" or "ddim25"'
+        ) from None
     except StopIteration:
         raise OpenSoraError(f"no whole-number stride over {train_steps} times gives {spacing[4:]} steps") from None
     times, start = [], 0
