@@ -45,7 +45,7 @@ def raw_safetensors(path, header: dict | bytes, data: bytes = b""):
     return path
 
 
-# ------------------------------------------------------------------------------------------------------------ layouts
+# ------------------------------------------------------------------------------------------------------------- layouts
 
 
 def test_torch_layout_is_transposed_and_paddle_layout_is_not(tmp_path, weights):
@@ -60,7 +60,9 @@ def test_torch_layout_is_transposed_and_paddle_layout_is_not(tmp_path, weights):
 @pytest.mark.parametrize("dtype, digits", [(np.float64, 7), (np.float16, 2)])
 def test_other_precisions_are_converted(tmp_path, weights, dtype, digits):
     save_file({name: value.astype(dtype) for name, value in weights.items()}, tmp_path / "a.safetensors")
-    np.testing.assert_allclose(loaded(tmp_path / "a.safetensors")["linear.bias"], weights["linear.bias"], atol=10**-digits)
+    np.testing.assert_allclose(
+        loaded(tmp_path / "a.safetensors")["linear.bias"], weights["linear.bias"], atol=10**-digits
+    )
 
 
 def test_bf16_is_widened(tmp_path, weights):
@@ -80,7 +82,7 @@ def test_shards_are_put_together(tmp_path, weights):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     np.testing.assert_array_equal(loaded(tmp_path)["table.weight"], weights["table.weight"])
     (tmp_path / "b.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="shard b.safetensors is missing: .* names 2 shards"):
+    with pytest.raises(CheckpointError, match=r"shard b.safetensors is missing: .* names 2 shards"):
         open_checkpoint(tmp_path)
     save_file({"other": weights["linear.bias"]}, tmp_path / "b.safetensors")
     with pytest.raises(CheckpointError, match=r"promises table.weight, which no shard holds"):
@@ -88,7 +90,9 @@ def test_shards_are_put_together(tmp_path, weights):
 
 
 def test_pdparams_are_only_read_when_named(tmp_path, weights):
-    paddle.save({name: paddle.to_tensor(value) for name, value in weights.items()}, str(tmp_path / "model_state.pdparams"))
+    paddle.save(
+        {name: paddle.to_tensor(value) for name, value in weights.items()}, str(tmp_path / "model_state.pdparams")
+    )
     np.testing.assert_array_equal(loaded(tmp_path / "model_state.pdparams")["linear.weight"], weights["linear.weight"])
     with pytest.raises(CheckpointError, match=r"there is model_state.pdparams. A .pdparams or .bin file is a pickle"):
         open_checkpoint(tmp_path)
@@ -99,11 +103,15 @@ def test_names_of_2022_become_those_of_today():
     assert rename_2022([old, "encoder.key.weight"]) == {old: "encoder.mid_block.attentions.0.to_out.0.weight"}
 
 
-# ------------------------------------------------------------------------------------------------------- what is refused
+# ----------------------------------------------------------------------------------------------------- what is refused
 
 
 def test_every_tensor_that_does_not_fit_is_named(tmp_path, weights):
-    wrong = {"linear.bias": weights["linear.bias"], "table.weight": weights["table.weight"].T.copy(), "extra": np.ones(2, "f4")}
+    wrong = {
+        "linear.bias": weights["linear.bias"],
+        "table.weight": weights["table.weight"].T.copy(),
+        "extra": np.ones(2, "f4"),
+    }
     save_file(wrong, tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError) as error:
         loaded(tmp_path / "a.safetensors")
@@ -117,7 +125,7 @@ def test_every_tensor_that_does_not_fit_is_named(tmp_path, weights):
 
 def test_computed_tensors_may_be_absent_or_left_over(weights):
     tensors = {name: Tensor(value.shape, lambda v=value: v, "torch") for name, value in weights.items()}
-    with pytest.raises(CheckpointError, match="unexpected: pos_embed"):
+    with pytest.raises(CheckpointError, match=r"unexpected: pos_embed"):
         match(Toy(), {**tensors, "pos_embed": tensors["linear.bias"]})
     assert set(match(Toy(), {**tensors, "pos_embed": tensors["linear.bias"]}, computed=("pos_embed",))) == set(weights)
     del tensors["linear.bias"]
@@ -149,7 +157,10 @@ def test_broken_safetensors_are_named(tmp_path, header, data, message):
     [
         (b"", "is not a whole safetensors file: it has 0 bytes"),
         (struct.pack("<Q", 2**60) + b"{}", "is not a whole safetensors file: it has 10 bytes"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a git-lfs pointer, .* run `git lfs pull`"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "is a git-lfs pointer, .* run `git lfs pull`",
+        ),
     ],
 )
 def test_files_that_are_something_else_are_named(tmp_path, content, message):
@@ -159,18 +170,18 @@ def test_files_that_are_something_else_are_named(tmp_path, content, message):
 
 
 def test_paths_that_lead_nowhere_are_named(tmp_path):
-    with pytest.raises(CheckpointError, match="no weights at .*nowhere: the path does not exist"):
+    with pytest.raises(CheckpointError, match=r"no weights at .*nowhere: the path does not exist"):
         open_checkpoint(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match=r"no weights in .*: expected model.safetensors or .* there is nothing"):
         open_checkpoint(tmp_path)
     (tmp_path / "model.bin").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="is no checkpoint that can be loaded"):
+    with pytest.raises(CheckpointError, match=r"is no checkpoint that can be loaded"):
         open_checkpoint(tmp_path / "model.bin")
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../a.safetensors"}}')
-    with pytest.raises(CheckpointError, match='names the shard "../a.safetensors", which lies outside of its folder'):
+    with pytest.raises(CheckpointError, match=r'names the shard "../a.safetensors", which lies outside of its folder'):
         open_checkpoint(tmp_path)
     (tmp_path / "x.pdparams").write_bytes(b"no pickle")
-    with pytest.raises(CheckpointError, match="is no Paddle state dict"):
+    with pytest.raises(CheckpointError, match=r"is no Paddle state dict"):
         open_checkpoint(tmp_path / "x.pdparams")
 
 
@@ -183,9 +194,11 @@ def test_configs_that_cannot_be_read_are_named(tmp_path):
             read_config(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------------------- full size
+# ----------------------------------------------------------------------------------------------------------- full size
 
-T5_XXL = dict(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu")
+T5_XXL = dict(
+    vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu"
+)
 SD_VAE = dict(
     block_out_channels=[128, 256, 512, 512],
     down_block_types=["DownEncoderBlock2D"] * 4,
@@ -214,7 +227,10 @@ def test_released_checkpoints_fit_exactly(golden, checkpoint, make, computed):
         one = {name: tensor for name, tensor in released.items() if name != "encoder.embed_tokens.weight"}
         assert match(model, with_both_embeddings(one)).keys() == released.keys()
     lacking = dict(list(released.items())[:-1])
-    with pytest.raises(CheckpointError, match="1 tensors are missing: " + re.escape(renamed.get(list(released)[-1], list(released)[-1]))):
+    with pytest.raises(
+        CheckpointError,
+        match=r"1 tensors are missing: " + re.escape(renamed.get(list(released)[-1], list(released)[-1])),
+    ):
         match(model, lacking, renamed, computed)
 
 

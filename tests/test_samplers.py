@@ -65,7 +65,7 @@ def test_respacing_keeps_the_share_of_noise():
     np.testing.assert_allclose(short.alphas_cumprod, full.alphas_cumprod[short.timesteps], rtol=1e-4)
 
 
-# ------------------------------------------------------------------------------- what must hold for every sampler
+# ------------------------------------------------------------------------------------ what must hold for every sampler
 
 SHAPE = (1, 4, 5, 4, 4)
 
@@ -95,7 +95,7 @@ def test_a_perfect_model_is_led_to_its_x_0(name, steps):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_frames_wait_join_and_move_as_their_ratio_says(name):
-    """A frame of ratio r is left alone until step int(r · n); the model is told that it is live from the next one on."""
+    """A frame of ratio r is left alone until step int(r · n), and is live for the model from the next one on."""
     steps, ratios = 10, np.array([[0.0, 0.3, 0.75, 1.0, 1.0]], np.float32)
     seen = []
 
@@ -140,7 +140,10 @@ def run(sampler, z, frame_mask=None, predict=smooth):
 def test_more_steps_come_closer_and_the_second_order_is_faster():
     z = paddle.randn(SHAPE)
     exact = run(DDIM(1000), z)
-    errors = {name: [relative_error(run(SAMPLERS[name](n), z), exact) for n in (10, 20, 40)] for name in ("ddim", "dpm-solver")}
+    errors = {
+        name: [relative_error(run(SAMPLERS[name](n), z), exact) for n in (10, 20, 40)]
+        for name in ("ddim", "dpm-solver")
+    }
     for found in errors.values():
         assert found[0] > found[1] > found[2]
     assert errors["dpm-solver"][1] < 0.4 * errors["ddim"][1]

@@ -77,13 +77,19 @@ def test_sizes_that_the_patch_does_not_divide_are_padded_and_cropped(golden_stdi
     x, y = paddle.randn([1, 4, 2, 5, 7]), paddle.randn([1, 1, 3, 32])
     with paddle.no_grad():
         out = golden_stdit("plain")(
-            x, paddle.full([1], 5.0), y, paddle.ones([1, 3]), ar=paddle.full([1], 5 / 7), fps=paddle.full([1], 24.0), **numbers
+            x,
+            paddle.full([1], 5.0),
+            y,
+            paddle.ones([1, 3]),
+            ar=paddle.full([1], 5 / 7),
+            fps=paddle.full([1], 24.0),
+            **numbers,
         )
     assert out.shape == [1, 8, 2, 5, 7]
     assert out.dtype == paddle.float32
 
 
-# ------------------------------------------------------------------------------------------------------------- sizes
+# --------------------------------------------------------------------------------------------------------------- sizes
 
 
 def test_xl_has_as_many_values_as_the_released_checkpoint(golden):

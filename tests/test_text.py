@@ -48,13 +48,13 @@ def test_long_captions_are_cut_before_the_end_mark():
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     shutil.copytree(TINY, tmp_path / "t5", ignore=shutil.ignore_patterns("spiece.model"))
-    with pytest.raises(CheckpointError, match="no tokenizer at .*spiece.model"):
+    with pytest.raises(CheckpointError, match=r"no tokenizer at .*spiece.model"):
         load_text_encoder(tmp_path / "t5", 24)
     (tmp_path / "t5" / "spiece.model").write_text("no model")
-    with pytest.raises(CheckpointError, match="is no sentencepiece model"):
+    with pytest.raises(CheckpointError, match=r"is no sentencepiece model"):
         load_text_encoder(tmp_path / "t5", 24)
 
 
 def test_another_kind_of_model_is_refused():
-    with pytest.raises(CheckpointError, match='model_type "bert"; a T5 is needed'):
+    with pytest.raises(CheckpointError, match=r'model_type "bert"; a T5 is needed'):
         new_encoder({"model_type": "bert"})

@@ -20,7 +20,10 @@ def test_vae_reproduces_the_original(golden, recorded, names, micro_batch_size):
     video = paddle.to_tensor(cases["x"]).transpose([1, 0, 2, 3])[None]  # two pictures as a video of two frames
     latents = vae.encode(video).numpy()[0].transpose(1, 0, 2, 3) / SCALING_FACTOR
     decoded = vae.decode(paddle.to_tensor(cases["mean"]).transpose([1, 0, 2, 3])[None] * SCALING_FACTOR)
-    errors = relative_error(latents, cases["mean"]), relative_error(decoded.numpy()[0].transpose(1, 0, 2, 3), cases["decoded"])
+    errors = (
+        relative_error(latents, cases["mean"]),
+        relative_error(decoded.numpy()[0].transpose(1, 0, 2, 3), cases["decoded"]),
+    )
     print(f"\nVAE ({names}): relative error {errors[0]:.1e} encoding, {errors[1]:.1e} decoding")
     assert max(errors) < 1e-4
 
