@@ -281,9 +281,6 @@ class OpenSora:
         Raises CheckpointError and DeviceError.
         """
         from opensora_lite.runtime import resolve_dtype, set_device
-        from opensora_lite.stdit import load_stdit
-        from opensora_lite.text import load_text_encoder
-        from opensora_lite.vae import load_vae
 
         parts = {"stdit": stdit, "t5": t5, "vae": vae}
         lacking = [name for name, path in parts.items() if path is None]
@@ -295,6 +292,11 @@ class OpenSora:
         paths = {name: folder / name if path is None else path for name, path in parts.items()}
         settings = model_defaults(folder)[0] if folder else Settings()
         dtype = resolve_dtype(dtype, set_device(device))
+
+        from opensora_lite.stdit import load_stdit  # now that it has been imported quietly, and threads are set
+        from opensora_lite.text import load_text_encoder
+        from opensora_lite.vae import load_vae
+
         denoiser = load_stdit(paths["stdit"], dtype)
         text = load_text_encoder(paths["t5"], denoiser.config.model_max_length, dtype)
         return cls(denoiser, text, load_vae(paths["vae"], dtype, micro_batch_size), settings)
