@@ -36,7 +36,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from .errors import MaskStrategyError, underline
+from opensora_lite.errors import MaskStrategyError, underline
 
 # Plain ASCII: int() and float() alone would also take "1_0", "٣", "nan" and "inf".
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,9}")

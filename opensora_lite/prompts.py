@@ -211,6 +211,7 @@ def _check_pair(prompt: str, start: int, key: str, value: object, repeated: bool
 # Captions for loops
 # ---------------------------------------------------------------------------------------------------------------------
 
+MAX_CAPTION = 10_000  # characters; the rule for hosts takes time with the square of the length
 _FORM = "write |0|a cat|2|a dog: each loop to start at, then its caption"
 
 
@@ -252,6 +253,8 @@ def prompts_per_loop(prompt: str, loops: int) -> list[str]:
 
 
 def _cleaned(prompt: str, start: int, end: int) -> str:
+    if end - start > MAX_CAPTION:
+        raise PromptError(f"a caption has {end - start} characters, of which the model reads 200 tokens: shorten it")
     if not prompt[start:end].strip():
         raise _pointed(f"an empty caption: {_FORM}", prompt, start, end)
     if caption := clean_caption(prompt[start:end]):

@@ -350,3 +350,8 @@ def test_prompt_file_of_any_bytes(tmp_path_factory, content):
     path.write_bytes(content)
     result = result_or_prompt_error(read_prompts, path)
     assert result is None or all(line == line.strip() != "" for line in result)
+
+
+def test_captions_of_endless_length_are_refused_at_once():
+    with pytest.raises(PromptError, match=r"a caption has 90000 characters, of which the model reads 200 tokens"):
+        prompts_per_loop("a." * 45_000, 1)

@@ -67,7 +67,7 @@ def test_properties():
     video = Video(smooth(12, 64, 96), fps=24)
     assert (len(video), video.height, video.width, video.duration) == (12, 64, 96, 0.5)
     assert (video.path, video.prompt, video.fps) == (None, None, 24.0)
-    assert repr(video) == "Video(12 frames, 96×64, 24 fps)"
+    assert repr(video) == "Video(12 frames, 64×96, 24 fps)"
     assert repr(Video(smooth(1, 8, 8), fps=23.976)) == "Video(1 frame, 8×8, 23.976 fps)"
 
 
@@ -97,7 +97,7 @@ def test_html_plays_and_is_deterministic(tmp_path):
     bundle = video._repr_mimebundle_()
     for again in range(3):
         assert Video(video.frames.copy(), fps=12, prompt=video.prompt)._repr_mimebundle_() == bundle, again
-    assert bundle["text/plain"] == "Video(8 frames, 33×50, 12 fps)"
+    assert bundle["text/plain"] == "Video(8 frames, 50×33, 12 fps)"
     shown = bundle["text/html"]
     assert "<video controls autoplay loop muted playsinline" in shown and "image-rendering: pixelated" in shown
     assert 'width="272"' in shown  # 34 (33 padded) × 8
