@@ -75,6 +75,17 @@ def test_bf16_is_widened(tmp_path, weights):
     np.testing.assert_allclose(loaded(path)["linear.bias"], weights["linear.bias"], rtol=2**-7)
 
 
+@pytest.mark.parametrize("dtype, rounding", [("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_half_precision_models_are_filled_with_rounded_values(tmp_path, weights, dtype, rounding):
+    save_file(weights, tmp_path / "a.safetensors")
+    model = load(build(Toy, dtype=dtype), open_checkpoint(tmp_path / "a.safetensors"))
+    assert {str(value.dtype).split(".")[-1] for value in model.parameters()} == {dtype}
+    for name, value in model.state_dict().items():
+        expected = weights[name].T if name == "linear.weight" else weights[name]
+        np.testing.assert_allclose(value.astype("float32").numpy(), expected, rtol=rounding)
+    assert paddle.get_default_dtype() == "float32"
+
+
 def test_shards_are_put_together(tmp_path, weights):
     names = {"linear.weight": "a.safetensors", "linear.bias": "a.safetensors", "table.weight": "b.safetensors"}
     for shard in set(names.values()):

@@ -28,6 +28,22 @@ def test_forward_reproduces_the_original(golden_stdit, recorded, model, case):
     assert error < 2e-5
 
 
+def test_every_layer_keeps_the_precision_of_the_weights(golden_stdit, recorded):
+    """No float32 slips in between. Run in float64, since half precision, which needs it, has no CPU kernels."""
+    case = recorded("stdit2_qknorm_cases")["masked"]
+    model = golden_stdit("qknorm").to(dtype="float64")
+    strays = []
+
+    def check(layer, _, output):
+        if isinstance(output, paddle.Tensor) and output.dtype != paddle.float64:
+            strays.append(type(layer).__name__)
+
+    for layer in model.sublayers():
+        layer.register_forward_post_hook(check)
+    assert relative_error(forward(model, case), case["out"]) < 2e-5
+    assert not strays
+
+
 def test_a_video_does_not_depend_on_its_neighbours(golden_stdit, recorded):
     case = recorded("stdit2_qknorm_cases")["masked"]
     model = golden_stdit("qknorm")
