@@ -59,7 +59,7 @@ def test_the_small_model(tmp_path):
     rate = 2 * 1024 * 1152 * 4608 / 1e6 / median(lambda: paddle.matmul(a, b).numpy())
 
     print(
-        f"\n\nPaddle {paddle.__version__}, {usable_cores()} cores, {rate:.0f} GFLOP/s in a matrix product of 1024×1152×4608"
+        f"\n\nPaddle {paddle.__version__}, {usable_cores()} cores, matrix product of 1024×1152×4608: {rate:.0f} GFLOP/s"
     )
     for name, milliseconds in rows:
         print(f"{milliseconds:10.1f} ms  {name}")
