@@ -19,7 +19,7 @@ SUFFIXES = ("mp4", "gif", "png")
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, or 2 for what a person can mend."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_args([with_hyphens(argument) for argument in (sys.argv[1:] if argv is None else argv)])
     try:
         arguments.run(arguments)
     except OpenSoraError as error:
@@ -38,14 +38,14 @@ def parser() -> argparse.ArgumentParser:
     brackets = "In brackets: the defaults. README.md shows the five tasks."
     p = commands.add_parser("generate", help="turn prompts into videos", epilog=brackets)
     p.set_defaults(run=generate)
-    add = _adder(p.add_argument_group("what"))
+    add = p.add_argument_group("what").add_argument
     add("--prompt", nargs="+", help='prompts, each possibly with a suffix {"reference_path": …, "mask_strategy": …}')
     add("--prompt-path", type=Path, help="a text file with a prompt on each line")
     add("--start-index", type=int, help="first line of the file that is used, from 0")
     add("--end-index", type=int, help="line of the file before which to stop")
     add("--reference-path", nargs="+", help="references, one argument for each prompt; several paths are joined by ;")
     add("--mask-strategy", nargs="+", help="mask strategies, one for each prompt")
-    add = _adder(p.add_argument_group("the video"))
+    add = p.add_argument_group("the video").add_argument
     add("--num-frames", type=int, help="frames of one loop [16]")
     add("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels [64 64 with tiny, 256 256 else]")
     add("--fps", type=int, help="what the model is told [24]; the video plays at fps // frame-interval")
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         help="frames a loop takes over from the one before",
     )
-    add = _adder(p.add_argument_group("how"))
+    add = p.add_argument_group("how").add_argument
     add("--num-sampling-steps", type=int, help="[30 with tiny, 100 else]")
     add("--sampler", help="iddpm, ddim or dpm-solver [iddpm]")
     add("--cfg-scale", dest="guidance_scale", type=float, help="guidance scale; 1 is without [4.0 with tiny, 7.0 else]")
@@ -65,12 +65,12 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, help="the i-th video is made with seed + i [42]")
     add("--batch-size", type=int, help="videos made at once [1]")
     add("--num-sample", type=int, help="videos for each prompt [1]")
-    add = _adder(p.add_argument_group("where to"))
+    add = p.add_argument_group("where to").add_argument
     add("--save-dir", type=Path, default=Path("samples"), help="[samples]")
     add("--sample-name", help="files are named NAME_0, NAME_1, … [sample]")
     add("--prompt-as-path", action="store_true", help="name files after their prompts, and skip those that exist")
     add("--save-format", choices=SUFFIXES, help="[mp4; png for a single frame]")
-    add = _adder(p.add_argument_group("the model"))
+    add = p.add_argument_group("the model").add_argument
     add("--model", help='"tiny", or a folder with stdit/, t5/ and vae/ [tiny]')
     add("--model-pretrained-path", dest="stdit", help="folder of OpenSora-STDiT-v2-stage3")
     add("--text-encoder-pretrained-path", dest="t5", help="folder of t5-v1_1-xxl")
@@ -82,21 +82,17 @@ def parser() -> argparse.ArgumentParser:
     p = commands.add_parser("explain", help="say in plain English what a mask strategy does")
     p.set_defaults(run=explain)
     p.add_argument("strategy", help='such as "0;0,1,0,-1,1"')
-    add = _adder(p)
+    add = p.add_argument
     add("--num-frames", type=int, default=16, help="frames of the video [16]")
     add("--references", type=int, nargs="+", default=[1], help="number of frames of each reference; 1 is a picture [1]")
     add("--loop", dest="loops", type=int, default=1, help="[1]")
     return top
 
 
-def _adder(group):
-    """add_argument for flags in both spellings: PaddleMIX mixes --cfg-scale and --cfg_channel."""
-
-    def add(flag, **options):
-        options.setdefault("dest", flag[2:].replace("-", "_"))
-        group.add_argument(*dict.fromkeys([flag, "--" + flag[2:].replace("-", "_")]), **options)
-
-    return add
+def with_hyphens(argument: str) -> str:
+    """--cfg_scale=4 -> --cfg-scale=4: PaddleMIX's example has flags in both spellings."""
+    flag, equals, value = argument.partition("=")
+    return flag.replace("_", "-") + equals + value if flag.startswith("--") else argument
 
 
 def explain(a) -> None:
