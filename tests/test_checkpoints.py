@@ -75,8 +75,9 @@ def test_bf16_is_widened(tmp_path, weights):
     np.testing.assert_allclose(loaded(path)["linear.bias"], weights["linear.bias"], rtol=2**-7)
 
 
-@pytest.mark.parametrize("dtype, rounding", [("float16", 2**-11), ("bfloat16", 2**-8)])
+@pytest.mark.parametrize("dtype, rounding", [("float16", 2**-11), ("bfloat16", 2**-7)])
 def test_half_precision_models_are_filled_with_rounded_values(tmp_path, weights, dtype, rounding):
+    """Paddle 2.6 cuts to bf16, Paddle 3 rounds: hence 2^-7 and not 2^-8."""
     save_file(weights, tmp_path / "a.safetensors")
     model = load(build(Toy, dtype=dtype), open_checkpoint(tmp_path / "a.safetensors"))
     assert {str(value.dtype).split(".")[-1] for value in model.parameters()} == {dtype}
