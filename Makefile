@@ -1,10 +1,10 @@
-# make demo | test | lab | bench | test-paddle26 | clean
+# make demo | test | notebooks | lab | bench | test-paddle26 | clean
 #
 # Each target makes the virtual environment that it needs on first use. The stamp files inside remember what was
 # installed, so a second run installs nothing until pyproject.toml changes.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab bench test-paddle26 clean
+.PHONY: help demo test notebooks lab bench test-paddle26 clean
 
 # `make demo PYTHON=/path/to/python3.11` tries that one alone; otherwise the first of these that is 3.10, 3.11 or 3.12.
 PYTHON ?= python3
@@ -21,6 +21,7 @@ PROMPT ?= a red car driving right on the ocean at sunset
 help:
 	@echo "make demo           a prompt becomes a video, with the small model that ships in the package"
 	@echo "make test           lint, tests and notebooks"
+	@echo "make notebooks      executes the notebooks and writes them back with their outputs"
 	@echo "make lab            JupyterLab in notebooks/"
 	@echo "make bench          the benchmarks"
 	@echo "make test-paddle26  the tests, without the notebooks, on paddlepaddle-gpu 2.6.2"
@@ -72,6 +73,9 @@ ifneq ($(NOTEBOOKS),)
 	$(VENV)/bin/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
 	    --nbval-cell-timeout 300 $(NOTEBOOKS)
 endif
+
+notebooks: $(VENV)/stamp-full
+	$(VENV)/bin/python notebooks/refresh.py
 
 lab: $(VENV)/stamp-full
 	cd notebooks && ../$(VENV)/bin/python -m jupyterlab

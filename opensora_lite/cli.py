@@ -8,7 +8,6 @@ import argparse
 import re
 import sys
 import time
-import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -140,17 +139,10 @@ def generate(a) -> None:
     start = time.perf_counter()
     from opensora_lite.pipeline import OpenSora
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the libraries, about their own imports
-        pipe = OpenSora.from_pretrained(
-            a.model,
-            stdit=a.stdit,
-            t5=a.t5,
-            vae=a.vae,
-            device=a.device,
-            dtype=a.dtype,
-            micro_batch_size=a.micro_batch_size,
-        )
+    parts = dict(stdit=a.stdit, t5=a.t5, vae=a.vae)
+    pipe = OpenSora.from_pretrained(
+        a.model, **parts, device=a.device, dtype=a.dtype, micro_batch_size=a.micro_batch_size
+    )
     print(f"loaded in {time.perf_counter() - start:.1f} s")
     for caption in dict.fromkeys(caption for job in jobs for caption in job.captions):
         unread = pipe.text.count_tokens(caption) - pipe.text.max_length

@@ -393,6 +393,12 @@ class OpenSora:
         pixels = paddle.to_tensor(frames.transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1)
         return self.vae.encode(pixels).numpy()[0]
 
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Frames uint8 [T, height, width, 3] of latents float32 [C, T, height/8, width/8]."""
+        import paddle
+
+        return to_uint8(self.vae.decode(paddle.to_tensor(latents[None])))[0]
+
 
 def to_uint8(video) -> np.ndarray:
     """Frames uint8 [B, T, H, W, 3] of a video tensor [B, 3, T, H, W] with values -1 … 1."""

@@ -42,10 +42,17 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def import_paddle():
-    """Paddle, without what it says while it is imported (of ccache, of OMP_NUM_THREADS, of setuptools)."""
+@contextlib.contextmanager
+def quiet():
+    """Without what libraries say while they are imported (of ccache, of OMP_NUM_THREADS, of setuptools)."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
+        yield
+
+
+def import_paddle():
+    """Paddle, imported quietly."""
+    with quiet():
         import paddle
     return paddle
 

@@ -11,6 +11,7 @@ import paddle
 
 from opensora_lite.checkpoints import build, load, open_checkpoint, read_config
 from opensora_lite.errors import CheckpointError
+from opensora_lite.runtime import quiet
 
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two names; files hold one or both
 
@@ -88,8 +89,9 @@ def with_both_embeddings(tensors: dict) -> dict:
 
 def new_encoder(config: dict):
     """A T5EncoderModel of paddlenlp for the fields of a Hugging Face config.json, not initialised."""
-    from paddlenlp.transformers import T5Config, T5EncoderModel
-    from paddlenlp.transformers.model_utils import no_init_weights
+    with quiet():
+        from paddlenlp.transformers import T5Config, T5EncoderModel
+        from paddlenlp.transformers.model_utils import no_init_weights
 
     if config.get("model_type", "t5") != "t5":
         raise CheckpointError(f'the text encoder\'s config has model_type "{config["model_type"]}"; a T5 is needed')

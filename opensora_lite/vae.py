@@ -13,6 +13,7 @@ import paddle
 
 from opensora_lite.checkpoints import build, load, open_checkpoint, read_config, rename_2022
 from opensora_lite.errors import CheckpointError
+from opensora_lite.runtime import quiet
 
 SCALING_FACTOR = 0.18215  # of sd-vae-ft-ema, whose config.json does not name it
 
@@ -74,7 +75,8 @@ def load_vae(path: str | Path, dtype: str = "float32", micro_batch_size: int = 1
 
 def new_autoencoder(config: dict):
     """An AutoencoderKL of ppdiffusers for the fields of a config.json that it knows."""
-    from ppdiffusers.models.autoencoder_kl import AutoencoderKL
+    with quiet():
+        from ppdiffusers.models.autoencoder_kl import AutoencoderKL
 
     for field, needed in {"_class_name": "AutoencoderKL", "mid_block_add_attention": True}.items():
         if config.get(field, needed) != needed:
