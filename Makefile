@@ -29,12 +29,13 @@ help:
 
 # ---------------------------------------------------------------------------------------------- environments
 
-# stamp-venv: an empty environment. stamp-cpu: the package on CPU Paddle. stamp-full: with JupyterLab and test tools.
+# stamp-venv: an environment with nothing but a new pip (the one of Python 3.10 cannot build seqeval, which paddlenlp
+# needs). stamp-cpu: the package on CPU Paddle. stamp-full: with JupyterLab and test tools.
 %/stamp-venv:
 	@for python in $(CANDIDATES); do \
 	    if "$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then \
 	        echo "Making $* with $$("$$python" --version)"; \
-	        "$$python" -m venv $* && touch $@ && exit 0; \
+	        "$$python" -m venv $* && $*/bin/python -m pip install --quiet --upgrade pip && touch $@ && exit 0; \
 	        exit 1; \
 	    fi; \
 	done; \

@@ -193,6 +193,9 @@ def match(
     linears = linear_weights(layer)
     wanted = {name: tuple(value.shape) for name, value in layer.state_dict().items()}
     found = {rename.get(name, name): tensor for name, tensor in tensors.items()}
+    if len(found) < len(tensors):
+        twice = sorted(name for name in rename if rename[name] in tensors and rename[name] != name)
+        raise CheckpointError(f"the {what} holds the same tensors under old and new names: {_some(twice)}")
     missing = sorted(set(wanted) - set(found) - set(computed))
     unexpected = sorted(set(found) - set(wanted) - set(computed))
     shapes = {name: found[name].shape for name in wanted if name in found}
@@ -263,6 +266,8 @@ def build(make: Callable, *args, dtype: str = "float32"):
 def read_config(folder: str | Path) -> dict:
     """The config.json of a model's folder (or beside its weights file). Raises CheckpointError."""
     folder = Path(folder)
+    if not folder.exists():
+        raise CheckpointError(f"no model at {folder}: the path does not exist")
     path = (folder if folder.is_dir() else folder.parent) / "config.json"
     if not path.exists():
         raise CheckpointError(f"no config.json at {path}: a model's folder holds config.json and its weights")

@@ -8,6 +8,7 @@ import argparse
 import re
 import sys
 import time
+from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     add("--num-frames", type=int, default=16, help="frames of the video [16]")
     add("--references", type=int, nargs="+", default=[1], help="number of frames of each reference; 1 is a picture [1]")
     add("--loop", dest="loops", type=int, default=1, help="[1]")
+    add("--condition-frame-length", dest="condition_frames", type=int, help="frames a loop takes over")
     return top
 
 
@@ -97,7 +99,13 @@ def with_hyphens(argument: str) -> str:
 def explain(a) -> None:
     from opensora_lite.masks import MaskStrategy
 
-    print(MaskStrategy.parse(a.strategy).explain(a.num_frames, a.references, a.loops))
+    strategy = MaskStrategy.parse(a.strategy)
+    strategy.check(a.num_frames, a.references, a.loops)
+    if a.condition_frames:
+        strategy = strategy.continued(a.loops, a.condition_frames, len(a.references))
+    elif a.loops > 1:
+        raise OpenSoraError("later loops begin with frames of the one before: say how many, --condition-frame-length 4")
+    print(strategy.explain(a.num_frames, a.references, a.loops))
 
 
 def generate(a) -> None:
@@ -175,16 +183,19 @@ def _prompts(a) -> list[str]:
             'no prompt was given; give --prompt "a red car driving right on the ocean at sunset" or --prompt-path FILE'
         )
     prompts = read_prompts(a.prompt_path)
-    chosen = prompts[a.start_index : a.end_index]
-    if not chosen:
+    start, end = a.start_index or 0, len(prompts) if a.end_index is None else a.end_index
+    if not 0 <= start < end <= len(prompts):
         raise PromptError(
-            f"{a.prompt_path} has {len(prompts)} prompts; none lies from {a.start_index or 0} to {a.end_index}"
+            f"{a.prompt_path} has {len(prompts)} prompts, and --start-index {start} --end-index {end} lies outside;"
+            f" give 0 <= start < end <= {len(prompts)}"
         )
-    return chosen
+    return prompts[start:end]
 
 
 def _paths(a, jobs, settings) -> list[Path]:
-    """Where each job's video goes. Raises OpenSoraError where that is no folder, or two would share a file."""
+    """Where each job's video goes. Raises OpenSoraError where it cannot go there, or two would share a file."""
+    from opensora_lite.video import check_target
+
     if a.sample_name and a.prompt_as_path:
         raise OpenSoraError("--sample-name and --prompt-as-path both name the files; give one of them")
     if a.sample_name and (Path(a.sample_name).name != a.sample_name or a.sample_name in (".", "..")):
@@ -198,11 +209,13 @@ def _paths(a, jobs, settings) -> list[Path]:
     for i, job in enumerate(jobs):
         name = _file_name(job.prompt) if a.prompt_as_path else f"{a.sample_name or 'sample'}_{i // settings.num_sample}"
         paths.append(a.save_dir / (name + (f"-{job.sample}" if settings.num_sample > 1 else "") + suffix))
-    twice = [path for path in paths if paths.count(path) > 1]
-    if twice:
+    path, times = Counter(paths).most_common(1)[0]
+    if times > 1:
         raise OpenSoraError(
-            f"{len(twice)} videos would be saved as {twice[0]}: their prompts are the same; leave out --prompt-as-path"
+            f"{times} videos would be saved as {path}: they have one prompt; leave out --prompt-as-path"
         )
+    for path in paths:
+        check_target(path, settings.total_frames, settings.video_fps)
     return paths
 
 

@@ -13,7 +13,7 @@ from `target_start` on. Negative starts count from the end, and where segments o
 The frame mask holds one number a frame: the share of the denoising steps that the frame takes part in.
 
     0      given: kept as it is (the released sampler denoises it once, at the very last step)
-    0.4    edited: starts from 40 % noise, and is denoised in the last 40 % of the steps
+    0.4    edited: noised to 40 % of the diffusion time, and denoised in the last 40 % of the steps
     1      generated: starts from pure noise; so is every frame that no segment names
 
     "0"                 the picture is the first frame
@@ -60,7 +60,7 @@ class Segment:
     reference_start: int = 0  # its first frame that is used; negative: from its end
     target_start: int = 0  # the frame of the video where that one goes; negative: from the end
     length: int | None = 1  # how many frames; None ("all"): as many as both have from there
-    edit_ratio: float = 0.0  # 0: kept; 0 < r < 1: edited, starting from the share r of noise
+    edit_ratio: float = 0.0  # 0: kept; 0 < r < 1: edited, in the last r of the steps
 
     def __post_init__(self):
         for name in WHOLE_FIELDS:
@@ -80,7 +80,7 @@ class Segment:
             raise MaskStrategyError("edit ratio must be a number from 0 to less than 1, such as 0.4")
         if not 0 <= self.edit_ratio <= 1:
             raise MaskStrategyError(
-                f"edit ratio {self.edit_ratio} is outside 0…1; 0 keeps the frames, 0.4 starts them from 40 % noise"
+                f"edit ratio {self.edit_ratio} is outside 0…1; 0 keeps frames, 0.4 redraws them in 40 % of the steps"
             )
         # The original would put the clean reference in and then take it for pure noise. As float32, because that
         # is what the frame mask holds: 0.999999999 is 1 there.
@@ -233,7 +233,7 @@ class MaskStrategy:
 
     @classmethod
     def edit(cls, ratio: float) -> "MaskStrategy":
-        """The whole reference, started from the share `ratio` (0 … less than 1) of noise: `0,0,0,0,all,ratio`."""
+        """The whole reference, redrawn in the last `ratio` (0 … less than 1) of the steps: `0,0,0,0,all,ratio`."""
         return cls((Segment(length=None, edit_ratio=ratio),))
 
     @classmethod
@@ -244,6 +244,14 @@ class MaskStrategy:
         """
         return cls((Segment(loop=loop, reference=reference, reference_start=-n, length=n),))
 
+    def continued(self, loops: int, condition_frames: int, references: int) -> "MaskStrategy":
+        """The strategy with the segments that the original appends: each later loop begins where the last one ended.
+
+        references: how many were given; the clips of the loops are counted on from there.
+        """
+        later = (self.loop(condition_frames, loop, references + loop - 1) for loop in range(1, loops))
+        return sum(later, self)
+
     # -- what it means for one video
 
     def check(self, num_frames: int, references: Sequence[int], loops: int = 1) -> None:
@@ -253,6 +261,8 @@ class MaskStrategy:
         reference given (1 for a picture). loops: how many loops are run. In loop i the i clips of the loops
         before are references too, after the given ones and T frames long.
         """
+        if not isinstance(loops, Integral) or loops < 1:
+            raise MaskStrategyError(f"loops must be a whole number of at least 1, not {loops!r}")
         for index, segment in enumerate(self.segments):
             if segment.loop >= loops:
                 runs = "1 loop is" if loops == 1 else f"{loops} loops are"
@@ -443,9 +453,8 @@ def _explain(index: int, segment: Segment, timeline: Sequence[Frame]) -> str:
     source = range(segment.reference_start, segment.reference_start + segment.length)
     given = f"{_frames(source)} of reference {segment.reference}"
     if segment.edit_ratio:
-        noise = f"{100 * segment.edit_ratio:g} %"
-        text = f"{_frames(target)} {_are(target)} edited, starting from {noise} noise: {given}"
-        text += f" (denoised in the last {noise} of the steps)"
+        share = f"{100 * segment.edit_ratio:g} %"
+        text = f"{_frames(target)} {_are(target)} edited in the last {share} of the steps: {given}"
     else:
         text = f"{_frames(target)} {_are(target)} kept as given: {given}"
 

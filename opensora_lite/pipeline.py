@@ -6,13 +6,16 @@ checked `Job`s without a model; `OpenSora.generate` makes them.
 
 import json
 import math
+import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 
+from opensora_lite.checkpoints import open_checkpoint, read_config
 from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, PromptError, SizeError
 from opensora_lite.masks import MaskStrategy
 from opensora_lite.prompts import prompts_per_loop, split_prompt
@@ -55,7 +58,7 @@ class Settings:
         )
         for name, least in at_least.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise (SizeError if name == "num_frames" else OpenSoraError)(
                     f"{name} must be a whole number of at least {least}, not {value!r}"
                 )
@@ -66,20 +69,31 @@ class Settings:
             )
         if self.sampler not in SAMPLER_NAMES:
             raise OpenSoraError(f'sampler "{self.sampler}" is unknown; give one of {", ".join(SAMPLER_NAMES)}')
-        if not isinstance(self.guidance_scale, (int, float)) or not math.isfinite(self.guidance_scale):
+        if not isinstance(self.guidance_scale, Real) or not math.isfinite(self.guidance_scale):
             raise OpenSoraError(f"guidance_scale must be a number such as 4.0, not {self.guidance_scale!r}")
-        if self.cfg_channel is not None and self.cfg_channel not in (1, 2, 3, 4):
+        if self.cfg_channel is not None and (type(self.cfg_channel) is not int or not 1 <= self.cfg_channel <= 4):
             raise OpenSoraError(
                 f"cfg_channel is {self.cfg_channel!r}; latents have 4 channels: give 1 to 4, or None for all"
             )
         n, c = self.num_frames, self.condition_frames
+        if self.loops == 1 and c is not None:
+            raise OpenSoraError(
+                f"condition_frames is {c!r}, but with one loop nothing is taken over; ask for more loops"
+            )
+        if self.loops > 1 and n == 1:
+            raise OpenSoraError(f"{self.loops} loops need at least 2 frames: some to take over, and some to add")
         if self.loops > 1 and c is None:
             raise OpenSoraError(
                 f"{self.loops} loops need condition_frames: how many frames each loop takes over from the one before;"
                 f" condition_frames={max(n // 4, 1)} would be a quarter of them"
             )
-        if c is not None and not (isinstance(c, (int, np.integer)) and 1 <= c < max(n, 2)):
-            raise OpenSoraError(f"condition_frames is {c!r}, but a loop has {n} frames: give 1 to {max(n - 1, 1)}")
+        if self.loops > 1 and (isinstance(c, bool) or not isinstance(c, Integral) or not 1 <= c < n):
+            raise OpenSoraError(f"condition_frames is {c!r}, but a loop has {n} frames: give 1 to {n - 1}")
+
+    @property
+    def video_fps(self) -> int:
+        """Frames per second at which a finished video plays."""
+        return max(self.fps // self.frame_interval, 1)
 
     @property
     def total_frames(self) -> int:
@@ -89,10 +103,10 @@ class Settings:
 
 def check_size(image_size: Sequence[int]) -> tuple[int, int]:
     """(height, width) in pixels, or a SizeError that names the nearest sizes that work."""
-    if isinstance(image_size, (int, np.integer)):
+    if isinstance(image_size, Integral):
         image_size = (image_size, image_size)
     try:
-        height, width = (int(n) for n in image_size)
+        height, width = (operator.index(n) for n in image_size)
     except (TypeError, ValueError):
         raise SizeError(f"image_size must be two whole numbers, height and width, not {image_size!r}") from None
     for name, size in (("height", height), ("width", width)):
@@ -190,9 +204,16 @@ def _checked_strategy(strategy: MaskStrategy, references: tuple, settings: Setti
         raise MaskStrategyError(
             f'no segment of "{strategy}" uses reference {names}; leave it out, or add a segment "0,{min(unused)},…"'
         )
-    for loop in range(1, settings.loops):  # each loop begins with the end of the clip before
-        strategy += MaskStrategy.loop(settings.condition_frames, loop, reference=len(references) + loop - 1)
-    return strategy
+    for segment in strategy.segments:
+        # the same product as in the sampler: such a frame would join at the last step, as a kept one does
+        if segment.edit_ratio and int(np.float32(segment.edit_ratio) * np.float32(settings.num_sampling_steps)) == 0:
+            least = math.ceil(1000 / settings.num_sampling_steps) / 1000
+            steps = settings.num_sampling_steps
+            raise MaskStrategyError(
+                f'edit ratio {segment.edit_ratio:g} in "{strategy}" is less than one of {steps} steps'
+                f" and would keep the frames: use 0 to keep them, or at least {least:g}"
+            )
+    return strategy.continued(settings.loops, settings.condition_frames, len(references))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -284,6 +305,8 @@ class OpenSora:
 
         parts = {"stdit": stdit, "t5": t5, "vae": vae}
         lacking = [name for name, path in parts.items() if path is None]
+        if model is not None and not lacking:
+            raise CheckpointError(f'model "{model}" and all of its parts were given; give one or the other')
         if model is None and 0 < len(lacking) < 3:
             raise CheckpointError(
                 f"a model has three parts; {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not given"
@@ -291,9 +314,15 @@ class OpenSora:
         folder = model_folder(model or "tiny") if lacking else None
         paths = {name: folder / name if path is None else path for name, path in parts.items()}
         settings = model_defaults(folder)[0] if folder else Settings()
+        if isinstance(micro_batch_size, bool) or not isinstance(micro_batch_size, Integral) or micro_batch_size < 1:
+            raise OpenSoraError(f"micro_batch_size must be a whole number of at least 1, not {micro_batch_size!r}")
         dtype = resolve_dtype(dtype, set_device(device))
+        for path in paths.values():  # what is missing in the last one is better known before the first is loaded
+            read_config(path)
+            if Path(path).suffix != ".pdparams":  # a pickle is only opened once
+                open_checkpoint(path)
 
-        from opensora_lite.stdit import load_stdit  # now that it has been imported quietly, and threads are set
+        from opensora_lite.stdit import load_stdit  # now that Paddle has been imported quietly
         from opensora_lite.text import load_text_encoder
         from opensora_lite.vae import load_vae
 
@@ -328,6 +357,8 @@ class OpenSora:
             )
         chosen = replace(self.settings, **settings)
         single = isinstance(prompt, str)
+        if not single and not isinstance(prompt, Sequence):
+            raise PromptError(f"a prompt is text, or a list of texts, not {type(prompt).__name__}")
         if single:
             prompt, references, mask_strategy = [prompt], [references], [mask_strategy]
         videos = [video for _, video in self.generate(plan(prompt, references, mask_strategy, chosen), chosen, on_step)]
@@ -348,7 +379,7 @@ class OpenSora:
 
             frames = self._make(batch, settings, report)
             for job, pixels in zip(batch, frames, strict=True):
-                yield job, Video(pixels, max(settings.fps // settings.frame_interval, 1), prompt=job.prompt)
+                yield job, Video(pixels, settings.video_fps, prompt=job.prompt)
 
     def _make(self, batch: tuple[Job, ...], settings: Settings, report: Callable) -> np.ndarray:
         """uint8 frames [B, T, height, width, 3] of one batch."""
@@ -387,7 +418,10 @@ class OpenSora:
         return np.concatenate([clips[0], *(clip[:, settings.condition_frames :] for clip in clips[1:])], axis=1)
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
-        """Latents float32 [C, T, height/8, width/8] of frames uint8 [T, height, width, 3], the VAE's best guess."""
+        """Latents float32 [C, T, height/8, width/8] of frames uint8 [T, height, width, 3].
+
+        The mean of the VAE's posterior: a given frame is then the same every time. (The release draws a sample.)
+        """
         import paddle
 
         pixels = paddle.to_tensor(frames.transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1)

@@ -51,9 +51,17 @@ def quiet():
 
 
 def import_paddle():
-    """Paddle, imported quietly."""
-    with quiet():
-        import paddle
+    """Paddle, imported quietly. Raises DeviceError where it is not installed."""
+    try:
+        with quiet():
+            import paddle
+    except ModuleNotFoundError as error:
+        if error.name != "paddle":
+            raise
+        raise DeviceError(
+            "Paddle is not installed, of which there are two builds:"
+            ' pip install "opensora-lite[cpu]", or "opensora-lite[gpu]" for an NVIDIA GPU'
+        ) from None
     return paddle
 
 
@@ -82,7 +90,7 @@ def set_device(device: str | None = None) -> str:
 
 
 def resolve_dtype(dtype: str | None, device: str) -> str:
-    """The Paddle name of a precision; None is float32 on a CPU and float16 (as released) on a GPU.
+    """The Paddle name of a precision; None is float32 on a CPU and float16 (as in PaddleMIX) on a GPU.
 
     Raises DeviceError for an unknown name, and for half precision on a CPU: Paddle has no kernels for it there.
     """

@@ -34,6 +34,9 @@ def spread(vector, x):
     return vector.expand(x.shape) if vector.place.is_cpu_place() else vector
 
 
+MAX_SCORES = 2**26  # numbers of one piece of an attention's scores; 256 MB in float32
+
+
 def attention(q, k, v, mask=None):
     """softmax(q kᵀ / √d) v for q [B, n, heads, d] and k, v [B, m, heads, d]; mask [B, m], true where k may be seen.
 
@@ -48,11 +51,15 @@ def attention(q, k, v, mask=None):
     # Elsewhere two matrix products. On a CPU a product of three axes is 20 times as fast as one of four.
     B, n, heads, d = q.shape
     q, k, v = (z.transpose([0, 2, 1, 3]).reshape([B * heads, -1, d]) for z in (q * d**-0.5, k, v))
-    weights = paddle.bmm(q, k.transpose([0, 2, 1]))  #                                   (B·heads, n, m)
     if mask is not None:
-        weights = weights + mask.expand([B, heads, n, mask.shape[-1]]).reshape(weights.shape)
-    out = paddle.bmm(F.softmax(weights), v).reshape([B, heads, n, d])
-    return out.transpose([0, 2, 1, 3])  #                                                (B, n, heads, d)
+        mask = mask.expand([B, heads, n, -1]).reshape([B * heads, n, -1])
+    rows, pieces = max(MAX_SCORES // (n * k.shape[1]), 1), []
+    for i in range(0, B * heads, rows):  # so many heads at once that the scores stay small
+        scores = paddle.bmm(q[i : i + rows], k[i : i + rows].transpose([0, 2, 1]))  #    (rows, n, m)
+        weights = F.softmax(scores if mask is None else scores + mask[i : i + rows])
+        pieces.append(paddle.bmm(weights, v[i : i + rows]))
+    out = paddle.concat(pieces) if len(pieces) > 1 else pieces[0]
+    return out.reshape([B, heads, n, d]).transpose([0, 2, 1, 3])  #                      (B, n, heads, d)
 
 
 class RMSNorm(nn.Layer):

@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 
 from opensora_lite.checkpoints import build, load, open_checkpoint, read_config
-from opensora_lite.errors import CheckpointError
+from opensora_lite.errors import CheckpointError, DeviceError
 from opensora_lite.runtime import quiet
 
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two names; files hold one or both
@@ -56,10 +56,17 @@ class TextEncoder:
         return ids, mask
 
     def encode(self, captions: list[str]) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Vectors [B, 1, L, d_model] and mask int64 [B, L] of cleaned captions (`prompts.clean_caption`)."""
+        """Vectors [B, 1, L, d_model] and mask int64 [B, L] of cleaned captions (`prompts.clean_caption`).
+
+        Raises DeviceError where the vectors are not finite.
+        """
         ids, mask = (paddle.to_tensor(a) for a in self.tokenize(captions))
         with paddle.no_grad():
             hidden = self.model(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state
+        if not bool(paddle.isfinite(hidden).all()):  # known of T5 in fp16, whose range its activations can exceed
+            raise DeviceError(
+                f'the text encoder overflows in {hidden.dtype}; load the model with dtype="bf16" or "fp32"'
+            )
         return hidden[:, None], mask
 
 

@@ -142,25 +142,9 @@ class Video:
         directory is replaced only if it holds nothing but such frames. Missing parent directories are made.
         Raises MediaError, also if `path` exists and `overwrite` is False.
         """
-        target = _as_path(path)
+        target = check_target(path, len(self), self.fps, overwrite)
         suffix = target.suffix.lower()
-        if not target.name or target.name == ".." or target.name.lower() in _WRITERS:
-            raise MediaError(f"{path} has no file name to save under")
-        if suffix not in _WRITERS:
-            raise MediaError(
-                f'{path}: a video cannot be saved as "{suffix}"; what works: .mp4, .gif, .png (one frame), '
-                "or a name without a suffix (a directory of PNG frames)"
-            )
-        if suffix == ".png" and len(self) > 1:
-            raise MediaError(
-                f"{path}: a .png holds one frame, and this video has {len(self)}; "
-                "use .mp4, .gif, or a name without a suffix (a directory of PNG frames)"
-            )
-        if suffix == ".gif" and self.fps > 50:
-            raise MediaError(f"{path}: a .gif shows at most 50 frames per second, not {self.fps:g}; use .mp4")
         with _errors_named(path, "cannot be written"):
-            if os.path.lexists(target):
-                _check_replaceable(path, target, suffix, overwrite)
             place = Path(os.path.realpath(target))  # through a link, so that the link survives
             place.parent.mkdir(parents=True, exist_ok=True)
             temporary = place.with_name(f".opensora-lite-{secrets.token_hex(8)}{suffix}")
@@ -329,6 +313,33 @@ def _mp4_bytes(frames: np.ndarray, fps: float) -> bytes:
         return path.read_bytes()
 
 
+def check_target(path, num_frames: int, fps: float, overwrite: bool = True) -> Path:
+    """The path that `Video.save` would write to, or the MediaError that it would raise, without a video yet."""
+    target = _as_path(path)
+    suffix = target.suffix.lower()
+    if not target.name or target.name == ".." or target.name.lower() in _WRITERS:
+        raise MediaError(f"{path} has no file name to save under")
+    if suffix not in _WRITERS:
+        raise MediaError(
+            f'{path}: a video cannot be saved as "{suffix}"; what works: .mp4, .gif, .png (one frame), '
+            "or a name without a suffix (a directory of PNG frames)"
+        )
+    if suffix == ".png" and num_frames > 1:
+        raise MediaError(
+            f"{path}: a .png holds one frame, and this video has {num_frames}; "
+            "use .mp4, .gif, or a name without a suffix (a directory of PNG frames)"
+        )
+    if suffix == ".gif" and fps > 50:
+        raise MediaError(f"{path}: a .gif shows at most 50 frames per second, not {fps:g}; use .mp4")
+    with _errors_named(path, "cannot be written"):
+        if os.path.lexists(target):
+            _check_replaceable(path, target, suffix, overwrite)
+        above = next((folder for folder in target.parents if os.path.lexists(folder)), None)
+        if above is not None and not above.is_dir():
+            raise MediaError(f"{path} cannot be written: {above} is a file, not a folder")
+    return target
+
+
 def _check_replaceable(given, target: Path, suffix: str, overwrite: bool) -> None:
     if not overwrite:
         raise MediaError(f"{given} exists already, and overwrite is False")
@@ -412,7 +423,8 @@ def count_frames(source) -> int:
         return 1
     file, kind = _checked_file(source)
     if kind == "image":
-        with _opened_image(file, source):
+        with _opened_image(file, source) as image:
+            image.load()  # or a picture that is cut short would only be found out when it is needed
             return 1
     with _opened_video(file, source) as (container, stream):
         if stream.codec_context.name not in _ONE_PACKET_PER_FRAME:

@@ -112,7 +112,15 @@ def test_pdparams_are_only_read_when_named(tmp_path, weights):
 
 def test_names_of_2022_become_those_of_today():
     old = "encoder.mid_block.attentions.0.proj_attn.weight"
-    assert rename_2022([old, "encoder.key.weight"]) == {old: "encoder.mid_block.attentions.0.to_out.0.weight"}
+    new = "encoder.mid_block.attentions.0.to_out.0.weight"
+    assert rename_2022([old, "encoder.key.weight"]) == {old: new}
+
+
+def test_tensors_under_both_names_are_refused(weights):
+    tensors = {name: Tensor(value.shape, lambda: None, "torch") for name, value in weights.items()}
+    tensors["old.weight"] = tensors["linear.weight"]
+    with pytest.raises(CheckpointError, match=r"holds the same tensors under old and new names: old.weight"):
+        match(Toy(), tensors, rename={"old.weight": "linear.weight"})
 
 
 # ----------------------------------------------------------------------------------------------------- what is refused

@@ -1,12 +1,18 @@
 """The command line: PaddleMIX's example commands, what is refused, and what is written where."""
 
+import re
+import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from conftest import psnr
 
 from opensora_lite import Video, cli, read_video, world
 from opensora_lite.prompts import read_prompts
+from opensora_lite.video import read_reference
 
 TINY = ["--num-sampling-steps", "2", "--num-frames", "4"]
 
@@ -75,20 +81,45 @@ def test_16_frames_of_a_clip_of_7_name_the_strategy_that_fits(media, capsys):
         ([], 'no prompt was given; give --prompt "a red car'),
         (["--prompt", "a", "--prompt-path", "b.txt"], "give --prompt or --prompt-path, not both"),
         (["--prompt", "a", "--start-index", "1"], "--start-index and --end-index choose lines of a prompt file"),
-        (["--prompt-path", "nowhere.txt"], "nowhere.txt"),
+        (["--prompt-path", "nowhere.txt"], "prompt file 'nowhere.txt' does not exist"),
+        (
+            ["--prompt-path", "three.txt", "--start-index", "3"],
+            "three.txt has 3 prompts, and --start-index 3 --end-index 3",
+        ),
+        (["--prompt-path", "three.txt", "--end-index", "-1"], "give 0 <= start < end <= 3"),
         (["--prompt", "a car", "--image-size", "240", "426"], "the nearest that work: 424 and 432"),
         (["--prompt", "a car", "--loop", "2"], "2 loops need condition_frames"),
-        (["--prompt", "A cat [close up]"], "bracket"),
+        (["--prompt", "A cat [close up]"], "leave brackets out of the text, or use parentheses"),
         (["--prompt", "a car", "--mask-strategy", "0"], "no references were given"),
         (["--prompt", "a car", "--reference-path", "wave.png"], "no mask strategy says where they go"),
-        (["--prompt", "a car", "--reference-path", "nowhere.png", "--mask-strategy", "0"], "nowhere.png"),
+        (
+            ["--prompt", "a car", "--reference-path", "nowhere.png", "--mask-strategy", "0"],
+            "nowhere.png does not exist",
+        ),
+        (
+            ["--prompt", "a car", "--reference-path", "half.png", "--mask-strategy", "0"],
+            "half.png cannot be read as an image",
+        ),
+        (["--prompt", "a car", "--save-dir", "wave.png/x"], "wave.png is a file, not a folder"),
+        (
+            ["--prompt", "a car", "--fps", "60", "--save-format", "gif"],
+            "a .gif shows at most 50 frames per second, not 60",
+        ),
+        (
+            ["--prompt", "a car", "--sample-name", "folder"],
+            "folder_0.mp4 is a directory; a .mp4 file cannot take its place",
+        ),
+        (
+            ["--prompt", "a car", "--micro-batch-size", "0"],
+            "micro_batch_size must be a whole number of at least 1, not 0",
+        ),
         (
             ["--prompt", "a car", "--mask-strategy", "0.5", "--reference-path", "wave.png"],
             "loop must be a whole number",
         ),
         (["--prompt", "a car", "--sample-name", "a/b"], '--sample-name "a/b" must be a file name'),
         (["--prompt", "a", "--sample-name", "b", "--prompt-as-path"], "both name the files"),
-        (["--prompt", "a", "a", "--prompt-as-path"], "their prompts are the same"),
+        (["--prompt", "a", "a", "--prompt-as-path"], "they have one prompt"),
         (["--prompt", "a car", "--save-dir", "wave.png"], "--save-dir wave.png is a file, not a folder"),
         (["--prompt", "a car", "--model", "nowhere"], 'model "nowhere" is neither "tiny" nor a folder'),
         (["--prompt", "a car", "--model-pretrained-path", "x"], "give all of --model-pretrained-path"),
@@ -101,11 +132,15 @@ def test_what_cannot_be_done_is_one_message_and_exit_code_2(media, capsys, monke
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("opensora_lite.stdit.load_stdit", loading)
+    (media / "three.txt").write_text("a\nb\nc")
+    (media / "half.png").write_bytes((media / "wave.png").read_bytes()[:500])
+    if "folder" in arguments:
+        (media / "samples" / "folder_0.mp4").mkdir(parents=True)
     code, out, err = run(capsys, "generate", *arguments)
     assert code == 2
     assert err.startswith("opensora-lite: error: ") and message in err
     assert "Traceback" not in err and "saved" not in out
-    assert not (media / "samples").exists()
+    assert not list(media.glob("samples/*")) or "folder" in arguments
 
 
 def test_errors_of_a_child_process_have_no_traceback_and_load_no_paddle(media):
@@ -199,6 +234,42 @@ def test_sizes_the_model_was_not_trained_at_and_words_it_does_not_read_are_said(
     assert code == 0
     assert "note: this model was trained at 64×64; at 32×32" in out
     assert "note: the model reads 24 tokens" in out
+
+
+def test_the_commands_of_the_readme_run(media, capsys, monkeypatch):
+    """Those of "The five tasks", word for word, with fewer steps, in a copy of the folder they run in."""
+    root = Path(__file__).parents[1]
+    block = re.search(r"```\ncd notebooks/assets\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)[1]
+    commands = [
+        shlex.split(line) for line in block.replace("\\\n", " ").splitlines() if line.startswith("opensora-lite")
+    ]
+    assert len(commands) == 5
+    shutil.copytree(root / "notebooks" / "assets", media / "assets")
+    monkeypatch.chdir(media / "assets")
+    for _, *arguments in commands:
+        code, _, err = run(capsys, *arguments, "--num-sampling-steps", 3)
+        assert code == 0, err
+    made = {path.stem: read_video(path).frames for path in (media / "assets" / "samples").iterdir()}
+    assert {name: len(frames) for name, frames in made.items()} == {
+        "sample_0": 16, "image-cond_0": 16, "connect_0": 16, "video_extend_0": 12, "edit_0": 16,
+    }  # fmt: skip
+    # what was given is there, through the small VAE, the crop to 64 pixels and the mp4
+    given = read_reference("sunset2.png", 64, 64)[0]
+    assert psnr(made["connect_0"][-1], given) > 25 > psnr(made["sample_0"][-1], given)
+    given = read_reference("car.mp4", 64, 64)[:6]
+    assert psnr(made["video_extend_0"][6:], given) > 25
+
+
+def test_explain_and_generate_agree_on_loops(capsys):
+    code, out, _ = run(capsys, "explain", "0", "--loop", 2, "--condition-frame-length", 4)
+    assert code == 0
+    assert "segment 2 `1,1,-4,0,4`: frames 0-3 are kept as given: frames 12-15 of reference 1" in out
+    for arguments, message in (
+        (["--loop", 2], "say how many, --condition-frame-length 4"),
+        (["--loop", 0], "loops must be"),
+    ):
+        code, _, err = run(capsys, "explain", "0", *arguments)
+        assert code == 2 and message in err
 
 
 def test_explain(capsys):

@@ -322,13 +322,13 @@ EMPTY_SEGMENT = "the segment is empty; leave its `;` out (for no strategy at all
         (
             "0,0,0,0,1,5",
             1,
-            "edit ratio 5.0 is outside 0…1; 0 keeps the frames, 0.4 starts them from 40 % noise",
+            "edit ratio 5.0 is outside 0…1; 0 keeps frames, 0.4 redraws them in 40 % of the steps",
             "^^^^^^^^^^^",
         ),
         (
             "0,0,0,0,1,-0.1",
             1,
-            "edit ratio -0.1 is outside 0…1; 0 keeps the frames, 0.4 starts them from 40 % noise",
+            "edit ratio -0.1 is outside 0…1; 0 keeps frames, 0.4 redraws them in 40 % of the steps",
             "^^^^^^^^^^^^^^",
         ),
         (
@@ -457,7 +457,7 @@ def test_strategies_made_in_python_are_underlined_in_their_format():
         ({"edit_ratio": "0.4"}, "edit ratio must be a number from 0 to less than 1, such as 0.4"),
         (
             {"edit_ratio": float("nan")},
-            "edit ratio nan is outside 0…1; 0 keeps the frames, 0.4 starts them from 40 % noise",
+            "edit ratio nan is outside 0…1; 0 keeps frames, 0.4 redraws them in 40 % of the steps",
         ),
         ({"edit_ratio": 1}, "edit ratio 1 keeps nothing of the reference; leave the segment out, or use less than 1"),
     ],
@@ -499,8 +499,8 @@ def test_doctests():
 def test_explain_editing():
     assert MaskStrategy.edit(0.4).explain(num_frames=16, references=[16]) == (
         "16 frames; reference 0 is a clip of 16 frames\n"
-        "  a  segment 1 `0,0,0,0,all,0.4`: frames 0-15 are edited, starting from 40 % noise: "
-        "frames 0-15 of reference 0 (denoised in the last 40 % of the steps)\n"
+        "  a  segment 1 `0,0,0,0,all,0.4`: frames 0-15 are edited in the last 40 % of the steps: "
+        "frames 0-15 of reference 0\n"
         "     frame 0 |aaaaaaaaaaaaaaaa| frame 15"
     )
 
@@ -508,10 +508,10 @@ def test_explain_editing():
 def test_explain_overlaps():
     assert parse("0,0,0,4,4,0.7;0,0,0,2,4,0.2;0,0,0,5,1;0,1;0").explain(num_frames=10, references=[8, 1]) == (
         "10 frames; reference 0 is a clip of 8 frames, reference 1 is a picture\n"
-        "  a  segment 1 `0,0,0,4,4,0.7`: frames 4-7 are edited, starting from 70 % noise: frames 0-3 of reference 0 "
-        "(denoised in the last 70 % of the steps); segment 2 takes over frame 4; segment 3 takes over frame 5\n"
-        "  b  segment 2 `0,0,0,2,4,0.2`: frames 2-5 are edited, starting from 20 % noise: frames 0-3 of reference 0 "
-        "(denoised in the last 20 % of the steps); segment 3 takes over frame 5\n"
+        "  a  segment 1 `0,0,0,4,4,0.7`: frames 4-7 are edited in the last 70 % of the steps: "
+        "frames 0-3 of reference 0; segment 2 takes over frame 4; segment 3 takes over frame 5\n"
+        "  b  segment 2 `0,0,0,2,4,0.2`: frames 2-5 are edited in the last 20 % of the steps: "
+        "frames 0-3 of reference 0; segment 3 takes over frame 5\n"
         "  C  segment 3 `0,0,0,5`: frame 5 is kept as given: frame 0 of reference 0\n"
         "  D  segment 4 `0,1`: frame 0 is kept as given: frame 0 of reference 1; "
         "segment 5 takes over frame 0; nothing of this segment is left\n"

@@ -1,12 +1,16 @@
 """The pipeline: what is refused before a model runs, the five tasks, loops, batches and seeds."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import paddle
 import pytest
 from conftest import psnr
 
 from opensora_lite import MaskStrategy, OpenSora, Settings, Video, world
 from opensora_lite.errors import CheckpointError, DeviceError, MaskStrategyError, OpenSoraError, PromptError, SizeError
-from opensora_lite.pipeline import check_size, model_defaults, plan
+from opensora_lite.pipeline import SAMPLER_NAMES, check_size, model_defaults, model_folder, plan
+from opensora_lite.samplers import SAMPLERS
 
 FAST = dict(num_sampling_steps=4, num_frames=4)
 
@@ -55,6 +59,10 @@ def test_sizes_that_8_divides_are_taken(size):
         (dict(cfg_channel=5), "cfg_channel is 5; latents have 4 channels: give 1 to 4, or None for all"),
         (dict(loops=3), "3 loops need condition_frames: .*; condition_frames=4 would be a quarter of them"),
         (dict(loops=2, condition_frames=16), "condition_frames is 16, but a loop has 16 frames: give 1 to 15"),
+        (dict(loops=1, condition_frames=4), "condition_frames is 4, but with one loop nothing is taken over"),
+        (dict(loops=3, num_frames=1, condition_frames=1), "3 loops need at least 2 frames"),
+        (dict(cfg_channel=True), "cfg_channel is True; latents have 4 channels"),
+        (dict(image_size=(64.9, 64)), "image_size must be two whole numbers"),
         (dict(loops=2, condition_frames=0), "condition_frames is 0, but a loop has 16 frames"),
     ],
 )
@@ -130,6 +138,41 @@ def test_models_that_cannot_be_loaded_are_refused(tmp_path):
         model_defaults(tmp_path)
     with pytest.raises(DeviceError, match=r'device "tpu" is unknown'):
         OpenSora.from_pretrained(device="tpu")
+    with pytest.raises(CheckpointError, match=r'model "tiny" and all of its parts were given; give one or the other'):
+        OpenSora.from_pretrained("tiny", stdit="a", t5="b", vae="c")
+    with pytest.raises(OpenSoraError, match=r"micro_batch_size must be a whole number of at least 1, not 0"):
+        OpenSora.from_pretrained(micro_batch_size=0)
+
+
+def test_a_part_that_is_missing_is_found_before_another_is_loaded(monkeypatch):
+    monkeypatch.setattr("opensora_lite.stdit.load_stdit", lambda *_: pytest.fail("a part was loaded"))
+    tiny = model_folder("tiny")
+    with pytest.raises(CheckpointError, match=r"no model at nowhere: the path does not exist"):
+        OpenSora.from_pretrained(stdit=tiny / "stdit", t5=tiny / "t5", vae="nowhere")
+
+
+def test_edit_ratios_of_less_than_one_step_are_refused():
+    """As released they would do what 0 does."""
+    message = r'edit ratio 0.05 in "0,0,0,0,4,0.05" is less than one of 10 steps .* use 0 to keep them, or at least 0.1'
+    with pytest.raises(MaskStrategyError, match=message):
+        plan(["a car"], [[clip(4)]], ["0,0,0,0,4,0.05"], Settings(num_sampling_steps=10))
+    plan(["a car"], [[clip(4)]], ["0,0,0,0,4,0.1"], Settings(num_sampling_steps=10))
+
+
+def test_samplers_have_one_list_of_names():
+    assert tuple(SAMPLERS) == SAMPLER_NAMES
+
+
+def test_captions_that_overflow_are_not_used(pipe, monkeypatch):
+    def overflow(**_):
+        return SimpleNamespace(last_hidden_state=paddle.full([1, 24, 96], float("nan")))
+
+    overflow.config = pipe.text.model.config
+    monkeypatch.setattr(pipe.text, "model", overflow)
+    with pytest.raises(
+        DeviceError, match=r'the text encoder overflows in .*; load the model with dtype="bf16" or "fp32"'
+    ):
+        pipe("a car", **FAST)
 
 
 def test_half_precision_on_a_cpu_is_refused_before_loading():
@@ -151,6 +194,8 @@ def test_parts_that_do_not_belong_together_are_refused(pipe, golden_stdit, golde
 def test_misspelt_settings_are_refused(pipe):
     with pytest.raises(TypeError, match=r"unknown setting step; known are num_frames"):
         pipe("a car", step=3)
+    with pytest.raises(PromptError, match=r"a prompt is text, or a list of texts, not NoneType"):
+        pipe(None)
 
 
 def test_the_three_parts_can_be_given_by_path(pipe):

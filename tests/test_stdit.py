@@ -78,6 +78,15 @@ def test_attention_is_the_formula():
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
+def test_attention_in_pieces_is_the_same(monkeypatch):
+    q, k, v = (paddle.randn([2, n, 3, 4]) for n in (5, 7, 7))
+    mask = paddle.to_tensor(np.arange(7) < np.array([[4], [7]]))
+    whole = [attention(q, k, v, m).numpy() for m in (None, mask)]
+    monkeypatch.setattr("opensora_lite.stdit.MAX_SCORES", 4 * 5 * 7)  # four and two of the six heads
+    for m, expected in zip((None, mask), whole, strict=True):
+        np.testing.assert_allclose(attention(q, k, v, m).numpy(), expected, atol=1e-7)
+
+
 def test_rotation_keeps_lengths_and_only_sees_distances(golden_stdit):
     tables = golden_stdit("qknorm").rope(6)
     q, k = (paddle.randn([1, 1, 2, 24]).expand([1, 6, 2, 24]) for _ in range(2))

@@ -24,4 +24,4 @@ class DDIM(Sampler):
         # 3. x_0, noised for the time before with the noise that was predicted (DDIM, eq. 12)
         x_prev = math.sqrt(abar_prev) * x_0 + math.sqrt(1 - abar_prev - sigma**2) * prediction.epsilon
         # 4. and with what was drawn; at the end sigma is 0
-        return x_0, x_prev + sigma * draw() if sigma else x_prev
+        return x_0, (x_prev + sigma * draw() if sigma else x_prev)
