@@ -58,7 +58,7 @@ COMMANDS = {  # the five of PaddleMIX's README, with smaller videos
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_commands_of_the_example_run(media, capsys, name):
-    code, out, err = run(capsys, "generate", *COMMANDS[name], "--num-sampling-steps", "2")
+    code, out, err = run(capsys, "generate", *COMMANDS[name], "--num-sampling-steps", "3")
     assert code == 0, err
     path = media / "samples" / ("sample_0.mp4" if name == "text" else f"{name}_0.mp4")
     assert f"saved {path}" in out
