@@ -1,5 +1,8 @@
 """The VAE against diffusers' results, today's names and those of 2022."""
 
+import subprocess
+import sys
+
 import numpy as np
 import paddle
 import pytest
@@ -46,6 +49,15 @@ def test_the_small_vae_keeps_what_the_world_shows(pipe):
     scene = world.sample_scene(np.random.default_rng(7))
     frames = world.render(scene)
     assert psnr(pipe.decode(pipe.encode(frames)), frames) > 30
+
+
+def test_ppdiffusers_leaves_numpy_as_it_was():
+    program = (
+        "import numpy as np; before = getattr(np, 'bool', bool)\n"
+        "from opensora_lite.vae import new_autoencoder; new_autoencoder({})\n"
+        "assert np.bool is before; np.testing.assert_array_equal([1.0, np.nan], [1.0, np.nan])"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
 def test_configs_of_other_autoencoders_are_refused():
