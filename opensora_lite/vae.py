@@ -75,7 +75,7 @@ def load_vae(path: str | Path, dtype: str = "float32", micro_batch_size: int = 1
 
 def new_autoencoder(config: dict):
     """An AutoencoderKL of ppdiffusers for the fields of a config.json that it knows."""
-    numpy_bool = getattr(np, "bool", None)
+    numpy_bool = vars(np).get("bool")  # numpy 1 has none, and warns when asked for it
     with quiet():
         from ppdiffusers.models.autoencoder_kl import AutoencoderKL
     if numpy_bool is not None:  # ppdiffusers sets it to Python's, with which functions of numpy 2 no longer work
