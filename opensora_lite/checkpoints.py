@@ -230,7 +230,6 @@ def load(
 
     matched = match(layer, tensors, rename, computed, what)
     linears = linear_weights(layer)
-    half = {paddle.float16: "float16", paddle.bfloat16: "bfloat16"}
     with paddle.no_grad():
         state = layer.state_dict()
         for name, tensor in matched.items():
@@ -243,7 +242,9 @@ def load(
             if target.dtype == paddle.bfloat16:  # numpy has no bf16: convert on the way in
                 paddle.assign(paddle.to_tensor(np.ascontiguousarray(value, np.float32)).astype("bfloat16"), target)
             else:
-                target.set_value(np.ascontiguousarray(value, half.get(target.dtype, "float32")))
+                target.set_value(
+                    np.ascontiguousarray(value, "float16" if target.dtype == paddle.float16 else "float32")
+                )
     layer.eval()
     return layer
 

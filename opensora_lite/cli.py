@@ -109,7 +109,7 @@ def explain(a) -> None:
 
 
 def generate(a) -> None:
-    from opensora_lite.pipeline import Settings, check_size, model_defaults, plan
+    from opensora_lite.pipeline import OpenSora, Settings, model_defaults, plan
 
     # 1. everything that can be said without a model
     released = any((a.stdit, a.t5, a.vae))
@@ -131,7 +131,7 @@ def generate(a) -> None:
         jobs, paths = [job for job, _ in todo], [path for _, path in todo]
     if not jobs:
         return
-    height, width = check_size(settings.image_size)
+    height, width = settings.image_size
     loops = ""
     if settings.loops > 1:
         loops = f" in {settings.loops} loops of {settings.num_frames}, each taking over {settings.condition_frames}"
@@ -145,8 +145,6 @@ def generate(a) -> None:
 
     # 2. the model
     start = time.perf_counter()
-    from opensora_lite.pipeline import OpenSora
-
     parts = dict(stdit=a.stdit, t5=a.t5, vae=a.vae)
     pipe = OpenSora.from_pretrained(
         a.model, **parts, device=a.device, dtype=a.dtype, micro_batch_size=a.micro_batch_size

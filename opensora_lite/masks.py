@@ -149,6 +149,14 @@ class Frame:
     edit_ratio: float = 1.0  # its entry of the frame mask: 0 kept, 1 generated, between: edited
 
 
+def joining_steps(edit_ratios, steps: int) -> np.ndarray:
+    """The step, counted down from steps - 1, at which frames of these ratios join the denoising: int(ratio · steps).
+
+    As released, the product is taken in float32, where 0.29 · 100 gives 29. A ratio of 1 gives `steps`: from the start.
+    """
+    return (np.asarray(edit_ratios, np.float32) * np.float32(steps)).astype(np.int32)
+
+
 # ----------------------------------------------------------------------------------------------------------------
 # A strategy: segments, read from text
 # ----------------------------------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ import numpy as np
 
 from opensora_lite.checkpoints import open_checkpoint, read_config
 from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, PromptError, SizeError
-from opensora_lite.masks import MaskStrategy
+from opensora_lite.masks import MaskStrategy, joining_steps
 from opensora_lite.prompts import prompts_per_loop, split_prompt
+from opensora_lite.runtime import resolve_dtype, set_device
 from opensora_lite.video import Video, count_frames, read_reference
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -204,11 +205,10 @@ def _checked_strategy(strategy: MaskStrategy, references: tuple, settings: Setti
         raise MaskStrategyError(
             f'no segment of "{strategy}" uses reference {names}; leave it out, or add a segment "0,{min(unused)},…"'
         )
+    steps = settings.num_sampling_steps
     for segment in strategy.segments:
-        # the same product as in the sampler: such a frame would join at the last step, as a kept one does
-        if segment.edit_ratio and int(np.float32(segment.edit_ratio) * np.float32(settings.num_sampling_steps)) == 0:
-            least = math.ceil(1000 / settings.num_sampling_steps) / 1000
-            steps = settings.num_sampling_steps
+        if segment.edit_ratio and joining_steps(segment.edit_ratio, steps) == 0:  # where a kept frame joins
+            least = math.ceil(1000 / steps) / 1000
             raise MaskStrategyError(
                 f'edit ratio {segment.edit_ratio:g} in "{strategy}" is less than one of {steps} steps'
                 f" and would keep the frames: use 0 to keep them, or at least {least:g}"
@@ -301,8 +301,6 @@ class OpenSora:
         dtype: "fp32", "fp16", "bf16"; None: fp32 on a CPU, fp16 on a GPU. micro_batch_size: frames per VAE pass.
         Raises CheckpointError and DeviceError.
         """
-        from opensora_lite.runtime import resolve_dtype, set_device
-
         parts = {"stdit": stdit, "t5": t5, "vae": vae}
         lacking = [name for name, path in parts.items() if path is None]
         if model is not None and not lacking:

@@ -344,21 +344,22 @@ def paint_ocean(canvas: Canvas, scene: Scene, t: float):
 
 
 def paint_desert(canvas: Canvas, scene: Scene, t: float):
-    """Dunes, darker towards the viewer."""
-    layout = scene.layout
-    sand = canvas.crop(top=layout.horizon - 0.05)
-    depth = sand.y - layout.horizon
-    dunes = 0.05 * np.sin(5 * sand.x + layout.phase)
-    sand.paint(-(depth + dunes), ground_color(scene) * (1 - 0.3 * depth[..., None]))
+    """Dunes."""
+    paint_waves_of_land(canvas, scene, height=0.05, density=5, shade=0.3)
 
 
 def paint_meadow(canvas: Canvas, scene: Scene, t: float):
-    """Hills, darker towards the viewer."""
+    """Hills."""
+    paint_waves_of_land(canvas, scene, height=0.03, density=4, shade=0.5)
+
+
+def paint_waves_of_land(canvas: Canvas, scene: Scene, height: float, density: float, shade: float):
+    """Ground that rises and falls by `height`, `density` radians to a height, darker by `shade` towards the viewer."""
     layout = scene.layout
-    grass = canvas.crop(top=layout.horizon - 0.03)
-    depth = grass.y - layout.horizon
-    hills = 0.03 * np.sin(4 * grass.x + layout.phase)
-    grass.paint(-(depth + hills), ground_color(scene) * (1 - 0.5 * depth[..., None]))
+    land = canvas.crop(top=layout.horizon - height)
+    depth = land.y - layout.horizon
+    waves = height * np.sin(density * land.x + layout.phase)
+    land.paint(-(depth + waves), ground_color(scene) * (1 - shade * depth[..., None]))
 
 
 def paint_city(canvas: Canvas, scene: Scene, t: float):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import paddle
 
+from opensora_lite.masks import joining_steps
 from opensora_lite.samplers.guidance import Prediction
 from opensora_lite.samplers.schedule import Schedule
 
@@ -89,10 +90,8 @@ class Sampler:
         if frame_mask is None:
             joins_at = masked = None
         else:
-            frame_mask = np.asarray(frame_mask, np.float32)
-            # as released: the product is taken in float32, where 0.29 · 100 gives 29
-            joins_at = paddle.to_tensor((frame_mask * np.float32(steps)).astype("int32"))
-            masked = (frame_mask < 1).any(1)
+            joins_at = paddle.to_tensor(joining_steps(frame_mask, steps))
+            masked = (np.asarray(frame_mask) < 1).any(1)
         for index in reversed(range(steps)):
             x_t, active, live = x, None, None
             if joins_at is not None:
