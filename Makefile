@@ -1,10 +1,10 @@
-# make demo | test | notebooks | lab | bench | test-paddle26 | clean
+# make demo | test | notebooks | lab | bench | peers | test-paddle26 | clean
 #
 # Each target makes the virtual environment that it needs on first use. The stamp files inside remember what was
-# installed, so a second run installs nothing until pyproject.toml changes.
+# installed, so a second run installs nothing until pyproject.toml (for the peers: this file) changes.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test notebooks lab bench test-paddle26 clean
+.PHONY: help demo test notebooks lab bench peers test-paddle26 clean
 
 # `make demo PYTHON=/path/to/python3.11` tries that one alone; otherwise the first of these that is 3.10, 3.11 or 3.12.
 PYTHON ?= python3
@@ -16,6 +16,7 @@ endif
 
 VENV := .venv
 VENV26 := .venv-paddle26
+VENVPEERS := .venv-peers
 PROMPT ?= a red car driving right on the ocean at sunset
 
 help:
@@ -24,6 +25,7 @@ help:
 	@echo "make notebooks      executes the notebooks and writes them back with their outputs"
 	@echo "make lab            JupyterLab in notebooks/"
 	@echo "make bench          the benchmarks"
+	@echo "make peers          installs PyTorch, for the tests that compare Paddle with it; without it they are skipped"
 	@echo "make test-paddle26  the tests, without the notebooks, on paddlepaddle-gpu 2.6.2"
 	@echo "make clean          removes the virtual environments, build folders and caches; videos stay"
 
@@ -56,6 +58,13 @@ $(VENV26)/stamp-full: pyproject.toml | $(VENV26)/stamp-venv
 	$(VENV26)/bin/python -m pip install --quiet -e ".[gpu,dev]"
 	@touch $@
 
+# The other side of the parity tests, away from Paddle: the two should not share a process. A CPU is all that they use.
+# The package index decides which build this is. A CPU build takes 1 GB of disk; elsewhere the one for Linux comes with
+# CUDA, several gigabytes, which no version number can decline (pip config can name an index that has CPU builds).
+$(VENVPEERS)/stamp: Makefile | $(VENVPEERS)/stamp-venv
+	$(VENVPEERS)/bin/python -m pip install --quiet torch==2.13.0 "numpy>=1.24" "safetensors>=0.4"
+	@touch $@
+
 .PRECIOUS: %/stamp-venv
 
 # --------------------------------------------------------------------------------------------------- targets
@@ -85,10 +94,12 @@ bench: $(VENV)/stamp-full
 	@if [ -d tests/benchmarks ]; then $(VENV)/bin/python -m pytest tests/benchmarks -s; \
 	else echo "There are no benchmarks yet: tests/benchmarks does not exist."; fi
 
+peers: $(VENVPEERS)/stamp
+
 # Without JupyterLab and the browser, which are the same on every Paddle.
 test-paddle26: $(VENV26)/stamp-full
 	$(VENV26)/bin/python -m pytest --ignore=tests/benchmarks --ignore=tests/notebooks --ignore=tests/browser
 
 clean:
-	rm -rf $(VENV) $(VENV26) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV26) $(VENVPEERS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

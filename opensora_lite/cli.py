@@ -1,4 +1,4 @@
-"""The command line: `opensora-lite generate` and `opensora-lite explain`.
+"""The command line: `opensora-lite generate`, `explain`, `evaluate` and `train`.
 
 `generate` takes the flags of PaddleMIX's Open-Sora example, in either spelling (--frame-interval, --frame_interval).
 Everything that can be wrong is checked before a model is loaded; errors are one message and exit code 2.
@@ -87,6 +87,34 @@ def parser() -> argparse.ArgumentParser:
     add("--references", type=int, nargs="+", default=[1], help="number of frames of each reference; 1 is a picture [1]")
     add("--loop", dest="loops", type=int, default=1, help="[1]")
     add("--condition-frame-length", dest="condition_frames", type=int, help="frames a loop takes over")
+
+    p = commands.add_parser("evaluate", help="measure how well a model obeys, on 100 fixed prompts and the tasks")
+    p.set_defaults(run=evaluate)
+    add = p.add_argument
+    add("--model", help='"tiny", or a folder with stdit/, t5/ and vae/ [tiny]')
+    add("--prompts", type=int, default=100, help="how many of the 100 [100]")
+    add("--runs", type=int, default=8, help="of each of the four tasks with references; 0 leaves them out [8]")
+    add("--out", type=Path, help="a folder for report.json and sheet.png")
+    add("--compare", type=Path, nargs=2, metavar=("BEFORE", "AFTER"), help="print two report.json side by side instead")
+    add("--num-frames", type=int, help="this and what follows: those of the model, as in generate")
+    add("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
+    add("--fps", type=int)
+    add("--num-sampling-steps", type=int)
+    add("--sampler")
+    add("--cfg-scale", dest="guidance_scale", type=float)
+    add("--seed", type=int, help="prompt i is made with seed + i [42]")
+    add("--batch-size", type=int, default=4, help="[4]")
+    add("--device", help="cpu, gpu or gpu:1 [a GPU where there is one]")
+
+    several = "Several GPUs: python -m paddle.distributed.launch --gpus 0,1 .venv/bin/opensora-lite train …"
+    p = commands.add_parser("train", help="train a model, or go on with a run that was stopped", epilog=several)
+    p.set_defaults(run=train)
+    add = p.add_argument
+    add("recipe", help='a YAML file, or one that comes with the package: "first_steps" (a minute) or "tiny" (a night)')
+    add("--out", type=Path, required=True, help="the folder of the run; in the end, the model's")
+    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="replace fields, such as diffusion.min_snr=null")
+    add("--prepare", action="store_true", help="stop before T5 and STDiT2 are trained")
+    add("--device", help="cpu, gpu or gpu:1 [a GPU where there is one]")
     return top
 
 
@@ -165,6 +193,71 @@ def generate(a) -> None:
         for (_, video), path in zip(made, paths, strict=True):
             video.save(path)
             bar.write(f"saved {path.resolve()}: {video!r}", file=sys.stdout)
+
+
+def evaluate(a) -> None:
+    from opensora_lite.evaluate import Report, check, check_folder, compare, evaluate, save
+    from opensora_lite.pipeline import OpenSora, Settings, model_defaults
+
+    if a.compare:
+        print(compare(*(Report.read(path) for path in a.compare)))
+        return
+    model = a.model or "tiny"
+    chosen = {f.name: getattr(a, f.name) for f in fields(Settings) if getattr(a, f.name, None) is not None}
+    check(replace(model_defaults(model)[0], **chosen), a.prompts, a.runs)
+    if a.out:
+        check_folder(a.out)
+
+    from tqdm import tqdm
+
+    pipe = OpenSora.from_pretrained(model, device=a.device)
+    with tqdm(unit="step", disable=not sys.stderr.isatty()) as bar:
+
+        def on_progress(done, total):
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report = replace(evaluate(pipe, a.prompts, a.runs, on_progress=on_progress, **chosen), model=model)
+    print(report.table())
+    for path in save(report, a.out) if a.out else ():
+        print(f"saved {path.resolve()}")
+
+
+def train(a) -> None:
+    from opensora_lite.training.recipe import read_recipe
+
+    changes = dict(change.split("=", 1) if "=" in change else (change, None) for change in a.set)
+    if None in changes.values():
+        raise OpenSoraError(f"--set takes NAME=VALUE, such as diffusion.min_snr=null, not {' '.join(a.set)}")
+    recipe = read_recipe(a.recipe, changes)
+
+    from opensora_lite.training.run import train
+
+    losses, told = [], time.perf_counter()
+
+    def on_step(progress):
+        nonlocal told
+        losses.append(progress.record.loss)
+        step = progress.record.step
+        if time.perf_counter() - told < 10 and step < progress.steps:
+            return
+        hours, minutes = divmod(round(progress.seconds_left / 60), 60)
+        print(
+            f"{progress.stage}: step {step} of {progress.steps}, loss {sum(losses) / len(losses):.4f},"
+            f" {progress.steps_per_second:.2f} steps/s, {hours} h {minutes} min left",
+            flush=True,
+        )
+        losses.clear()
+        told = time.perf_counter()
+
+    start = time.perf_counter()
+    say = lambda text: print(text, flush=True)  # noqa: E731
+    done = train(recipe, a.out, device=a.device, prepare=a.prepare, on_step=on_step, say=say)
+    seconds = time.perf_counter() - start
+    if a.prepare:
+        print(f"prepared in {seconds:.0f} s; without --prepare, the same command goes on")
+    else:
+        print(f"trained in {seconds:.0f} s; try it: opensora-lite generate --model {done.folder} --prompt …")
 
 
 def _prompts(a) -> list[str]:

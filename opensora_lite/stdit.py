@@ -29,9 +29,14 @@ from opensora_lite.errors import CheckpointError
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def on_cpu() -> bool:
+    """Where this computes. A tensor does not know: in a static graph (`paddle.jit.to_static`) it has no place."""
+    return paddle.get_device() == "cpu"
+
+
 def spread(vector, x):
     """`vector` in the shape of x. On a CPU Paddle works 20 times faster on equal shapes than on broadcast ones."""
-    return vector.expand(x.shape) if vector.place.is_cpu_place() else vector
+    return vector.expand(x.shape) if on_cpu() else vector
 
 
 MAX_SCORES = 2**26  # numbers of one piece of an attention's scores; 256 MB in float32
@@ -44,7 +49,7 @@ def attention(q, k, v, mask=None):
     """
     if mask is not None:
         mask = paddle.where(mask, 0.0, -1e4).astype(q.dtype)[:, None, None]  #           (B, 1, 1, m)
-    if q.place.is_gpu_place() and q.dtype in (paddle.float16, paddle.bfloat16):
+    if not on_cpu() and q.dtype in (paddle.float16, paddle.bfloat16):
         if mask is not None:  # the kernel wants a mask for every query
             mask = mask.expand([-1, 1, q.shape[1], -1])
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -368,7 +373,7 @@ class STDiT2(nn.Layer):
 
         x = self.x_embedder(x)  #                                                        (B, T, h, w, D)
         h, w = x.shape[2:4]
-        scale = math.sqrt(float(height[0]) * float(width[0])) / self.config.input_sq_size
+        scale = (height[0] * width[0]).sqrt() / self.config.input_sq_size
         positions = position_embedding(h, w, self.config.hidden_size, scale).astype(dtype)
         x = x.reshape([B, T, h * w, -1]) + positions  #                                  (B, T, S, D)
 

@@ -6,6 +6,7 @@ right. Nothing is downloaded, every caption is exactly true, and what a clip sho
     scene = sample_layout(Scene("ocean", "sunset", "car", color="red"), np.random.default_rng(0))
     caption(scene)                    # "a red car driving right on the ocean at sunset"
     render(scene, num_frames=16)      # uint8 [16, 64, 64, 3]
+    describe(render(scene))           # back again: place, time, subject, color and direction, measured from the pixels
 
 Units. Lengths are in heights of the frame: y runs from 0 (top) to 1 (bottom), x from 0 (left) to aspect = W/H, so that
 a shape keeps its proportions at every aspect ratio. Horizontal positions of a layout are in widths (0 … 1). Time t is
@@ -38,6 +39,7 @@ __all__ = [
     "Layout",
     "Scene",
     "caption",
+    "describe",
     "render",
     "sample_layout",
     "sample_scene",
@@ -459,6 +461,21 @@ def paint_bird(canvas: Canvas, body: np.ndarray, flap: float):
     canvas.paint(wings, body * 0.8)
     canvas.paint(disc(u - 0.85, v + 0.16, 0.30), body)  # head
     canvas.paint(box(u - 1.22, v + 0.12, 0.18, 0.07), (1.0, 0.65, 0.1))  # beak
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# And back
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def describe(video):
+    """What a clip shows, as an `opensora_lite.describe.Description`; that module says how it is measured.
+
+    video: uint8 RGB [T, H, W, 3], or a Video. Raises OpenSoraError for anything else.
+    """
+    from opensora_lite.describe import describe  # here, because that module draws with this one
+
+    return describe(video)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

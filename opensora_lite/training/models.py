@@ -1,0 +1,197 @@
+"""Untrained models, and trained ones written as the released ones are.
+
+Starts are drawn with numpy, so that a seed gives the same ones on every device.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from opensora_lite.checkpoints import linear_weights
+from opensora_lite.pipeline import model_folder
+from opensora_lite.stdit import STDiT2, STDiT2Config, load_stdit
+from opensora_lite.text import T5_FIELDS, TextEncoder, load_text_encoder, new_encoder
+from opensora_lite.training.recipe import DiffusionRecipe, VAERecipe
+from opensora_lite.training.trainer import replacing, write_json, write_safetensors
+from opensora_lite.vae import FrameVAE, new_autoencoder
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Starts
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def new_stdit(d: DiffusionRecipe, rng: np.random.Generator) -> STDiT2:
+    """An STDiT2 that, at first, lets captions and time pass by and answers 0.
+
+    As released (opensora/models/stdit/stdit2.py, initialize_weights, initialize_temporal): what adds the caption and
+    the frames' exchange to a block, and the last layer, begin at 0 (adaLN-zero, DiT, arXiv:2212.09748, sec. 3.2).
+    """
+    if d.init is not None:
+        return load_stdit(model_folder(d.init) / "stdit")
+    model = STDiT2(
+        STDiT2Config(
+            hidden_size=d.hidden_size,
+            depth=d.depth,
+            num_heads=d.num_heads,
+            caption_channels=d.d_model,
+            model_max_length=d.model_max_length,
+            input_sq_size=d.input_sq_size,
+        )
+    )
+    narrow = ("t_embedder.", "t_block.", "t_block_temp.", "y_embedder.y_proj.")
+    zero = ("cross_attn.proj.weight", "attn_temp.proj.weight", "final_layer.linear.weight")
+    linears = linear_weights(model)
+    for name, value in model.state_dict().items():
+        if name == "y_embedder.y_embedding":
+            start = normal(rng, value.shape, d.d_model**-0.5)
+        elif "scale_shift_table" in name:
+            start = normal(rng, value.shape, d.hidden_size**-0.5)
+        elif name.endswith(zero) or (name.endswith(".bias") and name[: -len("bias")] + "weight" in linears):
+            start = np.zeros(value.shape, np.float32)
+        elif name in linears:
+            start = normal(rng, value.shape, 0.02) if name.startswith(narrow) else xavier(rng, value.shape)
+        elif name == "x_embedder.proj.weight":  # a linear layer on patches
+            start = xavier(rng, [value.shape[0], value.size // value.shape[0]]).reshape(value.shape)
+        else:  # norms' weights, a bias, the rotary frequencies
+            continue
+        value.set_value(start)
+    return model
+
+
+def new_text_encoder(d: DiffusionRecipe, rng: np.random.Generator) -> TextEncoder:
+    """A T5 encoder with the tokenizer of LiteWorld's captions."""
+    import sentencepiece
+
+    folder = model_folder(d.init or "tiny")
+    if d.init is not None:
+        return load_text_encoder(folder / "t5", d.model_max_length)
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "t5" / "spiece.model"))
+    model = new_encoder(t5_config(d, tokenizer.get_piece_size()))
+    linears = linear_weights(model)
+    for name, value in model.state_dict().items():
+        if "relative_attention_bias" in name:
+            value.set_value(normal(rng, value.shape, 0.1))
+        elif name in linears:
+            value.set_value(normal(rng, value.shape, value.shape[0] ** -0.5))
+        elif name == "shared.weight":
+            value.set_value(normal(rng, value.shape, 1.0))
+        elif value.ndim == 1:  # norms' weights
+            value.set_value(np.ones(value.shape, np.float32))
+    return TextEncoder(model, tokenizer, d.model_max_length)
+
+
+def new_vae(v: VAERecipe, seed: int) -> FrameVAE:
+    """A frame VAE with ppdiffusers' own start, or the trained one that the recipe names."""
+    from opensora_lite.vae import load_vae
+
+    if v.init is not None:
+        return load_vae(model_folder(v.init) / "vae")
+    paddle.seed(seed)
+    return FrameVAE(new_autoencoder(vae_config(v)))
+
+
+def normal(rng, shape, std) -> np.ndarray:
+    return (rng.standard_normal(shape, np.float32) * std).astype(np.float32)
+
+
+def xavier(rng, shape) -> np.ndarray:
+    """Uniform, with the variance 2 / (inputs + outputs) (Glorot and Bengio, 2010, eq. 16)."""
+    bound = (6 / (shape[0] + shape[1])) ** 0.5
+    return rng.uniform(-bound, bound, shape).astype(np.float32)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Configs and files
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def t5_config(d: DiffusionRecipe, vocabulary: int) -> dict:
+    return dict(
+        vocab_size=vocabulary,
+        d_model=d.d_model,
+        d_kv=d.d_kv,
+        d_ff=d.d_ff,
+        num_layers=d.num_layers,
+        num_heads=d.t5_heads,
+        relative_attention_num_buckets=32,
+        relative_attention_max_distance=128,
+        layer_norm_epsilon=1e-6,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+
+
+def vae_config(v: VAERecipe) -> dict:
+    levels = len(v.block_out_channels)
+    return dict(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        block_out_channels=list(v.block_out_channels),
+        layers_per_block=v.layers_per_block,
+        act_fn="silu",
+        latent_channels=v.latent_channels,
+        norm_num_groups=v.norm_num_groups,
+        sample_size=64,
+    )
+
+
+VAE_FIELDS = tuple(vae_config(VAERecipe()))
+
+
+def stdit_config(model: STDiT2) -> dict:
+    c = model.config
+    return dict(
+        model_type="STDiT2",
+        input_size=[None, None, None],
+        input_sq_size=c.input_sq_size,
+        in_channels=c.in_channels,
+        patch_size=list(c.patch_size),
+        hidden_size=c.hidden_size,
+        depth=c.depth,
+        num_heads=c.num_heads,
+        mlp_ratio=c.mlp_ratio,
+        pred_sigma=True,
+        no_temporal_pos_emb=False,
+        caption_channels=c.caption_channels,
+        model_max_length=c.model_max_length,
+        qk_norm=c.qk_norm,
+    )
+
+
+def export(layer, path: Path, leave_out: tuple[str, ...] = ()):
+    """Write a layer's values as the released files hold them: float16 safetensors, a Linear's weight [out, in]."""
+    linears = linear_weights(layer)
+    tensors = {
+        name: (value.numpy().T if name in linears else value.numpy()).astype(np.float16)
+        for name, value in layer.state_dict().items()
+        if name not in leave_out
+    }
+    write_safetensors(path, tensors, {"format": "pt"})
+
+
+def export_stdit(folder: Path, stdit: STDiT2):
+    """stdit/ of a model folder."""
+    export(stdit, folder / "stdit" / "model.safetensors")
+    write_json(folder / "stdit" / "config.json", stdit_config(stdit))
+
+
+def export_text_encoder(folder: Path, text: TextEncoder):
+    """t5/ of a model folder."""
+    export(text.model, folder / "t5" / "model.safetensors", leave_out=("encoder.embed_tokens.weight",))
+    config = {name: getattr(text.model.config, name) for name in T5_FIELDS}
+    kind = dict(model_type="t5", architectures=["T5EncoderModel"], is_encoder_decoder=False, tie_word_embeddings=False)
+    write_json(folder / "t5" / "config.json", {**kind, **config, "dropout_rate": 0.0})
+    with replacing(folder / "t5" / "spiece.model") as temporary:
+        Path(temporary).write_bytes(text.tokenizer.serialized_model_proto())
+
+
+def export_vae(folder: Path, vae: FrameVAE):
+    """vae/ of a model folder."""
+    config = {name: vae.model.config[name] for name in VAE_FIELDS}
+    export(vae.model, folder / "vae" / "diffusion_pytorch_model.safetensors")
+    config |= {"_class_name": "AutoencoderKL", "scaling_factor": round(vae.scaling_factor, 6)}
+    write_json(folder / "vae" / "config.json", config)

@@ -1,0 +1,329 @@
+"""A training run in one YAML file: what it sees, how large the models are, how long and how fast they learn.
+
+    recipe = read_recipe("tiny")            # the one that comes with the package, or a path
+    recipe = read_recipe("mine.yaml", {"diffusion.batch": "8"})
+
+The fields and their meaning are those of the dataclasses below; `recipes/tiny.yaml` explains each beside its value.
+Whatever is misspelt, missing or impossible is an OpenSoraError that names the field, before anything is rendered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from opensora_lite.errors import OpenSoraError
+
+RECIPES = Path(__file__).parent / "recipes"
+TIMES = 1000  # of the diffusion; samplers.schedule.TRAIN_STEPS, which cannot be had without Paddle
+
+# As released (hpcaitech/Open-Sora v1.1, configs/opensora-v1-1/train/stage3.py): shares of the videos in training.
+FRAME_MASKS = {
+    "none": 0.75,  # every frame is made
+    "quarter_random": 0.025,  # up to a quarter of the frames is given: anywhere,
+    "quarter_head": 0.025,  # at the start,
+    "quarter_tail": 0.025,  # at the end,
+    "quarter_head_tail": 0.05,  # as many at both
+    "image_random": 0.025,  # one frame is given, in the same places
+    "image_head": 0.025,
+    "image_tail": 0.025,
+    "image_head_tail": 0.05,
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """The clips that are learned from: rendered once, by seeds that the evaluation does not use."""
+
+    clips: int = 12000
+    first_seed: int = 0  # clip i is the one of seed first_seed + i
+    num_frames: int = 16
+    sizes: tuple[str, ...] = ("64x64", "64x64", "64x64", "48x80", "80x48")  # HEIGHTxWIDTH, in turn, clip by clip
+    fps: tuple[int, ...] = (24, 24, 12)  # frames per second, one of them at random
+    captions: int = 6  # for each clip: the full one, and this many less one partial ones
+
+    def __post_init__(self):
+        at_least(self, clips=1, first_seed=0, num_frames=1, captions=1)
+        for name in self.sizes:
+            parse_size(name)
+        if not self.sizes or not self.fps or min(self.fps) < 1:
+            raise OpenSoraError("the world needs at least one of sizes and one of fps, whole numbers from 1")
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What every stage of training has: how many steps, how large, how carefully."""
+
+    steps: int
+    learning_rate: float
+    warmup: int = 200  # steps in which the learning rate rises from 0
+    decay: float = 0.4  # share of the steps, at the end, in which it falls, along a line, to floor · learning_rate
+    floor: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.99)  # of AdamW
+    clip: float = 1.0  # gradients of a larger norm are scaled down to it
+    ema: float = 0.999  # decay of the moving average of the weights, which is what is kept in the end
+    optimizer: str = "adamw"  # or "muon": Muon (see muon.py) for the matrices of transformer blocks, AdamW for the rest
+
+    def __post_init__(self):
+        at_least(self, steps=1, warmup=0)
+        if self.optimizer not in ("adamw", "muon"):
+            raise OpenSoraError(f'optimizer is "{self.optimizer}"; give adamw or muon')
+        between(self, decay=(0, 1), floor=(0, 1), ema=(0, 1))
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise OpenSoraError(f"{name} is {getattr(self, name)!r}; it must be a number above 0")
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of step 0 … steps - 1."""
+        rising = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        left = (self.steps - step) / self.steps
+        falling = max(self.floor, left / self.decay) if self.decay and left < self.decay else 1.0
+        return self.learning_rate * rising * falling
+
+    def takes_muon(self, name: str, ndim: int) -> bool:
+        """Whether Muon, not AdamW, trains a parameter: the matrices of STDiT2's and T5's blocks."""
+        in_block = name.startswith(("stdit.blocks.", "t5.encoder.block."))
+        table = "scale_shift_table" in name or "relative_attention_bias" in name
+        return self.optimizer == "muon" and in_block and ndim == 2 and not table
+
+    def ema_at(self, step: int) -> float:
+        """The decay of the average at step 0 …: small at first, so that the random start is soon forgotten."""
+        return min(self.ema, (2 + step) / (21 + step))
+
+
+@dataclass(frozen=True)
+class VAERecipe(Learning):
+    """The frame VAE: pictures in, the same pictures out."""
+
+    steps: int = 8250
+    learning_rate: float = 2e-3
+    clips: int = 3000  # it learns from the first so many clips of the world, which stay in memory as pixels
+    batch: int = 192  # pictures of a step
+    crop: int = 32  # side of the crops around the subject, pixels: the smallest things fill more of them
+    crop_share: float = 0.8  # share of the steps on such crops; the others see whole frames
+    gradient_weight: float = 0.5  # of the L1 distance between neighbouring pixels' differences: sharp edges
+    squared_weight: float = 1.0  # of the mean squared error
+    kl_weight: float = 3e-4  # of the divergence from a standard normal: keeps latents in bounds
+    block_out_channels: tuple[int, ...] = (16, 32, 64, 64)
+    layers_per_block: int = 1
+    norm_num_groups: int = 8
+    latent_channels: int = 4
+    init: str | None = None  # a folder with a trained VAE, which is then taken as it is; "tiny": the shipped one
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least(self, clips=1, batch=1, crop=8, layers_per_block=1, norm_num_groups=1, latent_channels=1)
+        between(self, crop_share=(0, 1))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training of T5 and STDiT2: which lengths are seen."""
+
+    steps: int
+    lengths: dict[int, float]  # frames of a clip: share of the steps
+    batch: int  # videos of the longest length; of shorter ones more, up to 8 times as many, at the same cost
+
+    def __post_init__(self):
+        at_least(self, steps=1, batch=1)
+        check_shares(self, "lengths")
+
+    def batch_of(self, num_frames: int) -> int:
+        return self.batch * min(max(self.lengths) // num_frames, 8)
+
+
+@dataclass(frozen=True)
+class DiffusionRecipe(Learning):
+    """T5 and STDiT2, which learn together: captions and noisy latents in, the noise out."""
+
+    steps: int = 0  # the sum of the stages', filled in
+    learning_rate: float = 1.2e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    stages: tuple[Stage, ...] = ()
+    min_snr: float | None = 5.0  # γ of min-SNR weights; null: every time counts the same, as released
+    high_noise: float = 0.0  # exponent b: times of SNR below 0.05 count (0.05 / SNR)^b times as much, up to 10 times
+    caption_dropout: float = 0.1  # share of the videos that learn without their caption, for guidance
+    full_captions: float = 0.4  # share of the videos that see the full caption, the others a partial one
+    frame_masks: dict[str, float] = field(default_factory=lambda: dict(FRAME_MASKS))
+    hidden_size: int = 144  # of STDiT2
+    depth: int = 6
+    num_heads: int = 6
+    input_sq_size: int = 64
+    model_max_length: int = 24  # tokens of a caption
+    d_model: int = 96  # of T5
+    d_kv: int = 24
+    d_ff: int = 256
+    num_layers: int = 2
+    t5_heads: int = 4
+    init: str | None = None  # a folder with stdit/ and t5/ to go on from; "tiny": the shipped ones
+
+    def __post_init__(self):
+        object.__setattr__(self, "steps", sum(stage.steps for stage in self.stages))
+        if not self.stages:
+            raise OpenSoraError("diffusion.stages is empty; give at least one stage with steps, lengths and batch")
+        super().__post_init__()
+        between(self, caption_dropout=(0, 1), full_captions=(0, 1), high_noise=(0, 1))
+        check_shares(self, "frame_masks")
+        unknown = set(self.frame_masks) - set(FRAME_MASKS)
+        if unknown:
+            raise OpenSoraError(f"frame_masks has no {', '.join(sorted(unknown))}; it has {', '.join(FRAME_MASKS)}")
+
+    def loss_weights(self) -> np.ndarray:
+        """Factors of the mse at the times 0 … 999, float32.
+
+        min-SNR, min(SNR, γ) / SNR (arXiv:2303.09556, sec. 3.4): times with hardly any noise, whose ε cannot be
+        guessed, count less. And at the noisy end, where ε is nearly known and its error tiny, but where is decided
+        what a clip shows, times may count more.
+        """
+        abar = np.cumprod(1 - np.linspace(1e-4, 0.02, TIMES))
+        snr = abar / (1 - abar)
+        weights = np.ones(TIMES) if self.min_snr is None else snr.clip(max=self.min_snr) / snr
+        return (weights * (0.05 / snr).clip(min=1) ** self.high_noise).clip(max=10).astype(np.float32)
+
+    def stage_at(self, step: int) -> Stage:
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage
+            step -= stage.steps
+        return self.stages[-1]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run."""
+
+    diffusion: DiffusionRecipe
+    world: World = field(default_factory=World)
+    vae: VAERecipe = field(default_factory=VAERecipe)
+    seed: int = 0  # of the weights' start, of the batches, of the noise
+    save_every: int = 500  # steps between two checkpoints
+    sheet_every: int = 1000  # steps between two sheets of samples; 0: none
+    sheet_prompts: tuple[str, ...] = (
+        "a red car driving right on the ocean at sunset",
+        "a white boat sailing left on the ocean at noon",
+        "a blue balloon floating right over the meadow at sunrise",
+        "a cyberpunk-style yellow bird flying left over the city",
+    )
+
+    def __post_init__(self):
+        at_least(self, seed=0, save_every=1, sheet_every=0)
+        longest = max(length for stage in self.diffusion.stages for length in stage.lengths)
+        if longest > self.world.num_frames:
+            raise OpenSoraError(f"a stage has clips of {longest} frames, the world only {self.world.num_frames}")
+
+    def to_dict(self) -> dict:
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Reading
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def read_recipe(path: str | Path = "tiny", changes: dict[str, str] | None = None) -> Recipe:
+    """The recipe of a YAML file, or one that comes with the package by its name ("tiny", "first_steps").
+
+    changes: fields to be replaced, by their dotted names, values as in YAML: {"diffusion.learning_rate": "1e-3"}.
+    Raises OpenSoraError for what cannot be read or done.
+    """
+    import yaml
+
+    known = sorted(p.stem for p in RECIPES.glob("*.yaml"))
+    path = RECIPES / f"{path}.yaml" if str(path) in known else Path(path)
+    if not path.is_file():
+        raise OpenSoraError(f"there is no recipe {path}; give a YAML file, or one of {', '.join(known)}")
+    try:
+        values = yaml.safe_load(path.read_text())
+        changes = {name: yaml.safe_load(value) for name, value in (changes or {}).items()}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OpenSoraError(f"{path} is no YAML that can be read: {error}") from error
+    for name, value in changes.items():
+        *parents, leaf = name.split(".")
+        branch = values
+        for parent in parents:
+            branch = branch.setdefault(parent, {}) if isinstance(branch, dict) else None
+        if not isinstance(branch, dict):
+            raise OpenSoraError(f"{name} cannot be set: {'.'.join(parents) or path} is no group of fields")
+        branch[leaf] = value
+    return build(Recipe, values, "")
+
+
+def build(cls, values, where: str):
+    """A dataclass from a tree of plain values; `where` is the dotted name that errors give."""
+    if not isinstance(values, dict):
+        raise OpenSoraError(f"{where or 'the recipe'} must be a group of fields, not {values!r}")
+    known = {f.name: f for f in fields(cls)}
+    prefix = f"{where}." if where else ""
+    for name in values:
+        if name not in known:
+            raise OpenSoraError(f"the recipe has an unknown field {prefix}{name}; known are {', '.join(known)}")
+    for name, f in known.items():
+        if name not in values and f.default is MISSING and f.default_factory is MISSING:
+            raise OpenSoraError(f"the recipe lacks {prefix}{name}")
+    types = get_type_hints(cls)
+    return cls(**{name: convert(types[name], value, prefix + name) for name, value in values.items()})
+
+
+def convert(wanted, value, where: str):
+    """`value`, as YAML gave it, as the type that a field has."""
+    if dataclasses.is_dataclass(wanted):
+        return build(wanted, value, where)
+    origin, inner = get_origin(wanted), get_args(wanted)
+    if type(None) in inner:
+        return None if value is None else convert(inner[0], value, where)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        if inner[-1] is not Ellipsis and len(value) != len(inner):
+            raise OpenSoraError(f"{where} has {len(inner)} values, not {len(value)}")
+        return tuple(convert(inner[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        if inner[0] is int:  # JSON has no other keys than text
+            value = {int(k) if isinstance(k, str) and k.isdecimal() else k: v for k, v in value.items()}
+        return {convert(inner[0], k, where): convert(inner[1], v, f"{where}.{k}") for k, v in value.items()}
+    if wanted is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(wanted, type) and isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
+        return value
+    names = {int: "a whole number", float: "a number", str: "text"}
+    expected = names.get(wanted, "a list" if origin is tuple else "a group of fields")
+    raise OpenSoraError(f"{where} must be {expected}, not {value!r}")
+
+
+def parse_size(name: str) -> tuple[int, int]:
+    """(height, width) of "48x80"."""
+    try:
+        height, width = (int(part) for part in name.split("x"))
+    except ValueError:
+        raise OpenSoraError(f'a size is written HEIGHTxWIDTH, such as "48x80", not {name!r}') from None
+    if height < 8 or width < 8 or height % 8 or width % 8:
+        raise OpenSoraError(f"the sides of size {name} must be multiples of 8")
+    return height, width
+
+
+def at_least(recipe, **least):
+    for name, value in least.items():
+        if getattr(recipe, name) < value:
+            raise OpenSoraError(f"{name} is {getattr(recipe, name)!r}; it must be at least {value}")
+
+
+def between(recipe, **bounds):
+    for name, (low, high) in bounds.items():
+        if not low <= getattr(recipe, name) <= high:
+            raise OpenSoraError(f"{name} is {getattr(recipe, name)!r}; it must lie between {low} and {high}")
+
+
+def check_shares(recipe, name: str):
+    """Shares are positive and sum to 1."""
+    shares = getattr(recipe, name)
+    if not shares or any(share < 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-3:
+        raise OpenSoraError(f"{name} holds shares that sum to 1, not {shares}")

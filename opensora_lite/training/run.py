@@ -1,0 +1,247 @@
+"""A whole run: render the world, train the VAE, turn the clips into latents, train T5 and STDiT2.
+
+out/recipe.json         what is being trained; a run is only continued with the same recipe
+out/work/               checkpoints (vae.safetensors, diffusion.safetensors), losses, the clips as latents
+out/sheets/             samples on the way
+out/vae, t5, stdit      the model, as `OpenSora.from_pretrained(out)` takes it, with pipeline.json
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+
+from opensora_lite.checkpoints import read_safetensors
+from opensora_lite.errors import OpenSoraError
+from opensora_lite.pipeline import OpenSora, Settings, plan
+from opensora_lite.runtime import set_device
+from opensora_lite.training import models
+from opensora_lite.training.data import Batch, Latents, Pictures, clip_at
+from opensora_lite.training.losses import TrainingSchedule, training_losses, vae_loss
+from opensora_lite.training.recipe import Recipe, parse_size, read_recipe
+from opensora_lite.training.trainer import Progress, Record, Trainer, replacing, write_json, write_safetensors
+from opensora_lite.vae import FrameVAE, load_vae
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run leaves: the folder of the model, and the records of every step of its stages."""
+
+    folder: Path
+    vae: list[Record]
+    diffusion: list[Record]
+
+
+def train(
+    recipe: Recipe | str | Path,
+    out: str | Path,
+    *,
+    device: str | None = None,
+    prepare: bool = False,
+    on_step: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Trained:
+    """Train a model as `recipe` says into the folder `out`, or go on where an earlier call was stopped.
+
+    recipe: a Recipe, a path, or the name of one that comes with the package ("tiny", "first_steps").
+    prepare: stop before T5 and STDiT2 are trained: `out` has the VAE, the clips as latents, and untrained models.
+    on_step: called with a Progress after every step. say: called with a line of text between the stages.
+    Raises OpenSoraError where the recipe cannot be followed, or `out` holds a run of another one.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    out = Path(out)
+    claim(out, recipe)
+    set_device(device)
+    start_processes(recipe)
+
+    clips = [clip_at(recipe.world, i) for i in range(recipe.world.clips)]
+    vae, vae_records = train_vae(recipe, clips, out, on_step, say)
+    latents = Latents(clips, make_latents(recipe, clips, vae, out, say))
+    trainer, text, stdit = diffusion_trainer(recipe, latents, out / "work", on_step)
+    values = sum(p.size for p in trainer.parameters.values())
+    say(f"T5 and STDiT2: {values:,} values, step {trainer.step} of {recipe.diffusion.steps}")
+    if not (out / "pipeline.json").exists() and dist.get_rank() == 0:
+        export(recipe, out, trainer, text, stdit)
+    while not (trainer.done or prepare):
+        every = recipe.sheet_every or recipe.diffusion.steps
+        trainer.fit(until=(trainer.step // every + 1) * every)
+        if dist.get_rank() == 0:
+            export(recipe, out, trainer, text, stdit)
+            if recipe.sheet_every:
+                with trainer.averaged():
+                    draw_sheet(recipe, OpenSora(stdit, text, vae), out / "sheets" / f"step_{trainer.step:06d}.png")
+    return Trained(out, vae_records, trainer.history)
+
+
+def claim(out: Path, recipe: Recipe):
+    """Make `out` the folder of this recipe. Raises OpenSoraError where it holds another run, or other things."""
+    path = out / "recipe.json"
+    if path.exists():
+        before, now = json.loads(path.read_text()), recipe.to_dict()
+        if before != now:
+            raise OpenSoraError(
+                f"{out} holds a run of another recipe ({', '.join(differences(before, now))} differ);"
+                " train into another folder, or remove this one"
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OpenSoraError(f"{out} exists and is no folder of a training run; give a new folder")
+    write_json(path, recipe.to_dict())
+
+
+def differences(a: dict, b: dict, where: str = "") -> list[str]:
+    """The dotted names of the values in which two trees differ."""
+    names = []
+    for key in sorted(set(a) | set(b)):
+        if isinstance(a.get(key), dict) and isinstance(b.get(key), dict):
+            names += differences(a[key], b[key], f"{where}{key}.")
+        elif a.get(key) != b.get(key):
+            names.append(f"{where}{key}")
+    return names
+
+
+def start_processes(recipe: Recipe):
+    """Join the other processes, where paddle.distributed.launch has started several."""
+    if dist.ParallelEnv().world_size > 1 and not dist.is_initialized():
+        dist.init_parallel_env()
+    n = dist.get_world_size()
+    batches = {stage.batch_of(length) for stage in recipe.diffusion.stages for length in stage.lengths}
+    batches |= set() if recipe.vae.init else {recipe.vae.batch}
+    if any(batch % n for batch in batches):
+        raise OpenSoraError(f"{n} processes cannot share batches of {sorted(batches)} evenly; choose multiples of {n}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Stages
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def train_vae(recipe: Recipe, clips: list, out: Path, on_step=None, say=print) -> tuple[FrameVAE, list[Record]]:
+    """The VAE of out/vae; trained first, where there is none."""
+    v = recipe.vae
+    if (out / "vae" / "config.json").exists():
+        return load_vae(out / "vae"), []
+    vae, records = models.new_vae(v, recipe.seed), []
+    if v.init is None:
+        clips = clips[: v.clips]
+        say(f"rendering {len(clips)} clips for the VAE")
+        pictures = Pictures(clips, [clip.render(recipe.world.num_frames) for clip in clips])
+
+        def loss(step):
+            batch, noise = (part[dist.get_rank() :: dist.get_world_size()] for part in pictures.batch(recipe, step))
+            size = "x".join(map(str, batch.shape[2:]))
+            return vae_loss(vae.model, paddle.to_tensor(batch), paddle.to_tensor(noise), v), size
+
+        trainer = Trainer("vae", {"vae": vae.model}, v, loss, out / "work", recipe.save_every, on_step)
+        say(f"the VAE: {sum(p.size for p in vae.model.parameters()):,} values, step {trainer.step} of {v.steps}")
+        records = trainer.fit()
+        trainer.finish()
+        vae.scaling_factor = 1.0
+        some = [encode(vae, clip.render(recipe.world.num_frames)).ravel() for clip in clips[:100]]
+        vae.scaling_factor = 1 / float(np.concatenate(some).std())  # latents of standard deviation 1
+    if dist.get_rank() == 0:
+        models.export_vae(out, vae)
+    return vae, records
+
+
+def encode(vae: FrameVAE, frames: np.ndarray) -> np.ndarray:
+    """Scaled latents float16 [C, T, h, w] of frames uint8 [T, height, width, 3]."""
+    pixels = paddle.to_tensor(frames.transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1)
+    return vae.encode(pixels).numpy()[0].astype(np.float16)
+
+
+def make_latents(recipe: Recipe, clips: list, vae: FrameVAE, out: Path, say=print) -> list[np.ndarray]:
+    """The clips as scaled latents, float16 [C, T, h, w] each; made once, then read from out/work."""
+    path = out / "work" / "latents.safetensors"
+    if dist.get_rank() == 0 and not path.exists():
+        say(f"turning {len(clips)} clips into latents")
+        frames = (clip.render(recipe.world.num_frames) for clip in clips)
+        write_safetensors(path, {str(i): encode(vae, each) for i, each in enumerate(frames)})
+    if dist.get_world_size() > 1:
+        dist.barrier()
+    tensors = read_safetensors(path)
+    return [np.array(tensors[str(i)].read()) for i in range(len(clips))]
+
+
+def diffusion_trainer(recipe: Recipe, latents: Latents, folder: Path, on_step=None):
+    """The Trainer of T5 and STDiT2, at the step where an earlier run stopped; with the two models."""
+    d = recipe.diffusion
+    rng = np.random.default_rng([recipe.seed, 0])
+    text, stdit = models.new_text_encoder(d, rng), models.new_stdit(d, rng)
+    schedule = TrainingSchedule()
+    weights = paddle.to_tensor(d.loss_weights())
+    rank, world = dist.get_rank(), dist.get_world_size()
+
+    def loss(step):
+        batch = latents.batch(recipe, step).part(rank, world)
+        losses = diffusion_losses(stdit, text, schedule, batch, weights)
+        return losses["loss"].mean(), f"{batch.x_0.shape[2]}x{batch.height}x{batch.width}"
+
+    trainer = Trainer("diffusion", {"stdit": stdit, "t5": text.model}, d, loss, folder, recipe.save_every, on_step)
+    return trainer, text, stdit
+
+
+def diffusion_losses(stdit, text, schedule: TrainingSchedule, batch: Batch, weights=None) -> dict:
+    """`training_losses` of a Batch whose captions T5 reads, with gradients in both models."""
+    ids, mask = (paddle.to_tensor(array) for array in text.tokenize(batch.captions))
+    y = text.model(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state[:, None]
+    # as released: "no caption" has the caption's length and mask, as in Guidance
+    empty = stdit.y_embedder.y_embedding[: y.shape[2]]
+    y = paddle.where(paddle.to_tensor(batch.dropped)[:, None, None, None], empty.expand(y.shape), y)
+    arrays = (batch.x_0, batch.t, batch.noise)
+    x_0, t, noise = (paddle.to_tensor(array) for array in arrays)
+    conditions = {name: paddle.to_tensor(value) for name, value in batch.conditions.items()}
+    x_mask = paddle.to_tensor(batch.x_mask)
+    return training_losses(stdit, schedule, x_0, t, noise, y, mask, x_mask, weights, **conditions)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   What goes out
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def export(recipe: Recipe, out: Path, trainer: Trainer, text, stdit):
+    """stdit/, t5/ and pipeline.json, with the moving average of the weights."""
+    with trainer.averaged():
+        models.export_stdit(out, stdit)
+        models.export_text_encoder(out, text)
+    write_json(out / "pipeline.json", pipeline_defaults(recipe))
+
+
+def pipeline_defaults(recipe: Recipe) -> dict:
+    """pipeline.json: the Settings that the model was made for, and its sizes."""
+    w = recipe.world
+    sizes = [parse_size(size) for size, _ in Counter(w.sizes).most_common()]
+    longest = max(length for stage in recipe.diffusion.stages for length in stage.lengths)
+    return dict(
+        num_frames=longest,
+        image_size=list(sizes[0]),
+        fps=Counter(w.fps).most_common(1)[0][0],
+        frame_interval=1,
+        num_sampling_steps=30,
+        guidance_scale=4.0,
+        cfg_channel=None,
+        trained_sizes=[list(size) for size in sizes],
+    )
+
+
+def draw_sheet(recipe: Recipe, pipe: OpenSora, path: Path):
+    """The recipe's prompts as they look now, a row each, up to eight frames of a video."""
+    from PIL import Image
+
+    values = pipeline_defaults(recipe)
+    values.pop("trained_sizes")
+    settings = Settings(**{**values, "seed": recipe.seed})
+    prompts = list(recipe.sheet_prompts)
+    rows = []
+    for _, video in pipe.generate(plan(prompts, settings=settings), settings):
+        frames = video.frames[np.linspace(0, len(video.frames) - 1, min(8, len(video.frames))).round().astype(int)]
+        rows.append(np.concatenate(frames, axis=1))
+    sheet = np.concatenate(rows).repeat(2, axis=0).repeat(2, axis=1)
+    with replacing(path) as temporary:
+        Image.fromarray(sheet).save(temporary, format="PNG")

@@ -1,0 +1,264 @@
+"""The loop that every stage of training shares: a loss, its gradients, a step, the moving average, a checkpoint.
+
+One process or several (`python -m paddle.distributed.launch`): each takes its part of every batch, the gradients are
+averaged, and all of them stay equal to the last bit. A loss is a function of the step alone, so a run that goes on
+from a checkpoint has the losses that it would have had.
+"""
+
+import contextlib
+import csv
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+
+from opensora_lite.checkpoints import read_safetensors
+from opensora_lite.errors import CheckpointError
+from opensora_lite.training.muon import Muon
+from opensora_lite.training.recipe import Learning
+
+
+@dataclass(frozen=True)
+class Record:
+    """One step, as losses.csv has it."""
+
+    step: int  # from 1
+    kind: str  # what the batch was: "16x64x64"
+    loss: float  # over all processes
+    rate: float  # learning rate
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stage stands; `on_step` gets one after every step."""
+
+    stage: str  # "vae" or "diffusion"
+    record: Record
+    steps: int  # of the whole stage
+    steps_per_second: float  # since this process began
+    seconds_left: float
+
+
+class Trainer:
+    """Trains models together on one loss.
+
+    stage: a name, for files and progress. models: name -> Layer; parameters with stop_gradient are left alone.
+    learning: how long and how fast. loss: step -> (scalar tensor, kind), the mean over this process's part of the
+    batch. folder: where STAGE.safetensors, the checkpoint, and STAGE_losses.csv are written, and found again.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        models: dict[str, paddle.nn.Layer],
+        learning: Learning,
+        loss: Callable,
+        folder: Path,
+        save_every: int,
+        on_step: Callable[[Progress], None] | None = None,
+    ):
+        self.stage, self.models, self.learning, self.loss = stage, models, learning, loss
+        self.folder, self.save_every, self.on_step = Path(folder), save_every, on_step
+        self.parameters = {
+            f"{model}.{name}": parameter
+            for model, layer in models.items()
+            for name, parameter in layer.named_parameters()
+            if not parameter.stop_gradient
+        }
+        matrices = {name: p for name, p in self.parameters.items() if learning.takes_muon(name, p.ndim)}
+        others = [p for name, p in self.parameters.items() if name not in matrices]
+        self.muon = Muon(matrices)
+        self.adamw = paddle.optimizer.AdamW(
+            learning.learning_rate, *learning.betas, parameters=others, weight_decay=0.0
+        )
+        self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        self.step, self.history = 0, []
+        if self.checkpoint.exists():
+            self.restore()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / f"{self.stage}.safetensors"
+
+    @property
+    def done(self) -> bool:
+        return self.step >= self.learning.steps
+
+    def fit(self, until: int | None = None) -> list[Record]:
+        """Train up to step `until` (None: to the end), with checkpoints on the way; the records of all steps so far."""
+        until = min(until or self.learning.steps, self.learning.steps)
+        start, first = time.perf_counter(), self.step
+        while self.step < until:
+            record = self.take_step()
+            if self.step % self.save_every == 0 or self.step == until:
+                self.save()
+            if self.on_step:
+                speed = (self.step - first) / (time.perf_counter() - start)
+                left = (self.learning.steps - self.step) / speed
+                self.on_step(Progress(self.stage, record, self.learning.steps, speed, left))
+        return self.history
+
+    def take_step(self) -> Record:
+        for layer in self.models.values():
+            layer.train()
+        rate = self.learning.rate_at(self.step)
+        loss, kind = self.loss(self.step)
+        loss.backward()
+        loss = average_over_processes(loss, [p for p in self.parameters.values() if p.grad is not None])
+        if not np.isfinite(loss):
+            raise CheckpointError(
+                f"the loss of {self.stage} is {loss} at step {self.step + 1}; the last checkpoint is kept."
+                " A lower learning_rate or clip may help"
+            )
+        paddle.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.learning.clip)
+        self.muon.step(rate)
+        self.adamw.set_lr(rate)
+        self.adamw.step()
+        for parameter in self.parameters.values():
+            parameter.clear_gradient(set_to_zero=False)
+        decay = self.learning.ema_at(self.step)
+        with paddle.no_grad():
+            for name, parameter in self.parameters.items():
+                self.average[name] += (1 - decay) * (parameter - self.average[name])
+        self.step += 1
+        self.history.append(Record(self.step, kind, loss, rate))
+        return self.history[-1]
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """The models with the moving average of their weights, in evaluation mode; afterwards as they were."""
+        own = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        assign(self.parameters, self.average)
+        for layer in self.models.values():
+            layer.eval()
+        try:
+            yield self.models
+        finally:
+            assign(self.parameters, own)
+
+    def finish(self):
+        """Leave the models with the moving average, in evaluation mode."""
+        assign(self.parameters, self.average)
+        for layer in self.models.values():
+            layer.eval()
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def save(self):
+        """Write the checkpoint and the losses; each appears whole, or not at all."""
+        if dist.get_rank() > 0:
+            return
+        tensors = {f"weights.{name}": parameter.numpy() for name, parameter in self.parameters.items()}
+        tensors |= {f"average.{name}": value.numpy() for name, value in self.average.items()}
+        # Paddle names what an optimizer keeps after "linear_17.w_0", which counts the layers of the process
+        names = sorted(((p.name, name) for name, p in self.parameters.items()), key=lambda pair: -len(pair[0]))
+        for key, value in self.adamw.state_dict().items():
+            own = next(((internal, name) for internal, name in names if key.startswith(f"{internal}_")), None)
+            if own:
+                tensors[f"adamw.{own[1]}:{key[len(own[0]) + 1 :]}"] = value.numpy()
+        tensors |= {f"muon.{name}": moment.numpy() for name, moment in self.muon.moments.items()}
+        write_safetensors(self.checkpoint, tensors, {"step": str(self.step)})
+        with replacing(self.losses_file) as path, open(path, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(f.name for f in fields(Record))
+            writer.writerows(astuple(record) for record in self.history)
+
+    def restore(self):
+        """Go on from the checkpoint. Raises CheckpointError where it is not one of these models."""
+        tensors = read_safetensors(self.checkpoint)
+        kept = {"weights": self.parameters, "average": self.average, "muon": self.muon.moments}
+        wanted = {f"{kind}.{name}" for kind, values in kept.items() for name in values}
+        lacking = wanted - set(tensors)
+        if lacking:
+            raise CheckpointError(f"{self.checkpoint} lacks {sorted(lacking)[0]}: it belongs to another recipe")
+        state = {}
+        for key, tensor in tensors.items():
+            kind, name = key.split(".", 1)
+            value = np.array(tensor.read())
+            if kind == "adamw":
+                name, leaf = name.split(":")
+                state[f"{self.parameters[name].name}_{leaf}"] = paddle.to_tensor(value)
+                continue
+            target = kept[kind][name]
+            if tuple(target.shape) != value.shape:
+                raise CheckpointError(
+                    f"{self.checkpoint} has {name} {list(value.shape)}, the model {list(target.shape)}"
+                )
+            target.set_value(value)
+        self.adamw.set_state_dict(state)
+        self.step = int(read_metadata(self.checkpoint)["step"])
+        with open(self.losses_file, newline="") as file:
+            rows = list(csv.DictReader(file))
+        self.history = [Record(int(r["step"]), r["kind"], float(r["loss"]), float(r["rate"])) for r in rows][
+            : self.step
+        ]
+
+    @property
+    def losses_file(self) -> Path:
+        return self.folder / f"{self.stage}_losses.csv"
+
+
+def assign(targets: dict, values: dict):
+    with paddle.no_grad():
+        for name, target in targets.items():
+            target.set_value(values[name])
+
+
+def average_over_processes(loss, parameters) -> float:
+    """The mean of a loss over all processes; their gradients are replaced by the mean as well, in one message."""
+    n = dist.get_world_size()
+    if n == 1:
+        return float(loss)
+    with paddle.no_grad():
+        flat = paddle.concat([loss.detach().flatten(), *(p.grad.flatten() for p in parameters)]) / n
+        dist.all_reduce(flat)
+        mean, *gradients = flat.split([1, *(p.size for p in parameters)])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad.set_value(gradient.reshape(parameter.shape))
+    return mean.item()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Files
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing(path: Path):
+    """A temporary path that becomes `path` when the block ends well; otherwise what was there stays."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_safetensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None):
+    from safetensors.numpy import save_file
+
+    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(size)).get("__metadata__", {})
+
+
+def write_json(path: Path, value):
+    with replacing(path) as temporary:
+        Path(temporary).write_text(json.dumps(value, indent=1) + "\n")

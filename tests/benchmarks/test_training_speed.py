@@ -1,0 +1,141 @@
+"""Training steps per second of the small model, in Paddle and in PyTorch: `make bench` prints the table.
+
+A step is forward, losses, backward and AdamW, on the same batch from the same weights, so that after the same number
+of steps the losses agree too. The rows take turns (a step of each, again and again), so that whatever else the machine
+does hits all alike; medians. Nothing is asserted. PyTorch runs in a process of its own: `make peers` installs it.
+"""
+
+import json
+import statistics
+import time
+
+import numpy as np
+import paddle
+import pytest
+from peers.client import NOT_INSTALLED, Peer, interpreter
+
+from opensora_lite.pipeline import WEIGHTS
+from opensora_lite.runtime import usable_cores
+from opensora_lite.stdit import load_stdit
+from opensora_lite.training.losses import TrainingSchedule, training_losses
+
+RUNS = 7
+LEARNING_RATE = 1e-4
+TINY = WEIGHTS / "tiny" / "stdit"
+PAUSE = 0.3  # seconds; after a step the threads of Intel OpenMP, which Paddle uses, spin for 0.2 s (KMP_BLOCKTIME)
+
+
+def make_batch(videos: int, frames: int) -> dict:
+    """A random batch of 64×64 pixels, as arrays under the names that training_losses takes."""
+    rng = np.random.default_rng(0)
+    numbers = {"num_frames": frames, "height": 64, "width": 64, "ar": 1, "fps": 120 if frames == 1 else 24}
+    return {
+        "x_0": rng.standard_normal((videos, 4, frames, 8, 8)).astype(np.float32),
+        "noise": rng.standard_normal((videos, 4, frames, 8, 8)).astype(np.float32),
+        "t": rng.integers(0, 1000, videos),
+        "y": rng.standard_normal((videos, 1, 24, 96)).astype(np.float32),
+        "mask": np.ones((videos, 24), np.int32),
+        **{name: np.full(videos, value, np.float32) for name, value in numbers.items()},
+    }
+
+
+class Positional(paddle.nn.Layer):
+    """The model with its keywords as plain arguments, which is all that the compiler of static graphs knows."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x, timestep, y, mask, num_frames, height, width, ar, fps):
+        sizes = dict(num_frames=num_frames, height=height, width=width, ar=ar, fps=fps)
+        return self.model(x, timestep, y, mask, **sizes)
+
+
+def paddle_step(batch: dict, compiled: bool):
+    """A function that takes one training step and returns (seconds, loss)."""
+    model = load_stdit(TINY)
+    model.train()  # in evaluation mode a compiled layer has no backward pass
+    optimizer = paddle.optimizer.AdamW(LEARNING_RATE, parameters=model.parameters(), weight_decay=0.01)
+    schedule, tensors = TrainingSchedule(), {name: paddle.to_tensor(array) for name, array in batch.items()}
+    denoiser = model
+    if compiled:
+        # full_graph: where it may cut the graph into pieces (the default), Paddle 3.3.1 computes something else
+        static = paddle.jit.to_static(Positional(model), full_graph=True)
+
+        def denoiser(x, timestep, y, mask, x_mask, *, num_frames, height, width, ar, fps):
+            return static(x, timestep, y, mask, num_frames, height, width, ar, fps)
+
+    def step():
+        start = time.perf_counter()
+        loss = training_losses(denoiser, schedule, **tensors)["loss"].mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        return float(loss), time.perf_counter() - start
+
+    return step
+
+
+def torch_step(peer: Peer, batch: dict, name: str):
+    config = json.loads((TINY / "config.json").read_text())
+    weights = str(TINY / "model.safetensors")
+    peer("trainer", batch, name=name, config=config, weights=weights, learning_rate=LEARNING_RATE)
+
+    def step():
+        answer = peer("step", name=name)
+        return answer["loss"], answer["seconds"]
+
+    return step
+
+
+@pytest.fixture
+def peer(tmp_path):
+    """The PyTorch process, or None where it is not installed."""
+    peer = Peer(interpreter(), tmp_path) if interpreter() else None
+    yield peer
+    if peer:
+        peer.close()
+
+
+@pytest.mark.parametrize("videos, frames", [(4, 16), (16, 1)])
+def test_training_steps(peer, videos, frames):
+    batch = make_batch(videos, frames)
+    steps = {"Paddle, dynamic": paddle_step(batch, compiled=False)}
+    steps["Paddle, to_static"] = paddle_step(batch, compiled=True)
+    if peer:
+        steps["PyTorch, eager"] = torch_step(peer, batch, f"{videos}×{frames}")
+
+    first, unable = {}, {}
+    for name, step in list(steps.items()):
+        try:
+            _, first[name] = step()
+        except Exception as error:  # a model that Paddle cannot compile is a row of the table too
+            unable[name] = f"{type(error).__name__}: {static_message(error)}"
+            del steps[name]
+    seconds, losses = {name: [] for name in steps}, {}
+    for _ in range(RUNS):
+        for name, step in steps.items():
+            time.sleep(PAUSE)
+            losses[name], took = step()
+            seconds[name].append(took)
+
+    print(
+        f"\n\nTraining the small model, {videos} × {frames}×64×64, Paddle {paddle.__version__}, {usable_cores()} cores"
+    )
+    print("  steps/s      ms   ratio   first step   loss after")
+    reference = statistics.median(seconds["Paddle, dynamic"])
+    for name in steps:
+        took = statistics.median(seconds[name])
+        row = f"{1 / took:9.2f} {1000 * took:7.0f} {reference / took:7.2f} {first[name]:10.1f} s {losses[name]:12.5f}"
+        print(f"{row}  {name}")
+    for name, why in unable.items():
+        print(f"{'—':>9}  {name}: {why}")
+    if not peer:
+        print(f"{'—':>9}  PyTorch, eager: {NOT_INSTALLED}")
+
+
+def static_message(error: Exception) -> str:
+    """What an error of the compiler says, without the code that it quotes."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith(f"{type(error).__name__}:")]
+    return (said or lines or [""])[0].removeprefix(f"{type(error).__name__}: ")
