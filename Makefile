@@ -62,7 +62,8 @@ $(VENV26)/stamp-full: pyproject.toml | $(VENV26)/stamp-venv
 # The package index decides which build this is. A CPU build takes 1 GB of disk; elsewhere the one for Linux comes with
 # CUDA, several gigabytes, which no version number can decline (pip config can name an index that has CPU builds).
 $(VENVPEERS)/stamp: Makefile | $(VENVPEERS)/stamp-venv
-	$(VENVPEERS)/bin/python -m pip install --quiet torch==2.13.0 "numpy>=1.24" "safetensors>=0.4"
+	$(VENVPEERS)/bin/python -m pip install --quiet torch==2.13.0 "numpy>=1.24" "safetensors>=0.4" \
+	    "transformers>=4.40" "sentencepiece>=0.2" "pyyaml>=6"
 	@touch $@
 
 .PRECIOUS: %/stamp-venv

@@ -57,6 +57,47 @@ def pipe():
     return OpenSora.from_pretrained("tiny")
 
 
+@pytest.fixture(scope="session")
+def first_pipe(golden):
+    """The small model in the state in which tests/golden/tiny_cases was recorded, before it was trained further."""
+    from opensora_lite import OpenSora
+
+    return OpenSora.from_pretrained(golden / "tiny_weights")
+
+
+# A training run that takes seconds: six steps of a transformer with one block, on clips of up to four frames.
+MICRO = """
+seed: 1
+save_every: 2
+sheet_every: 0
+world: {clips: 10, num_frames: 4, captions: 3}
+vae: {init: tiny}
+diffusion:
+  optimizer: muon
+  warmup: 2
+  hidden_size: 24
+  depth: 1
+  num_heads: 2
+  d_model: 24
+  d_kv: 12
+  d_ff: 24
+  num_layers: 1
+  t5_heads: 2
+  frame_masks: {none: 0.5, image_head: 0.25, quarter_tail: 0.25}
+  stages:
+    - {steps: 2, lengths: {1: 1.0}, batch: 4}
+    - {steps: 4, lengths: {4: 0.6, 2: 0.4}, batch: 2}
+"""
+
+
+@pytest.fixture(scope="session")
+def micro_file(tmp_path_factory) -> Path:
+    """A recipe of six small steps, two on pictures and four on clips."""
+    path = tmp_path_factory.mktemp("recipe") / "micro.yaml"
+    path.write_text(MICRO)
+    return path
+
+
 def relative_error(a, b) -> float:
     """‖a − b‖ / ‖b‖"""
     a, b = (np.asarray(x, np.float64) for x in (a, b))

@@ -5,7 +5,11 @@ was recorded (the trained small model, other sizes, other times, gradients).
 """
 
 import ast
+import csv
 import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +21,9 @@ from peers.client import HERE, NOT_INSTALLED, Peer, interpreter
 
 from opensora_lite.pipeline import WEIGHTS
 from opensora_lite.stdit import load_stdit
+from opensora_lite.training import train
 from opensora_lite.training.losses import TrainingSchedule, training_losses
+from opensora_lite.training.recipe import read_recipe
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = WEIGHTS / "tiny" / "stdit"
@@ -230,3 +236,29 @@ def test_gradients_agree(peer, in_paddle, model, masked):
     errors["all"] = relative_error(*(np.concatenate([side[name].ravel() for name in names]) for side in (ours, theirs)))
     print(f"\ngradients, {model}: largest relative error {max(errors.values()):.1e}, of all {errors['all']:.1e}")
     assert max(errors.values()) < 1e-4, errors
+
+
+# --- whole trainings --------------------------------------------------------------------------------------------------
+
+
+def test_training_agrees(micro_file, tmp_path):
+    """Six steps by one recipe: Paddle and tests/peers/train_torch.py begin alike, and see equal batches and losses."""
+    if interpreter() is None:
+        pytest.skip(NOT_INSTALLED)
+    recipe = read_recipe(micro_file)
+    train(recipe, tmp_path / "run", prepare=True)
+    shutil.copytree(tmp_path / "run", tmp_path / "torch")
+    ours = train(recipe, tmp_path / "run").diffusion
+    command = [interpreter(), HERE / "train_torch.py", tmp_path / "torch"]
+    root = str(HERE.parent.parent)
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "torch" / "work" / "diffusion_losses.csv", newline="") as file:
+        theirs = list(csv.DictReader(file))
+    assert [(r.step, r.kind) for r in ours] == [(int(r["step"]), r["kind"]) for r in theirs]
+    np.testing.assert_allclose([r.rate for r in ours], [float(r["rate"]) for r in theirs], rtol=1e-6)
+    errors = [abs(float(b["loss"]) / a.loss - 1) for a, b in zip(ours, theirs, strict=True)]
+    print("\ntraining, Paddle against PyTorch, six losses: " + ", ".join(f"{error:.1e}" for error in errors))
+    assert max(errors) < 1e-3  # the start is handed over in float16
+    a, b = (load_stdit(tmp_path / name / "stdit").state_dict() for name in ("run", "torch"))
+    assert max(relative_error(a[n].numpy(), b[n].numpy()) for n in a if "qkv.weight" in n) < 1e-2

@@ -25,36 +25,6 @@ from opensora_lite.training.run import diffusion_losses
 from opensora_lite.training.trainer import Trainer, replacing
 from opensora_lite.vae import FrameVAE
 
-MICRO = """
-seed: 1
-save_every: 2
-sheet_every: 0
-world: {clips: 10, num_frames: 4, captions: 3}
-vae: {init: tiny}
-diffusion:
-  optimizer: muon
-  warmup: 2
-  hidden_size: 24
-  depth: 1
-  num_heads: 2
-  d_model: 24
-  d_kv: 12
-  d_ff: 24
-  num_layers: 1
-  t5_heads: 2
-  frame_masks: {none: 0.5, image_head: 0.25, quarter_tail: 0.25}
-  stages:
-    - {steps: 2, lengths: {1: 1.0}, batch: 4}
-    - {steps: 4, lengths: {4: 0.6, 2: 0.4}, batch: 2}
-"""
-
-
-@pytest.fixture(scope="module")
-def micro_file(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "micro.yaml"
-    path.write_text(MICRO)
-    return path
-
 
 @pytest.fixture(scope="module")
 def micro(micro_file) -> Recipe:

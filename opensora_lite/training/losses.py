@@ -111,7 +111,7 @@ def discretized_log_likelihood(x, mean, log_variance):
 
 def normal_cdf(x):
     """An approximation of the standard normal distribution's Φ (the tanh form, as released)."""
-    return 0.5 * (1 + paddle.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return 0.5 * (1 + paddle.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
 def mean_of_live(x, x_mask=None):

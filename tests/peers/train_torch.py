@@ -1,6 +1,7 @@
 """Trains T5 and STDiT2 in PyTorch: by the same recipe, on the same batches, with the same losses as the package.
 
-    opensora-lite train RECIPE --out RUN --prepare
+    make peers
+    .venv/bin/opensora-lite train RECIPE --out RUN --prepare
     PYTHONPATH=. .venv-peers/bin/python tests/peers/train_torch.py RUN
 
 For machines where PyTorch runs faster than Paddle, or has a GPU that Paddle cannot use. RUN is left as
@@ -18,13 +19,17 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 import torch
-from losses_torch import training_losses
-from safetensors.torch import load_file, save_file
-from stdit2_torch import load
-from transformers import T5Config, T5EncoderModel
 
-from opensora_lite.training.data import Latents, clip_at
-from opensora_lite.training.recipe import Recipe, build
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+torch.set_default_device(DEVICE)  # before the tables of losses_torch are made
+
+from losses_torch import training_losses  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+from stdit2_torch import load  # noqa: E402
+from transformers import T5Config, T5EncoderModel  # noqa: E402
+
+from opensora_lite.training.data import Latents, clip_at  # noqa: E402
+from opensora_lite.training.recipe import Recipe, build  # noqa: E402
 
 
 def load_t5(folder: Path):
@@ -80,7 +85,6 @@ def main():
     parser.add_argument("--compile", action="store_true", help="faster steps after minutes of compiling")
     a = parser.parse_args()
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     recipe = build(Recipe, json.loads((a.run / "recipe.json").read_text()), "")
     d, L = recipe.diffusion, recipe.diffusion.model_max_length
     tensors = load_file(a.run / "work" / "latents.safetensors")
@@ -89,19 +93,19 @@ def main():
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(a.run / "t5" / "spiece.model"))
 
     stdit = load(json.loads((a.run / "stdit" / "config.json").read_text()), a.run / "stdit" / "model.safetensors")
-    models = {"stdit": stdit.to(device).train(), "t5": load_t5(a.run / "t5").to(device).train()}
+    models = {"stdit": stdit.to(DEVICE).train(), "t5": load_t5(a.run / "t5").to(DEVICE).train()}
     parameters = {f"{m}.{n}": p for m, model in models.items() for n, p in model.named_parameters()}
     matrices = [p for name, p in parameters.items() if d.takes_muon(name, p.ndim)]
     others = [p for name, p in parameters.items() if not d.takes_muon(name, p.ndim)]
     optimizers = [torch.optim.AdamW(others, d.learning_rate, d.betas, weight_decay=0)]
     optimizers += [Muon(matrices)] if matrices else []
     average = {name: p.detach().clone() for name, p in parameters.items()}
-    weights = torch.from_numpy(d.loss_weights()).to(device)
+    weights = torch.from_numpy(d.loss_weights()).to(DEVICE)
     longest = max(length for stage in d.stages for length in stage.lengths)
     compiled = torch.compile(stdit, dynamic=False) if a.compile else stdit  # only for the longest: it takes minutes
     step, history, path = 0, [], a.run / "work" / "diffusion_torch.pt"
     if path.exists():
-        state = torch.load(path, map_location=device)
+        state = torch.load(path, map_location=DEVICE)
         for name, parameter in parameters.items():
             parameter.data.copy_(state["weights"][name])
         for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
@@ -130,13 +134,13 @@ def main():
     until = min(a.until or d.steps, d.steps)
     while step < until:
         batch = latents.batch(recipe, step)
-        ids, mask = (array.to(device) for array in tokenize(tokenizer, batch.captions, L))
+        ids, mask = (array.to(DEVICE) for array in tokenize(tokenizer, batch.captions, L))
         x_0, t, noise, x_mask, dropped = (
-            torch.from_numpy(array).to(device)
+            torch.from_numpy(array).to(DEVICE)
             for array in (batch.x_0, batch.t, batch.noise, batch.x_mask, batch.dropped)
         )
-        conditions = {name: torch.from_numpy(value).to(device) for name, value in batch.conditions.items()}
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        conditions = {name: torch.from_numpy(value).to(DEVICE) for name, value in batch.conditions.items()}
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=DEVICE == "cuda"):
             y = models["t5"](input_ids=ids, attention_mask=mask).last_hidden_state[:, None]
             y = torch.where(dropped[:, None, None, None], stdit.y_embedder.y_embedding[:L], y)
             forward = compiled if x_0.shape[2] == longest else stdit
