@@ -26,7 +26,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"opensora-lite: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("opensora-lite: stopped; videos that were reported as saved are whole", file=sys.stderr)
+        print("opensora-lite: stopped; what was reported as saved is whole", file=sys.stderr)
+        if arguments.run is train:
+            print("The same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
     return 0
 
@@ -199,6 +201,8 @@ def evaluate(a) -> None:
     from opensora_lite.evaluate import Report, check, check_folder, compare, evaluate, save
     from opensora_lite.pipeline import OpenSora, Settings, model_defaults
 
+    if a.compare and a.out:
+        raise OpenSoraError("--compare prints two reports that exist; it writes nothing to --out")
     if a.compare:
         print(compare(*(Report.read(path) for path in a.compare)))
         return

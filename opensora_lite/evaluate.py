@@ -31,7 +31,6 @@ hardly show in either. Distances of models with different VAEs don't compare.
 
 import json
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
@@ -40,14 +39,16 @@ from pathlib import Path
 
 import numpy as np
 
-from opensora_lite.describe import Description, describe, sun_motion
+from opensora_lite.describe import SMALLEST, Description, describe, sun_motion
 from opensora_lite.errors import OpenSoraError
+from opensora_lite.files import write_json
 from opensora_lite.masks import MaskStrategy
 from opensora_lite.pipeline import PIXELS_PER_LATENT, Settings, plan
 from opensora_lite.video import Video, check_target
 from opensora_lite.world import (
     COLORS,
     DIRECTIONS,
+    HELD_OUT,
     PLACES,
     SUBJECTS,
     TIMES,
@@ -68,8 +69,7 @@ SUN_PACE = 0.014  # heights per time unit, at 24 fps per frame; a sun that keeps
 CELLS = 4  # of a frame along each side, for the Fréchet distance
 VAE_CLIPS = 40
 
-# Seeds of layouts. Training draws clip i from seed i; these begin where none gets to.
-HELD_OUT = 10_000_000  # the prompts' scenes, as LiteWorld draws them
+# Seeds of layouts: those of the prompts' scenes begin at HELD_OUT, where no training gets to.
 OTHER_LAYOUTS = HELD_OUT + 1_000  # the same scenes, otherwise arranged
 REFERENCES = HELD_OUT + 2_000  # what the tasks are given
 PICTURES = HELD_OUT + 3_000  # what the VAE is tried on
@@ -135,6 +135,8 @@ def check(settings: Settings, prompts: int = PROMPTS, runs: int = RUNS) -> None:
             raise OpenSoraError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
     if settings.loops > 1 or settings.num_sample > 1:
         raise OpenSoraError("an evaluation makes one video of one loop for each prompt; leave out loops and num_sample")
+    if min(settings.image_size) < SMALLEST:
+        raise OpenSoraError(f"an evaluation looks for subjects: both sides of image_size must be at least {SMALLEST}")
     if settings.num_frames < 2:
         raise OpenSoraError("an evaluation looks at motion: num_frames must be at least 2, not 1")
     if runs and settings.num_sampling_steps < 3:
@@ -492,13 +494,5 @@ def save(report: Report, folder: str | Path) -> list[Path]:
     """
     folder = check_folder(folder)
     path = folder / "report.json"
-    temporary = path.with_name(f".opensora-lite-{secrets.token_hex(8)}.json")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OpenSoraError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_json(path, report.to_dict())
     return [path, Video(np.asarray(picture(report))[None]).save(folder / "sheet.png")]

@@ -32,6 +32,7 @@ from opensora_lite.errors import OpenSoraError
 __all__ = [
     "COLORS",
     "DIRECTIONS",
+    "HELD_OUT",
     "PLACES",
     "SUBJECTS",
     "TIMES",
@@ -61,6 +62,8 @@ PLACES = ("ocean", "city", "desert", "meadow")
 TIMES = ("sunrise", "noon", "sunset", "night", "cyberpunk")
 SUBJECTS = ("car", "boat", "balloon", "bird")
 DIRECTIONS = ("left", "right")
+
+HELD_OUT = 10_000_000  # seeds from here on are for evaluations; training draws its clips from smaller ones
 
 VERBS = {"car": "driving", "boat": "sailing", "balloon": "floating", "bird": "flying"}
 PREPOSITIONS = {"car": "on", "boat": "on", "balloon": "over", "bird": "over"}

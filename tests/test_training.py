@@ -1,6 +1,8 @@
 """Recipes, batches, the loop and whole runs, on models so small that a step takes a fraction of a second."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +17,7 @@ from conftest import relative_error
 from opensora_lite import OpenSora, OpenSoraError
 from opensora_lite.cli import main
 from opensora_lite.errors import CheckpointError
+from opensora_lite.files import replacing
 from opensora_lite.samplers import Guidance
 from opensora_lite.training import models, train
 from opensora_lite.training.data import Latents, Pictures, clip_at, frame_mask
@@ -22,7 +25,7 @@ from opensora_lite.training.losses import TrainingSchedule, training_losses, vae
 from opensora_lite.training.muon import Muon, orthogonal
 from opensora_lite.training.recipe import FRAME_MASKS, RECIPES, Recipe, World, read_recipe
 from opensora_lite.training.run import diffusion_losses
-from opensora_lite.training.trainer import Trainer, replacing
+from opensora_lite.training.trainer import Trainer
 from opensora_lite.vae import FrameVAE
 
 
@@ -60,7 +63,31 @@ def test_the_recipes_that_come_with_the_package(name):
         ({"diffusion.depth": "2.5"}, "diffusion.depth must be a whole number, not 2.5"),
         ({"diffusion.depth": "true"}, "diffusion.depth must be a whole number, not True"),
         ({"diffusion.learning_rate": "fast"}, "diffusion.learning_rate must be a number, not 'fast'"),
-        ({"diffusion.learning_rate": "0"}, "learning_rate is 0.0; it must be a number above 0"),
+        ({"diffusion.learning_rate": "0"}, "diffusion: learning_rate is 0.0; it must be a number above 0"),
+        ({"diffusion.learning_rate": ".nan"}, "diffusion: learning_rate is nan; it must be a number above 0"),
+        ({"diffusion.betas": "[2, 0.9]"}, r"diffusion: betas are \[2.0, 0.9\]; they must lie between 0 and 1"),
+        ({"diffusion.min_snr": "-1"}, "diffusion: min_snr is -1.0; it must be a number above 0"),
+        ({"diffusion.hidden_size": "36", "diffusion.num_heads": "12"}, "hidden_size 36 must be a multiple of 12, and"),
+        ({"diffusion.depth": "0"}, "diffusion: depth is 0; it must be at least 1"),
+        ({"diffusion.optimizer": "sgd"}, 'optimizer is "sgd"; give adamw or muon'),
+        ({"diffusion.frame_masks": "{none: .nan}"}, "frame_masks holds shares that sum to 1"),
+        ({"diffusion.frame_masks": "{none: 1.5, image_head: -0.5}"}, "frame_masks holds shares that sum to 1"),
+        (
+            {"diffusion.stages": "[{steps: 1, batch: 1, lengths: {0: 1}}]"},
+            r"stages\[0\]: lengths are numbers of .* from 1",
+        ),
+        (
+            {"diffusion.stages": "[{steps: 1, batch: 0, lengths: {1: 1}}]"},
+            r"stages\[0\]: batch is 0; it must be at least 1",
+        ),
+        ({"vae.optimizer": "muon"}, "unknown field vae.optimizer"),
+        ({"vae.crop": "20"}, "vae: crop is 20; a VAE .* a multiple of 8"),
+        ({"vae.block_out_channels": "[8, 8]"}, r"vae: block_out_channels are \[8, 8\]; give four"),
+        ({"vae.kl_weight": "-1"}, "vae: kl_weight is -1.0; it must lie between 0"),
+        ({"world.first_seed": "10000000"}, "seeds below 10,000,000; those from there on are the evaluation's"),
+        ({"world.fps": "[]"}, "world: the world needs at least one of sizes and one of fps"),
+        ({"seed": "3000000000"}, "seed is 3000000000; it must be below"),
+        ({"seed": "[1"}, r"seed=\[1 is no YAML"),
         ({"diffusion.frame_masks": "{none: 0.5}"}, "frame_masks holds shares that sum to 1"),
         ({"diffusion.frame_masks": "{nothing: 1}"}, "frame_masks has no nothing; it has none, quarter_random"),
         ({"diffusion.caption_dropout": "1.5"}, "caption_dropout is 1.5; it must lie between 0 and 1"),
@@ -127,7 +154,10 @@ def test_a_batch_depends_on_nothing_but_seed_and_step(micro, latents):
         assert (getattr(a, name) == getattr(b, name)).all()
     assert a.captions == b.captions
     assert a.noise.shape != other.noise.shape or (a.noise != other.noise).any()
-    assert (a.noise != latents.batch(replace(micro, seed=2), 3).noise.flat[0]).any()
+    again = latents.batch(replace(micro, seed=2), 3)
+    assert again.noise.shape != a.noise.shape or (again.noise != a.noise).any()
+    firsts = {latents.batch(replace(micro, seed=seed), 3).noise.flat[0] for seed in range(5)}
+    assert len(firsts) == 5
 
 
 def test_processes_share_a_batch(micro, latents):
@@ -352,7 +382,7 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path, micro, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("safetensors.numpy.save_file", broken)
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(OpenSoraError, match=r"line.safetensors cannot be written: .*no space left"):
             trainer.fit()
     assert trainer.checkpoint.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["line.safetensors", "line_losses.csv"]
@@ -362,19 +392,34 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path, micro, monkeypatch):
 def test_checkpoints_of_other_models_are_refused(tmp_path, micro):
     line_trainer(tmp_path, micro).fit(until=1)
     learning, loss = replace(micro.vae, init=None), None
-    with pytest.raises(CheckpointError, match=r"line.safetensors lacks .*curve"):
+    with pytest.raises(
+        CheckpointError, match=r"line.safetensors is of other models than this recipe's: see adamw.curve"
+    ):
         Trainer("line", {"curve": paddle.nn.Linear(2, 1)}, learning, loss, tmp_path, 1)
     with pytest.raises(CheckpointError, match=r"has line.weight \[2, 1\], the model \[3, 1\]"):
         Trainer("line", {"line": paddle.nn.Linear(3, 1)}, learning, loss, tmp_path, 1)
+    with pytest.raises(CheckpointError, match=r"other models than this recipe's: see .*line.bias"):
+        Trainer("line", {"line": paddle.nn.Linear(2, 1, bias_attr=False)}, learning, loss, tmp_path, 1)
+    (tmp_path / "line_losses.csv").unlink()
+    with pytest.raises(CheckpointError, match=r"line_losses.csv has 0 steps, the checkpoint 1"):
+        line_trainer(tmp_path, micro)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path, micro):
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_no_number_stops_the_run_before_it_spreads(tmp_path, micro, what):
     trainer = line_trainer(tmp_path, micro)
     trainer.fit(until=2)
-    trainer.loss = lambda step: (trainer.models["line"].weight.sum() * float("nan"), "points")
-    with pytest.raises(CheckpointError, match="the loss of line is nan at step 3; the last checkpoint is kept"):
+    weight = trainer.models["line"].weight
+    before = weight.numpy()
+    if what == "loss":
+        trainer.loss = lambda step: (weight.sum() * float("nan"), "points")
+    else:  # √ of 0 is 0, its slope is not finite
+        trainer.loss = lambda step: ((weight.sum() * 0).sqrt(), "points")
+    with pytest.raises(
+        CheckpointError, match=r"at step 3 of line the loss is .* and the norm of its gradients .* is kept"
+    ):
         trainer.fit()
-    assert line_trainer(tmp_path, micro).step == 2
+    assert (weight.numpy() == before).all() and line_trainer(tmp_path, micro).step == 2
 
 
 def test_replacing_keeps_what_was_there(tmp_path):
@@ -383,6 +428,14 @@ def test_replacing_keeps_what_was_there(tmp_path):
         Path(path).write_text("new")
         raise KeyboardInterrupt
     assert (tmp_path / "a").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+    with replacing(tmp_path / "b" / "c") as path:
+        Path(path).write_text("new")
+    assert (tmp_path / "b" / "c").read_text() == "new"
+    mask = os.umask(0)
+    os.umask(mask)
+    assert (tmp_path / "b" / "c").stat().st_mode & 0o777 == 0o666 & ~mask
+    with pytest.raises(OpenSoraError, match="c/d cannot be written"), replacing(tmp_path / "b" / "c" / "d"):
+        pass
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------
@@ -420,8 +473,22 @@ def test_starts(micro):
     assert (a.x_embedder.proj.weight.numpy() != other.x_embedder.proj.weight.numpy()).any()
     assert not a.final_layer.linear.weight.numpy().any() and not a.blocks[0].cross_attn.proj.weight.numpy().any()
     assert a.blocks[0].attn.qkv.weight.numpy().std() > 0.1 and (a.blocks[0].attn.q_norm.weight.numpy() == 1).all()
-    shipped = models.new_stdit(replace(d, init="tiny"), np.random.default_rng(0))
-    assert shipped.config.hidden_size == 144
+
+
+def test_going_on_from_a_model(micro):
+    shipped = replace(read_recipe("tiny").diffusion, init="tiny")
+    assert models.new_stdit(shipped, None).config.hidden_size == 144
+    assert models.new_text_encoder(shipped, None).model.config.d_model == 96
+    with pytest.raises(
+        OpenSoraError, match=r"diffusion.init tiny has hidden_size 144, the recipe 24; give the recipe the"
+    ):
+        models.new_stdit(replace(micro.diffusion, init="tiny"), None)
+    with pytest.raises(OpenSoraError, match=r"diffusion.init tiny has d_model 96, the recipe 24"):
+        models.new_text_encoder(replace(micro.diffusion, init="tiny"), None)
+    with pytest.raises(
+        OpenSoraError, match=r"vae.init tiny has block_out_channels \[16, 32, 64, 64\], the recipe \[8, 8"
+    ):
+        models.new_vae(replace(micro.vae, block_out_channels=(8, 8, 8, 8)), 0)
 
 
 def test_stopped_and_continued(micro, trained, tmp_path):
@@ -443,6 +510,35 @@ def test_stopped_and_continued(micro, trained, tmp_path):
     assert train(micro, tmp_path / "out").diffusion == trained.diffusion  # a finished run is not run again
 
 
+def test_stopped_after_the_last_step(micro, trained, tmp_path):
+    """The last checkpoint is there, the model is not yet written: the next call writes it."""
+
+    def stop(progress):
+        if progress.record.step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(micro, tmp_path / "out", on_step=stop)
+    train(micro, tmp_path / "out")
+    a, b = (OpenSora.from_pretrained(folder).stdit.state_dict() for folder in (tmp_path / "out", trained.folder))
+    assert all((a[name].numpy() == b[name].numpy()).all() for name in a)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"sheet_every": 2, "sheet_prompts": ("|5|x",)}, "|5|"),
+        ({"vae": {"init": "nowhere"}}, "nowhere"),
+        ({"diffusion": {"init": "tiny"}}, "diffusion.init tiny has d_model 96, the recipe 24"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_written(micro, tmp_path, changes, message):
+    groups = {name: replace(getattr(micro, name), **v) if isinstance(v, dict) else v for name, v in changes.items()}
+    with pytest.raises(OpenSoraError, match=re.escape(message)):
+        train(replace(micro, **groups), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_prepared_and_then_trained(micro, trained, tmp_path):
     prepared = train(micro, tmp_path / "out", prepare=True)
     assert prepared.diffusion == [] and OpenSora.from_pretrained(tmp_path / "out").settings.num_frames == 4
@@ -460,10 +556,19 @@ def test_folders_that_are_no_place_for_a_run(micro, trained, tmp_path):
     other = replace(micro, diffusion=replace(micro.diffusion, learning_rate=0.5, depth=2))
     with pytest.raises(OpenSoraError, match=r"another recipe \(diffusion.depth, diffusion.learning_rate differ\)"):
         train(other, trained.folder)
+    assert train(replace(micro, save_every=5, sheet_every=3), trained.folder).diffusion == trained.diffusion
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(OpenSoraError, match="is no folder of a training run"):
         train(micro, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    (tmp_path / "recipe.json").write_text("{")
+    with pytest.raises(OpenSoraError, match=r"recipe.json cannot be read"):
+        train(micro, tmp_path)
+    (tmp_path / "recipe.json").write_text(json.dumps(micro.to_dict()))
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "diffusion_torch.pt").touch()
+    with pytest.raises(OpenSoraError, match=r"is being trained by tests/peers/train_torch.py"):
+        train(micro, tmp_path)
 
 
 def test_the_vae_is_trained_too(micro, tmp_path):
@@ -513,26 +618,32 @@ def test_the_command_line(micro_file, tmp_path, capsys):
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_learn_as_one(micro_file, trained, tmp_path):
+def test_two_processes_learn_as_one(micro_file, tmp_path):
     """paddle.distributed.launch with two processes and gloo: the losses, and the weights, of one process."""
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
+    small = "{steps: 2, clips: 4, batch: 8, warmup: 1, block_out_channels: [8, 8, 8, 8], norm_num_groups: 4}"
+    recipe = read_recipe(micro_file, {"vae": small})
+    one = train(recipe, tmp_path / "one")
+    out = tmp_path / "two"
     script = tmp_path / "opensora-lite"  # what pip installs under this name
     script.write_text("import sys\nfrom opensora_lite.cli import main\nsys.exit(main())\n")
-    command += ["--log_dir", str(tmp_path / "log"), str(script), "train", str(micro_file)]
-    result = subprocess.run(
-        [*command, "--out", str(out), "--device", "cpu"], capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
+    command += ["--log_dir", str(tmp_path / "log"), str(script), "train", str(micro_file), "--out", str(out)]
+    command += ["--device", "cpu", "--set", f"vae={small}"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     logs = "\n".join(path.read_text()[-2000:] for path in (tmp_path / "log").glob("workerlog.*"))
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:] + logs
-    two, one = train(read_recipe(micro_file), out).diffusion, trained.diffusion
-    assert [(record.step, record.kind) for record in two] == [(record.step, record.kind) for record in one]
-    np.testing.assert_allclose([r.loss for r in two], [r.loss for r in one], rtol=1e-4)
-    a, b = (OpenSora.from_pretrained(folder).stdit.state_dict() for folder in (out, trained.folder))
-    errors = {name: relative_error(a[name].numpy(), b[name].numpy()) for name in a if b[name].numpy().any()}
+    two = train(recipe, out)
+    for stage in ("vae", "diffusion"):
+        a, b = getattr(two, stage), getattr(one, stage)
+        assert [(record.step, record.kind) for record in a] == [(record.step, record.kind) for record in b]
+        np.testing.assert_allclose([record.loss for record in a], [record.loss for record in b], rtol=1e-3)
+        print(f"\ntwo processes, {stage}: {[round(x.loss, 5) for x in a]}; one: {[round(x.loss, 5) for x in b]}")
+    a, b = (OpenSora.from_pretrained(folder).stdit.state_dict() for folder in (out, one.folder))
+    moved = [name for name in a if "qkv" in name or "fc" in name]
+    errors = {name: relative_error(a[name].numpy(), b[name].numpy()) for name in moved if b[name].numpy().any()}
     worst = max(errors, key=errors.get)
-    print(f"\ntwo processes against one: {[round(r.loss, 5) for r in two]}, worst weight {worst} {errors[worst]:.1e}")
-    assert errors[worst] < 1e-2  # Muon and AdamW divide by what they average: rounding grows where gradients are small
+    print(f"two processes against one, worst weight: {worst} {errors[worst]:.1e}")
+    assert errors[worst] < 2e-3  # Muon and AdamW divide by what they average: rounding grows where gradients are small
 
 
 def test_processes_that_cannot_share(micro, monkeypatch, tmp_path):

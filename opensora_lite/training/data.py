@@ -18,6 +18,7 @@ from opensora_lite import world
 from opensora_lite.training.recipe import DiffusionRecipe, Recipe, VAERecipe, World, parse_size
 
 IMAGE_FPS = 120  # as released: what the model is told of a video of one frame
+LATENT_CHANNELS = 4  # of the VAE, as STDiT2 reads them
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class Pictures:
             pictures = np.stack([p[y : y + side, x : x + side] for p, (y, x) in zip(pictures, corners, strict=True)])
         pictures = pictures.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
         B, _, h, w = pictures.shape
-        return pictures, rng.standard_normal((B, v.latent_channels, h // 8, w // 8), np.float32)
+        return pictures, rng.standard_normal((B, LATENT_CHANNELS, h // 8, w // 8), np.float32)
 
     @staticmethod
     def _corner(clip: Clip, time: int, side: int, rng: np.random.Generator) -> tuple[int, int]:

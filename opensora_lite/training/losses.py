@@ -23,9 +23,8 @@ class TrainingSchedule:
     Computed in float64 and rounded once, as the original does in training.
     """
 
-    def __init__(self, train_steps: int = TRAIN_STEPS):
-        scale = 1000 / train_steps
-        betas = np.linspace(scale * 1e-4, scale * 0.02, train_steps)
+    def __init__(self):
+        betas = np.linspace(1e-4, 0.02, TRAIN_STEPS)
         abar = np.cumprod(1 - betas)
         before = np.append(1.0, abar[:-1])
         variance = betas * (1 - before) / (1 - abar)  #          of q(x_{t-1} | x_t, x_0): DDPM, eq. 7

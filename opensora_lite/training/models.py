@@ -3,17 +3,20 @@
 Starts are drawn with numpy, so that a seed gives the same ones on every device.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import paddle
 
 from opensora_lite.checkpoints import linear_weights
+from opensora_lite.errors import OpenSoraError
+from opensora_lite.files import replacing, write_json, write_safetensors
 from opensora_lite.pipeline import model_folder
 from opensora_lite.stdit import STDiT2, STDiT2Config, load_stdit
 from opensora_lite.text import T5_FIELDS, TextEncoder, load_text_encoder, new_encoder
+from opensora_lite.training.data import LATENT_CHANNELS
 from opensora_lite.training.recipe import DiffusionRecipe, VAERecipe
-from opensora_lite.training.trainer import replacing, write_json, write_safetensors
 from opensora_lite.vae import FrameVAE, new_autoencoder
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -27,18 +30,19 @@ def new_stdit(d: DiffusionRecipe, rng: np.random.Generator) -> STDiT2:
     As released (opensora/models/stdit/stdit2.py, initialize_weights, initialize_temporal): what adds the caption and
     the frames' exchange to a block, and the last layer, begin at 0 (adaLN-zero, DiT, arXiv:2212.09748, sec. 3.2).
     """
-    if d.init is not None:
-        return load_stdit(model_folder(d.init) / "stdit")
-    model = STDiT2(
-        STDiT2Config(
-            hidden_size=d.hidden_size,
-            depth=d.depth,
-            num_heads=d.num_heads,
-            caption_channels=d.d_model,
-            model_max_length=d.model_max_length,
-            input_sq_size=d.input_sq_size,
-        )
+    config = STDiT2Config(
+        hidden_size=d.hidden_size,
+        depth=d.depth,
+        num_heads=d.num_heads,
+        caption_channels=d.d_model,
+        model_max_length=d.model_max_length,
+        input_sq_size=d.input_sq_size,
     )
+    if d.init is not None:
+        model = load_stdit(model_folder(d.init) / "stdit")
+        check_same(f"diffusion.init {d.init}", asdict(model.config), asdict(config))
+        return model
+    model = STDiT2(config)
     narrow = ("t_embedder.", "t_block.", "t_block_temp.", "y_embedder.y_proj.")
     zero = ("cross_attn.proj.weight", "attn_temp.proj.weight", "final_layer.linear.weight")
     linears = linear_weights(model)
@@ -65,7 +69,10 @@ def new_text_encoder(d: DiffusionRecipe, rng: np.random.Generator) -> TextEncode
 
     folder = model_folder(d.init or "tiny")
     if d.init is not None:
-        return load_text_encoder(folder / "t5", d.model_max_length)
+        text = load_text_encoder(folder / "t5", d.model_max_length)
+        wanted = t5_config(d, text.tokenizer.get_piece_size())
+        check_same(f"diffusion.init {d.init}", {name: getattr(text.model.config, name) for name in wanted}, wanted)
+        return text
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "t5" / "spiece.model"))
     model = new_encoder(t5_config(d, tokenizer.get_piece_size()))
     linears = linear_weights(model)
@@ -86,9 +93,21 @@ def new_vae(v: VAERecipe, seed: int) -> FrameVAE:
     from opensora_lite.vae import load_vae
 
     if v.init is not None:
-        return load_vae(model_folder(v.init) / "vae")
+        vae = load_vae(model_folder(v.init) / "vae")
+        found = {name: vae.model.config[name] for name in VAE_FIELDS}
+        check_same(
+            f"vae.init {v.init}", {k: list(x) if isinstance(x, tuple) else x for k, x in found.items()}, vae_config(v)
+        )
+        return vae
     paddle.seed(seed)
     return FrameVAE(new_autoencoder(vae_config(v)))
+
+
+def check_same(what: str, found: dict, wanted: dict):
+    """Raise OpenSoraError where a model to go on from has other sizes than the recipe says."""
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise OpenSoraError(f"{what} has {name} {found[name]}, the recipe {value}; give the recipe the same")
 
 
 def normal(rng, shape, std) -> np.ndarray:
@@ -133,7 +152,7 @@ def vae_config(v: VAERecipe) -> dict:
         block_out_channels=list(v.block_out_channels),
         layers_per_block=v.layers_per_block,
         act_fn="silu",
-        latent_channels=v.latent_channels,
+        latent_channels=LATENT_CHANNELS,
         norm_num_groups=v.norm_num_groups,
         sample_size=64,
     )
@@ -186,7 +205,7 @@ def export_text_encoder(folder: Path, text: TextEncoder):
     kind = dict(model_type="t5", architectures=["T5EncoderModel"], is_encoder_decoder=False, tie_word_embeddings=False)
     write_json(folder / "t5" / "config.json", {**kind, **config, "dropout_rate": 0.0})
     with replacing(folder / "t5" / "spiece.model") as temporary:
-        Path(temporary).write_bytes(text.tokenizer.serialized_model_proto())
+        temporary.write_bytes(text.tokenizer.serialized_model_proto())
 
 
 def export_vae(folder: Path, vae: FrameVAE):

@@ -1,7 +1,8 @@
 """Muon: an optimizer for matrices that moves every direction of a matrix by the same amount.
 
 A gradient of a matrix is mostly made of a few directions; AdamW follows those, and the others learn late. Muon
-replaces the averaged gradient G = U Σ Vᵀ by U Vᵀ. On LiteWorld it learned in 160 steps what AdamW had not in as many.
+replaces the averaged gradient G = U Σ Vᵀ by U Vᵀ. From one half-trained state of the small model, 160 steps with it
+lowered the error of ε on held-out clips by 1 to 4 % at times from 150 to 700; as many with AdamW lowered it by 0 %.
 
 Sources: Keller Jordan, Muon (kellerjordan.github.io/posts/muon, with the coefficients below); Muon is Scalable for
 LLM Training, arXiv:2502.16982, eq. 4, for the factor that makes its steps as large as AdamW's.

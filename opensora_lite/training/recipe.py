@@ -19,6 +19,7 @@ from typing import get_args, get_origin, get_type_hints
 import numpy as np
 
 from opensora_lite.errors import OpenSoraError
+from opensora_lite.world import HELD_OUT
 
 RECIPES = Path(__file__).parent / "recipes"
 TIMES = 1000  # of the diffusion; samplers.schedule.TRAIN_STEPS, which cannot be had without Paddle
@@ -50,6 +51,10 @@ class World:
 
     def __post_init__(self):
         at_least(self, clips=1, first_seed=0, num_frames=1, captions=1)
+        if self.first_seed + self.clips > HELD_OUT:
+            raise OpenSoraError(
+                f"clips are drawn from seeds below {HELD_OUT:,}; those from there on are the evaluation's"
+            )
         for name in self.sizes:
             parse_size(name)
         if not self.sizes or not self.fps or min(self.fps) < 1:
@@ -68,16 +73,13 @@ class Learning:
     betas: tuple[float, float] = (0.9, 0.99)  # of AdamW
     clip: float = 1.0  # gradients of a larger norm are scaled down to it
     ema: float = 0.999  # decay of the moving average of the weights, which is what is kept in the end
-    optimizer: str = "adamw"  # or "muon": Muon (see muon.py) for the matrices of transformer blocks, AdamW for the rest
 
     def __post_init__(self):
         at_least(self, steps=1, warmup=0)
-        if self.optimizer not in ("adamw", "muon"):
-            raise OpenSoraError(f'optimizer is "{self.optimizer}"; give adamw or muon')
         between(self, decay=(0, 1), floor=(0, 1), ema=(0, 1))
-        for name in ("learning_rate", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise OpenSoraError(f"{name} is {getattr(self, name)!r}; it must be a number above 0")
+        above_zero(self, "learning_rate", "clip")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise OpenSoraError(f"betas are {list(self.betas)}; they must lie between 0 and 1")
 
     def rate_at(self, step: int) -> float:
         """The learning rate of step 0 … steps - 1."""
@@ -87,10 +89,8 @@ class Learning:
         return self.learning_rate * rising * falling
 
     def takes_muon(self, name: str, ndim: int) -> bool:
-        """Whether Muon, not AdamW, trains a parameter: the matrices of STDiT2's and T5's blocks."""
-        in_block = name.startswith(("stdit.blocks.", "t5.encoder.block."))
-        table = "scale_shift_table" in name or "relative_attention_bias" in name
-        return self.optimizer == "muon" and in_block and ndim == 2 and not table
+        """Whether Muon, not AdamW, trains a parameter."""
+        return False
 
     def ema_at(self, step: int) -> float:
         """The decay of the average at step 0 …: small at first, so that the random start is soon forgotten."""
@@ -113,13 +113,22 @@ class VAERecipe(Learning):
     block_out_channels: tuple[int, ...] = (16, 32, 64, 64)
     layers_per_block: int = 1
     norm_num_groups: int = 8
-    latent_channels: int = 4
     init: str | None = None  # a folder with a trained VAE, which is then taken as it is; "tiny": the shipped one
 
     def __post_init__(self):
         super().__post_init__()
-        at_least(self, clips=1, batch=1, crop=8, layers_per_block=1, norm_num_groups=1, latent_channels=1)
+        at_least(self, clips=1, batch=1, crop=8, layers_per_block=1, norm_num_groups=1)
         between(self, crop_share=(0, 1))
+        for name in ("gradient_weight", "squared_weight", "kl_weight"):
+            between(self, **{name: (0, math.inf)})
+        if self.crop % 8:
+            raise OpenSoraError(f"crop is {self.crop}; a VAE that makes 8 pixels one needs a multiple of 8")
+        channels, groups = self.block_out_channels, self.norm_num_groups
+        if len(channels) != 4 or any(n < 1 or n % groups for n in channels):
+            raise OpenSoraError(
+                f"block_out_channels are {list(channels)}; give four, for 8 pixels become one in three halvings,"
+                f" all multiples of norm_num_groups, {groups}"
+            )
 
 
 @dataclass(frozen=True)
@@ -133,6 +142,8 @@ class Stage:
     def __post_init__(self):
         at_least(self, steps=1, batch=1)
         check_shares(self, "lengths")
+        if min(self.lengths) < 1:
+            raise OpenSoraError(f"lengths are numbers of frames from 1, not {min(self.lengths)}")
 
     def batch_of(self, num_frames: int) -> int:
         return self.batch * min(max(self.lengths) // num_frames, 8)
@@ -146,6 +157,7 @@ class DiffusionRecipe(Learning):
     learning_rate: float = 1.2e-3
     betas: tuple[float, float] = (0.9, 0.98)
     stages: tuple[Stage, ...] = ()
+    optimizer: str = "adamw"  # or "muon": Muon (see muon.py) for the matrices of the blocks, AdamW for the rest
     min_snr: float | None = 5.0  # γ of min-SNR weights; null: every time counts the same, as released
     high_noise: float = 0.0  # exponent b: times of SNR below 0.05 count (0.05 / SNR)^b times as much, up to 10 times
     caption_dropout: float = 0.1  # share of the videos that learn without their caption, for guidance
@@ -169,10 +181,27 @@ class DiffusionRecipe(Learning):
             raise OpenSoraError("diffusion.stages is empty; give at least one stage with steps, lengths and batch")
         super().__post_init__()
         between(self, caption_dropout=(0, 1), full_captions=(0, 1), high_noise=(0, 1))
+        if self.optimizer not in ("adamw", "muon"):
+            raise OpenSoraError(f'optimizer is "{self.optimizer}"; give adamw or muon')
+        if self.min_snr is not None:
+            above_zero(self, "min_snr")
+        sizes = ("hidden_size", "depth", "num_heads", "input_sq_size", "model_max_length")
+        at_least(self, **dict.fromkeys((*sizes, "d_model", "d_kv", "d_ff", "num_layers", "t5_heads"), 1))
+        if self.hidden_size % 12 or self.hidden_size % (2 * self.num_heads):
+            raise OpenSoraError(
+                f"hidden_size {self.hidden_size} must be a multiple of 12, and an even multiple of num_heads,"
+                f" {self.num_heads}"
+            )
         check_shares(self, "frame_masks")
         unknown = set(self.frame_masks) - set(FRAME_MASKS)
         if unknown:
             raise OpenSoraError(f"frame_masks has no {', '.join(sorted(unknown))}; it has {', '.join(FRAME_MASKS)}")
+
+    def takes_muon(self, name: str, ndim: int) -> bool:
+        """Whether Muon, not AdamW, trains a parameter: the matrices of STDiT2's and T5's blocks."""
+        in_block = name.startswith(("stdit.blocks.", "t5.encoder.block."))
+        table = "scale_shift_table" in name or "relative_attention_bias" in name
+        return self.optimizer == "muon" and in_block and ndim == 2 and not table
 
     def loss_weights(self) -> np.ndarray:
         """Factors of the mse at the times 0 … 999, float32.
@@ -213,6 +242,8 @@ class Recipe:
 
     def __post_init__(self):
         at_least(self, seed=0, save_every=1, sheet_every=0)
+        if self.seed >= 2**31:
+            raise OpenSoraError(f"seed is {self.seed}; it must be below {2**31:,}")
         longest = max(length for stage in self.diffusion.stages for length in stage.lengths)
         if longest > self.world.num_frames:
             raise OpenSoraError(f"a stage has clips of {longest} frames, the world only {self.world.num_frames}")
@@ -239,11 +270,14 @@ def read_recipe(path: str | Path = "tiny", changes: dict[str, str] | None = None
     if not path.is_file():
         raise OpenSoraError(f"there is no recipe {path}; give a YAML file, or one of {', '.join(known)}")
     try:
-        values = yaml.safe_load(path.read_text())
-        changes = {name: yaml.safe_load(value) for name, value in (changes or {}).items()}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise OpenSoraError(f"{path} is no YAML that can be read: {error}") from error
-    for name, value in changes.items():
+    for name, text in (changes or {}).items():
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise OpenSoraError(f"{name}={text} is no YAML: {error}") from error
         *parents, leaf = name.split(".")
         branch = values
         for parent in parents:
@@ -267,7 +301,11 @@ def build(cls, values, where: str):
         if name not in values and f.default is MISSING and f.default_factory is MISSING:
             raise OpenSoraError(f"the recipe lacks {prefix}{name}")
     types = get_type_hints(cls)
-    return cls(**{name: convert(types[name], value, prefix + name) for name, value in values.items()})
+    converted = {name: convert(types[name], value, prefix + name) for name, value in values.items()}
+    try:
+        return cls(**converted)
+    except OpenSoraError as error:
+        raise OpenSoraError(f"{where or 'the recipe'}: {error}") from None
 
 
 def convert(wanted, value, where: str):
@@ -316,14 +354,20 @@ def at_least(recipe, **least):
             raise OpenSoraError(f"{name} is {getattr(recipe, name)!r}; it must be at least {value}")
 
 
+def above_zero(recipe, *names):
+    for name in names:
+        if not 0 < getattr(recipe, name) < math.inf:
+            raise OpenSoraError(f"{name} is {getattr(recipe, name)!r}; it must be a number above 0")
+
+
 def between(recipe, **bounds):
     for name, (low, high) in bounds.items():
-        if not low <= getattr(recipe, name) <= high:
+        if not low <= getattr(recipe, name) <= high or math.isinf(getattr(recipe, name)):
             raise OpenSoraError(f"{name} is {getattr(recipe, name)!r}; it must lie between {low} and {high}")
 
 
 def check_shares(recipe, name: str):
     """Shares are positive and sum to 1."""
     shares = getattr(recipe, name)
-    if not shares or any(share < 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-3:
+    if not shares or not all(share >= 0 for share in shares.values()) or not abs(sum(shares.values()) - 1) < 1e-3:
         raise OpenSoraError(f"{name} holds shares that sum to 1, not {shares}")

@@ -7,6 +7,7 @@ out/vae, t5, stdit      the model, as `OpenSora.from_pretrained(out)` takes it, 
 """
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +19,17 @@ import paddle.distributed as dist
 
 from opensora_lite.checkpoints import read_safetensors
 from opensora_lite.errors import OpenSoraError
+from opensora_lite.files import replacing, write_json, write_safetensors
 from opensora_lite.pipeline import OpenSora, Settings, plan
 from opensora_lite.runtime import set_device
 from opensora_lite.training import models
 from opensora_lite.training.data import Batch, Latents, Pictures, clip_at
 from opensora_lite.training.losses import TrainingSchedule, training_losses, vae_loss
 from opensora_lite.training.recipe import Recipe, parse_size, read_recipe
-from opensora_lite.training.trainer import Progress, Record, Trainer, replacing, write_json, write_safetensors
+from opensora_lite.training.trainer import Progress, Record, Trainer, read_records
 from opensora_lite.vae import FrameVAE, load_vae
+
+HARMLESS = ("save_every", "sheet_every", "sheet_prompts")  # what may change while a run goes on
 
 
 @dataclass(frozen=True)
@@ -55,54 +59,37 @@ def train(
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     out = Path(out)
-    claim(out, recipe)
+    # 1. whatever can be wrong is found before anything is written or rendered
     set_device(device)
     start_processes(recipe)
+    rng = np.random.default_rng([recipe.seed, 0])
+    text, stdit = models.new_text_encoder(recipe.diffusion, rng), models.new_stdit(recipe.diffusion, rng)
+    vae = models.new_vae(recipe.vae, recipe.seed)
+    settings = sheet_settings(recipe)
+    jobs = plan(recipe.sheet_prompts, settings=settings) if recipe.sheet_every else []
+    claim(out, recipe)
 
+    # 2. the VAE, and the clips as it sees them
     clips = [clip_at(recipe.world, i) for i in range(recipe.world.clips)]
-    vae, vae_records = train_vae(recipe, clips, out, on_step, say)
+    vae, vae_records = train_vae(recipe, vae, clips, out, on_step, say)
     latents = Latents(clips, make_latents(recipe, clips, vae, out, say))
-    trainer, text, stdit = diffusion_trainer(recipe, latents, out / "work", on_step)
+
+    # 3. T5 and STDiT2
+    trainer = diffusion_trainer(recipe, text, stdit, latents, out / "work", on_step)
     values = sum(p.size for p in trainer.parameters.values())
     say(f"T5 and STDiT2: {values:,} values, step {trainer.step} of {recipe.diffusion.steps}")
-    if not (out / "pipeline.json").exists() and dist.get_rank() == 0:
-        export(recipe, out, trainer, text, stdit)
     while not (trainer.done or prepare):
         every = recipe.sheet_every or recipe.diffusion.steps
         trainer.fit(until=(trainer.step // every + 1) * every)
-        if dist.get_rank() == 0:
-            export(recipe, out, trainer, text, stdit)
-            if recipe.sheet_every:
-                with trainer.averaged():
-                    draw_sheet(recipe, OpenSora(stdit, text, vae), out / "sheets" / f"step_{trainer.step:06d}.png")
+        if jobs and dist.get_rank() == 0:
+            with trainer.averaged():
+                path = out / "sheets" / f"step_{trainer.step:06d}.png"
+                draw_sheet(OpenSora(stdit, text, vae), jobs, settings, path)
+                export(recipe, out, text, stdit)
+    if dist.get_rank() == 0:
+        with trainer.averaged():
+            export(recipe, out, text, stdit)
     return Trained(out, vae_records, trainer.history)
-
-
-def claim(out: Path, recipe: Recipe):
-    """Make `out` the folder of this recipe. Raises OpenSoraError where it holds another run, or other things."""
-    path = out / "recipe.json"
-    if path.exists():
-        before, now = json.loads(path.read_text()), recipe.to_dict()
-        if before != now:
-            raise OpenSoraError(
-                f"{out} holds a run of another recipe ({', '.join(differences(before, now))} differ);"
-                " train into another folder, or remove this one"
-            )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OpenSoraError(f"{out} exists and is no folder of a training run; give a new folder")
-    write_json(path, recipe.to_dict())
-
-
-def differences(a: dict, b: dict, where: str = "") -> list[str]:
-    """The dotted names of the values in which two trees differ."""
-    names = []
-    for key in sorted(set(a) | set(b)):
-        if isinstance(a.get(key), dict) and isinstance(b.get(key), dict):
-            names += differences(a[key], b[key], f"{where}{key}.")
-        elif a.get(key) != b.get(key):
-            names.append(f"{where}{key}")
-    return names
 
 
 def start_processes(recipe: Recipe):
@@ -116,37 +103,77 @@ def start_processes(recipe: Recipe):
         raise OpenSoraError(f"{n} processes cannot share batches of {sorted(batches)} evenly; choose multiples of {n}")
 
 
+def claim(out: Path, recipe: Recipe):
+    """Make `out` the folder of this recipe. Raises OpenSoraError where it holds another run, or other things."""
+    path = out / "recipe.json"
+    if dist.get_rank() > 0:
+        return wait_for(path)
+    if (out / "work" / "diffusion_torch.pt").exists():
+        raise OpenSoraError(f"{out} is being trained by tests/peers/train_torch.py; go on with that")
+    if not path.exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise OpenSoraError(f"{out} exists and is no folder of a training run; give a new folder")
+        write_json(path, recipe.to_dict())
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other = [name for name in differences(before, recipe.to_dict()) if name not in HARMLESS]
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise OpenSoraError(f"{path} cannot be read ({error}); train into another folder") from error
+    if other:
+        raise OpenSoraError(
+            f"{out} holds a run of another recipe ({', '.join(other)} differ); train into another folder, or remove"
+            " this one"
+        )
+
+
+def wait_for(path: Path):
+    """Until another process has written a file. Not a barrier, which gives up after half an hour."""
+    while not path.exists():
+        time.sleep(0.5)
+
+
+def differences(a: dict, b: dict, where: str = "") -> list[str]:
+    """The dotted names of the values in which two trees differ."""
+    names = []
+    for key in sorted(set(a) | set(b)):
+        if isinstance(a.get(key), dict) and isinstance(b.get(key), dict):
+            names += differences(a[key], b[key], f"{where}{key}.")
+        elif a.get(key) != b.get(key):
+            names.append(f"{where}{key}")
+    return names
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 #   Stages
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def train_vae(recipe: Recipe, clips: list, out: Path, on_step=None, say=print) -> tuple[FrameVAE, list[Record]]:
+def train_vae(recipe: Recipe, vae: FrameVAE, clips: list, out: Path, on_step, say) -> tuple[FrameVAE, list[Record]]:
     """The VAE of out/vae; trained first, where there is none."""
-    v = recipe.vae
-    if (out / "vae" / "config.json").exists():
-        return load_vae(out / "vae"), []
-    vae, records = models.new_vae(v, recipe.seed), []
-    if v.init is None:
+    v, config, rank, processes = recipe.vae, out / "vae" / "config.json", dist.get_rank(), dist.get_world_size()
+    if v.init is None and not config.exists():
         clips = clips[: v.clips]
         say(f"rendering {len(clips)} clips for the VAE")
         pictures = Pictures(clips, [clip.render(recipe.world.num_frames) for clip in clips])
 
         def loss(step):
-            batch, noise = (part[dist.get_rank() :: dist.get_world_size()] for part in pictures.batch(recipe, step))
+            batch, noise = (part[rank::processes] for part in pictures.batch(recipe, step))
             size = "x".join(map(str, batch.shape[2:]))
             return vae_loss(vae.model, paddle.to_tensor(batch), paddle.to_tensor(noise), v), size
 
         trainer = Trainer("vae", {"vae": vae.model}, v, loss, out / "work", recipe.save_every, on_step)
         say(f"the VAE: {sum(p.size for p in vae.model.parameters()):,} values, step {trainer.step} of {v.steps}")
-        records = trainer.fit()
+        trainer.fit()
         trainer.finish()
         vae.scaling_factor = 1.0
         some = [encode(vae, clip.render(recipe.world.num_frames)).ravel() for clip in clips[:100]]
         vae.scaling_factor = 1 / float(np.concatenate(some).std())  # latents of standard deviation 1
-    if dist.get_rank() == 0:
+    if rank == 0 and not config.exists():
         models.export_vae(out, vae)
-    return vae, records
+    wait_for(config)
+    # as it was written, in float16: a run that goes on later has no other
+    return load_vae(out / "vae"), read_records(out / "work" / "vae_losses.csv")
 
 
 def encode(vae: FrameVAE, frames: np.ndarray) -> np.ndarray:
@@ -155,35 +182,30 @@ def encode(vae: FrameVAE, frames: np.ndarray) -> np.ndarray:
     return vae.encode(pixels).numpy()[0].astype(np.float16)
 
 
-def make_latents(recipe: Recipe, clips: list, vae: FrameVAE, out: Path, say=print) -> list[np.ndarray]:
+def make_latents(recipe: Recipe, clips: list, vae: FrameVAE, out: Path, say) -> list[np.ndarray]:
     """The clips as scaled latents, float16 [C, T, h, w] each; made once, then read from out/work."""
     path = out / "work" / "latents.safetensors"
     if dist.get_rank() == 0 and not path.exists():
         say(f"turning {len(clips)} clips into latents")
         frames = (clip.render(recipe.world.num_frames) for clip in clips)
         write_safetensors(path, {str(i): encode(vae, each) for i, each in enumerate(frames)})
-    if dist.get_world_size() > 1:
-        dist.barrier()
+    wait_for(path)
     tensors = read_safetensors(path)
     return [np.array(tensors[str(i)].read()) for i in range(len(clips))]
 
 
-def diffusion_trainer(recipe: Recipe, latents: Latents, folder: Path, on_step=None):
-    """The Trainer of T5 and STDiT2, at the step where an earlier run stopped; with the two models."""
-    d = recipe.diffusion
-    rng = np.random.default_rng([recipe.seed, 0])
-    text, stdit = models.new_text_encoder(d, rng), models.new_stdit(d, rng)
-    schedule = TrainingSchedule()
-    weights = paddle.to_tensor(d.loss_weights())
-    rank, world = dist.get_rank(), dist.get_world_size()
+def diffusion_trainer(recipe: Recipe, text, stdit, latents: Latents, folder: Path, on_step=None) -> Trainer:
+    """The Trainer of T5 and STDiT2, at the step where an earlier run stopped."""
+    schedule, weights = TrainingSchedule(), paddle.to_tensor(recipe.diffusion.loss_weights())
+    rank, processes = dist.get_rank(), dist.get_world_size()
 
     def loss(step):
-        batch = latents.batch(recipe, step).part(rank, world)
+        batch = latents.batch(recipe, step).part(rank, processes)
         losses = diffusion_losses(stdit, text, schedule, batch, weights)
         return losses["loss"].mean(), f"{batch.x_0.shape[2]}x{batch.height}x{batch.width}"
 
-    trainer = Trainer("diffusion", {"stdit": stdit, "t5": text.model}, d, loss, folder, recipe.save_every, on_step)
-    return trainer, text, stdit
+    both = {"stdit": stdit, "t5": text.model}
+    return Trainer("diffusion", both, recipe.diffusion, loss, folder, recipe.save_every, on_step)
 
 
 def diffusion_losses(stdit, text, schedule: TrainingSchedule, batch: Batch, weights=None) -> dict:
@@ -205,11 +227,10 @@ def diffusion_losses(stdit, text, schedule: TrainingSchedule, batch: Batch, weig
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def export(recipe: Recipe, out: Path, trainer: Trainer, text, stdit):
-    """stdit/, t5/ and pipeline.json, with the moving average of the weights."""
-    with trainer.averaged():
-        models.export_stdit(out, stdit)
-        models.export_text_encoder(out, text)
+def export(recipe: Recipe, out: Path, text, stdit):
+    """stdit/, t5/ and pipeline.json."""
+    models.export_stdit(out, stdit)
+    models.export_text_encoder(out, text)
     write_json(out / "pipeline.json", pipeline_defaults(recipe))
 
 
@@ -230,18 +251,19 @@ def pipeline_defaults(recipe: Recipe) -> dict:
     )
 
 
-def draw_sheet(recipe: Recipe, pipe: OpenSora, path: Path):
-    """The recipe's prompts as they look now, a row each, up to eight frames of a video."""
+def sheet_settings(recipe: Recipe) -> Settings:
+    values = pipeline_defaults(recipe)
+    del values["trained_sizes"]
+    return Settings(**{**values, "seed": recipe.seed})
+
+
+def draw_sheet(pipe: OpenSora, jobs: list, settings: Settings, path: Path):
+    """The videos of jobs as they look now, a row of up to eight frames each."""
     from PIL import Image
 
-    values = pipeline_defaults(recipe)
-    values.pop("trained_sizes")
-    settings = Settings(**{**values, "seed": recipe.seed})
-    prompts = list(recipe.sheet_prompts)
     rows = []
-    for _, video in pipe.generate(plan(prompts, settings=settings), settings):
-        frames = video.frames[np.linspace(0, len(video.frames) - 1, min(8, len(video.frames))).round().astype(int)]
-        rows.append(np.concatenate(frames, axis=1))
-    sheet = np.concatenate(rows).repeat(2, axis=0).repeat(2, axis=1)
+    for _, video in pipe.generate(jobs, settings):
+        chosen = np.linspace(0, len(video) - 1, min(8, len(video))).round().astype(int).tolist()
+        rows.append(np.asarray(video.contact_sheet(frames=chosen, labels=False)))
     with replacing(path) as temporary:
-        Image.fromarray(sheet).save(temporary, format="PNG")
+        Image.fromarray(np.concatenate(rows)).save(temporary, format="PNG")

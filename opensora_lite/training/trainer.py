@@ -8,8 +8,7 @@ from a checkpoint has the losses that it would have had.
 import contextlib
 import csv
 import json
-import os
-import tempfile
+import math
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
@@ -21,6 +20,7 @@ import paddle.distributed as dist
 
 from opensora_lite.checkpoints import read_safetensors
 from opensora_lite.errors import CheckpointError
+from opensora_lite.files import replacing, write_safetensors
 from opensora_lite.training.muon import Muon
 from opensora_lite.training.recipe import Learning
 
@@ -42,7 +42,7 @@ class Progress:
     stage: str  # "vae" or "diffusion"
     record: Record
     steps: int  # of the whole stage
-    steps_per_second: float  # since this process began
+    steps_per_second: float  # since `fit` was called
     seconds_left: float
 
 
@@ -82,6 +82,7 @@ class Trainer:
         self.step, self.history = 0, []
         if self.checkpoint.exists():
             self.restore()
+        check_equal_everywhere(self.step, self.parameters)
 
     @property
     def checkpoint(self) -> Path:
@@ -93,7 +94,7 @@ class Trainer:
 
     def fit(self, until: int | None = None) -> list[Record]:
         """Train up to step `until` (None: to the end), with checkpoints on the way; the records of all steps so far."""
-        until = min(until or self.learning.steps, self.learning.steps)
+        until = self.learning.steps if until is None else min(until, self.learning.steps)
         start, first = time.perf_counter(), self.step
         while self.step < until:
             record = self.take_step()
@@ -112,12 +113,12 @@ class Trainer:
         loss, kind = self.loss(self.step)
         loss.backward()
         loss = average_over_processes(loss, [p for p in self.parameters.values() if p.grad is not None])
-        if not np.isfinite(loss):
+        norm = float(paddle.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.learning.clip))
+        if not (math.isfinite(loss) and math.isfinite(norm)):  # no weight has been changed yet
             raise CheckpointError(
-                f"the loss of {self.stage} is {loss} at step {self.step + 1}; the last checkpoint is kept."
-                " A lower learning_rate or clip may help"
+                f"at step {self.step + 1} of {self.stage} the loss is {loss} and the norm of its gradients {norm};"
+                " the last checkpoint is kept. A lower learning_rate or clip may help"
             )
-        paddle.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.learning.clip)
         self.muon.step(rate)
         self.adamw.set_lr(rate)
         self.adamw.step()
@@ -164,20 +165,24 @@ class Trainer:
             if own:
                 tensors[f"adamw.{own[1]}:{key[len(own[0]) + 1 :]}"] = value.numpy()
         tensors |= {f"muon.{name}": moment.numpy() for name, moment in self.muon.moments.items()}
-        write_safetensors(self.checkpoint, tensors, {"step": str(self.step)})
+        # the losses first: those beyond the checkpoint's step, if it comes no further, are passed over
         with replacing(self.losses_file) as path, open(path, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(f.name for f in fields(Record))
             writer.writerows(astuple(record) for record in self.history)
+        write_safetensors(self.checkpoint, tensors, {"step": str(self.step)})
 
     def restore(self):
         """Go on from the checkpoint. Raises CheckpointError where it is not one of these models."""
         tensors = read_safetensors(self.checkpoint)
         kept = {"weights": self.parameters, "average": self.average, "muon": self.muon.moments}
         wanted = {f"{kind}.{name}" for kind, values in kept.items() for name in values}
-        lacking = wanted - set(tensors)
-        if lacking:
-            raise CheckpointError(f"{self.checkpoint} lacks {sorted(lacking)[0]}: it belongs to another recipe")
+        leaves = ("moment1_0", "moment2_0", "beta1_pow_acc_0", "beta2_pow_acc_0")
+        others = set(self.parameters) - set(self.muon.moments)
+        wanted |= {f"adamw.{name}:{leaf}" for name in others for leaf in leaves}
+        differing = sorted(wanted ^ set(tensors))
+        if differing:
+            raise CheckpointError(f"{self.checkpoint} is of other models than this recipe's: see {differing[0]}")
         state = {}
         for key, tensor in tensors.items():
             kind, name = key.split(".", 1)
@@ -194,21 +199,39 @@ class Trainer:
             target.set_value(value)
         self.adamw.set_state_dict(state)
         self.step = int(read_metadata(self.checkpoint)["step"])
-        with open(self.losses_file, newline="") as file:
-            rows = list(csv.DictReader(file))
-        self.history = [Record(int(r["step"]), r["kind"], float(r["loss"]), float(r["rate"])) for r in rows][
-            : self.step
-        ]
+        self.history = read_records(self.losses_file)[: self.step]
+        if len(self.history) < self.step:
+            raise CheckpointError(f"{self.losses_file} has {len(self.history)} steps, the checkpoint {self.step}")
 
     @property
     def losses_file(self) -> Path:
         return self.folder / f"{self.stage}_losses.csv"
 
 
+def read_records(path: Path) -> list[Record]:
+    """The Records of a file of losses; none where there is no such file."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [Record(int(r["step"]), r["kind"], float(r["loss"]), float(r["rate"])) for r in rows]
+
+
 def assign(targets: dict, values: dict):
     with paddle.no_grad():
         for name, target in targets.items():
             target.set_value(values[name])
+
+
+def check_equal_everywhere(step: int, parameters: dict):
+    """Raise CheckpointError where processes begin from different steps or weights, as on disks that are not shared."""
+    if dist.get_world_size() == 1:
+        return
+    mine = paddle.to_tensor([float(step), sum(float(p.detach().abs().sum()) for p in parameters.values())], "float64")
+    all_of_them = []
+    dist.all_gather(all_of_them, mine)
+    if any((other != mine).any() for other in all_of_them):
+        raise CheckpointError("the processes begin from different weights or steps; they need one folder, on one disk")
 
 
 def average_over_processes(loss, parameters) -> float:
@@ -225,40 +248,7 @@ def average_over_processes(loss, parameters) -> float:
     return mean.item()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-#   Files
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def replacing(path: Path):
-    """A temporary path that becomes `path` when the block ends well; otherwise what was there stays."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def write_safetensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None):
-    from safetensors.numpy import save_file
-
-    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
-
-
 def read_metadata(path: Path) -> dict[str, str]:
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         return json.loads(file.read(size)).get("__metadata__", {})
-
-
-def write_json(path: Path, value):
-    with replacing(path) as temporary:
-        Path(temporary).write_text(json.dumps(value, indent=1) + "\n")

@@ -1,8 +1,9 @@
 """Training steps per second of the small model, in Paddle and in PyTorch: `make bench` prints the table.
 
-A step is forward, losses, backward and AdamW, on the same batch from the same weights, so that after the same number
-of steps the losses agree too. The rows take turns (a step of each, again and again), so that whatever else the machine
-does hits all alike; medians. Nothing is asserted. PyTorch runs in a process of its own: `make peers` installs it.
+A step is forward, losses, backward and AdamW, without T5, Muon and the moving average, which cost all alike, on the
+same batch from the same weights, so that after the same number of steps the losses agree too. The rows take turns (a
+step of each, again and again), so that whatever else the machine does hits all alike; medians. Nothing is asserted.
+PyTorch runs in a process of its own: `make peers` installs it.
 """
 
 import json
@@ -52,7 +53,7 @@ class Positional(paddle.nn.Layer):
 
 
 def paddle_step(batch: dict, compiled: bool):
-    """A function that takes one training step and returns (seconds, loss)."""
+    """A function that takes one training step and returns (loss, seconds)."""
     model = load_stdit(TINY)
     model.train()  # in evaluation mode a compiled layer has no backward pass
     optimizer = paddle.optimizer.AdamW(LEARNING_RATE, parameters=model.parameters(), weight_decay=0.01)

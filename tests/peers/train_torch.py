@@ -147,7 +147,11 @@ def main():
             terms = training_losses(forward, x_0, t, noise, x_mask, y=y, mask=mask, **conditions)
         loss = (weights[t] * terms["mse"] + terms["vb"]).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters.values(), d.clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), d.clip)
+        if not (loss.isfinite() and norm.isfinite()):
+            raise SystemExit(
+                f"step {step + 1}: the loss is {loss}, the norm of its gradients {norm}; nothing was saved"
+            )
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = d.rate_at(step)
