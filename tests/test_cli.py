@@ -232,7 +232,7 @@ def test_sizes_the_model_was_not_trained_at_and_words_it_does_not_read_are_said(
         capsys, "generate", "--prompt", long, "--image-size", 32, 32, "--num-sampling-steps", 2, "--num-frames", 1
     )
     assert code == 0
-    assert "note: this model was trained at 64×64; at 32×32" in out
+    assert "note: this model was trained at 64×64, 48×80, 80×48; at 32×32" in out
     assert "note: the model reads 24 tokens" in out
 
 

@@ -376,6 +376,8 @@ def test_the_small_model_from_the_command_line_twice_the_same(pipe, tmp_path, ca
         (["--prompts", 101], "prompts must be a whole number from 1 to 100, not 101"),
         (["--runs", -1], "runs must be a whole number from 0 to 100, not -1"),
         (["--num-frames", 1], "num_frames must be at least 2, not 1"),
+        (["--image-size", 64, 24], "both sides of image_size must be at least 32"),
+        (["--compare", "a.json", "b.json", "--out", "c"], "it writes nothing to --out"),
         (["--num-sampling-steps", 2], "num_sampling_steps must be at least 3, not 2, or runs 0"),
         (["--image-size", 60, 64], "the nearest that work: 56 and 64"),
         (["--sampler", "euler"], 'sampler "euler" is unknown'),
