@@ -587,7 +587,10 @@ def test_the_vae_is_trained_too(micro, tmp_path):
     assert abs(np.mean(stds) - 1) < 0.25
     from PIL import Image
 
-    assert Image.open(done.folder / "sheets" / "step_000006.png").size == (4 * 64 * 2, 64 * 2)
+    assert Image.open(done.folder / "sheets" / "step_000006.png").size == (
+        4 * 128 + 3 * 2,
+        128,
+    )  # four frames and the gaps between them
 
 
 def test_the_command_line(micro_file, tmp_path, capsys):
