@@ -235,7 +235,7 @@ def train(a) -> None:
         raise OpenSoraError(f"--set takes NAME=VALUE, such as diffusion.min_snr=null, not {' '.join(a.set)}")
     recipe = read_recipe(a.recipe, changes)
 
-    from opensora_lite.training.run import train
+    from opensora_lite.training import train
 
     losses, told = [], time.perf_counter()
 
