@@ -253,7 +253,7 @@ def test_training_agrees(micro_file, tmp_path):
     root = str(HERE.parent.parent)
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    with open(tmp_path / "torch" / "work" / "diffusion_losses.csv", newline="") as file:
+    with open(tmp_path / "torch" / "state" / "diffusion_losses.csv", newline="") as file:
         theirs = list(csv.DictReader(file))
     assert [(r.step, r.kind) for r in ours] == [(int(r["step"]), r["kind"]) for r in theirs]
     np.testing.assert_allclose([r.rate for r in ours], [float(r["rate"]) for r in theirs], rtol=1e-6)

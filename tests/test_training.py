@@ -565,8 +565,8 @@ def test_folders_that_are_no_place_for_a_run(micro, trained, tmp_path):
     with pytest.raises(OpenSoraError, match=r"recipe.json cannot be read"):
         train(micro, tmp_path)
     (tmp_path / "recipe.json").write_text(json.dumps(micro.to_dict()))
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "diffusion_torch.pt").touch()
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "diffusion_torch.pt").touch()
     with pytest.raises(OpenSoraError, match=r"is being trained by tests/peers/train_torch.py"):
         train(micro, tmp_path)
 

@@ -1,7 +1,7 @@
 """A whole run: render the world, train the VAE, turn the clips into latents, train T5 and STDiT2.
 
 out/recipe.json         what is being trained; a run is only continued with the same recipe
-out/work/               checkpoints (vae.safetensors, diffusion.safetensors), losses, the clips as latents
+out/state/              checkpoints (vae.safetensors, diffusion.safetensors), losses, the clips as latents
 out/sheets/             samples on the way
 out/vae, t5, stdit      the model, as `OpenSora.from_pretrained(out)` takes it, with pipeline.json
 """
@@ -75,7 +75,7 @@ def train(
     latents = Latents(clips, make_latents(recipe, clips, vae, out, say))
 
     # 3. T5 and STDiT2
-    trainer = diffusion_trainer(recipe, text, stdit, latents, out / "work", on_step)
+    trainer = diffusion_trainer(recipe, text, stdit, latents, out / "state", on_step)
     values = sum(p.size for p in trainer.parameters.values())
     say(f"T5 and STDiT2: {values:,} values, step {trainer.step} of {recipe.diffusion.steps}")
     while not (trainer.done or prepare):
@@ -108,7 +108,7 @@ def claim(out: Path, recipe: Recipe):
     path = out / "recipe.json"
     if dist.get_rank() > 0:
         return wait_for(path)
-    if (out / "work" / "diffusion_torch.pt").exists():
+    if (out / "state" / "diffusion_torch.pt").exists():
         raise OpenSoraError(f"{out} is being trained by tests/peers/train_torch.py; go on with that")
     if not path.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -162,7 +162,7 @@ def train_vae(recipe: Recipe, vae: FrameVAE, clips: list, out: Path, on_step, sa
             size = "x".join(map(str, batch.shape[2:]))
             return vae_loss(vae.model, paddle.to_tensor(batch), paddle.to_tensor(noise), v), size
 
-        trainer = Trainer("vae", {"vae": vae.model}, v, loss, out / "work", recipe.save_every, on_step)
+        trainer = Trainer("vae", {"vae": vae.model}, v, loss, out / "state", recipe.save_every, on_step)
         say(f"the VAE: {sum(p.size for p in vae.model.parameters()):,} values, step {trainer.step} of {v.steps}")
         trainer.fit()
         trainer.finish()
@@ -173,7 +173,7 @@ def train_vae(recipe: Recipe, vae: FrameVAE, clips: list, out: Path, on_step, sa
         models.export_vae(out, vae)
     wait_for(config)
     # as it was written, in float16: a run that goes on later has no other
-    return load_vae(out / "vae"), read_records(out / "work" / "vae_losses.csv")
+    return load_vae(out / "vae"), read_records(out / "state" / "vae_losses.csv")
 
 
 def encode(vae: FrameVAE, frames: np.ndarray) -> np.ndarray:
@@ -183,8 +183,8 @@ def encode(vae: FrameVAE, frames: np.ndarray) -> np.ndarray:
 
 
 def make_latents(recipe: Recipe, clips: list, vae: FrameVAE, out: Path, say) -> list[np.ndarray]:
-    """The clips as scaled latents, float16 [C, T, h, w] each; made once, then read from out/work."""
-    path = out / "work" / "latents.safetensors"
+    """The clips as scaled latents, float16 [C, T, h, w] each; made once, then read from out/state."""
+    path = out / "state" / "latents.safetensors"
     if dist.get_rank() == 0 and not path.exists():
         say(f"turning {len(clips)} clips into latents")
         frames = (clip.render(recipe.world.num_frames) for clip in clips)

@@ -87,7 +87,7 @@ def main():
 
     recipe = build(Recipe, json.loads((a.run / "recipe.json").read_text()), "")
     d, L = recipe.diffusion, recipe.diffusion.model_max_length
-    tensors = load_file(a.run / "work" / "latents.safetensors")
+    tensors = load_file(a.run / "state" / "latents.safetensors")
     clips = [clip_at(recipe.world, i) for i in range(recipe.world.clips)]
     latents = Latents(clips, [tensors[str(i)].numpy() for i in range(len(clips))])
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(a.run / "t5" / "spiece.model"))
@@ -103,7 +103,7 @@ def main():
     weights = torch.from_numpy(d.loss_weights()).to(DEVICE)
     longest = max(length for stage in d.stages for length in stage.lengths)
     compiled = torch.compile(stdit, dynamic=False) if a.compile else stdit  # only for the longest: it takes minutes
-    step, history, path = 0, [], a.run / "work" / "diffusion_torch.pt"
+    step, history, path = 0, [], a.run / "state" / "diffusion_torch.pt"
     if path.exists():
         state = torch.load(path, map_location=DEVICE)
         for name, parameter in parameters.items():
@@ -128,7 +128,7 @@ def main():
             with open(to, "w", newline="") as file:
                 csv.writer(file).writerows([("step", "kind", "loss", "rate"), *history])
 
-        replace(a.run / "work" / "diffusion_losses.csv", losses)
+        replace(a.run / "state" / "diffusion_losses.csv", losses)
 
     start, first, recent = time.perf_counter(), step, {}
     until = min(a.until or d.steps, d.steps)
