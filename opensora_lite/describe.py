@@ -27,7 +27,7 @@ import numpy as np
 
 from opensora_lite import world
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.world import COLORS, GROUND, LIGHT, SKY, TIMES
+from opensora_lite.world import COLORS, GROUND, LIGHT, SUN, TIMES
 
 __all__ = ["Description", "describe", "subject_track", "sun_motion"]
 
@@ -36,13 +36,6 @@ WORKING_HEIGHT = 64  # larger frames are shrunk to about this before they are lo
 HORIZONS = np.linspace(0.50, 0.62, 13)
 ROUGHNESS = {"ocean": 0.015, "city": 0.0, "desert": 0.05, "meadow": 0.03}  # how far the ground leaves the horizon
 SHADES = {"ocean": (0.86, 1.14), "city": (1.0, 1.0), "desert": (0.85, 1.02), "meadow": (0.75, 1.02)}
-SUN = {  # time -> radius, colour, as world.paint_sun has them
-    "sunrise": (0.10, (1.0, 0.92, 0.55)),
-    "noon": (0.07, (1.0, 1.0, 0.82)),
-    "sunset": (0.10, (1.0, 0.86, 0.42)),
-    "night": (0.06, (0.93, 0.93, 0.84)),
-    "cyberpunk": (0.13, (1.0, 0.45, 0.75)),
-}
 SIZES = (0.115, 0.132, 0.15)  # of subjects
 FLAPS = (-0.8, 0.0, 0.8)  # of a bird's wings
 LEAST_GAIN = 0.00005  # of a subject, mean over the frames that show most; without one there is less than 0.00001
@@ -179,9 +172,8 @@ def look_at_backdrop(pixels) -> Backdrop:
 
 
 def sky_colors(time: str, y, horizon: float) -> np.ndarray:
-    """[H, 3], as world.paint_sky has them."""
-    low, high = np.array(SKY[time], np.float32)
-    return high + (low - high) * np.clip(y / horizon, 0, 1).astype(np.float32)[:, None]
+    """[H, 3]"""
+    return world.sky_color(time, y, horizon).astype(np.float32)
 
 
 def row_colors(pixels) -> np.ndarray:
@@ -200,14 +192,10 @@ def judge_time(pixels) -> str:
     return min(errors, key=errors.get)
 
 
-def ground_color(place: str, time: str) -> np.ndarray:
-    return np.array(GROUND[place], np.float32) * np.array(LIGHT[time], np.float32)
-
-
 def from_ground(pixels, place: str, time: str) -> np.ndarray:
     """Squared distance from the ground's colour, whatever its shade."""
     darkest, brightest = SHADES[place]
-    color = ground_color(place, time)
+    color = world.ground_color(place, time)
     return squared(pixels - nearest_mixture(pixels, darkest * color, brightest * color))
 
 
@@ -224,7 +212,7 @@ def find_horizon(pixels, time: str, place: str) -> float:
     colors = row_colors(pixels)
     ground = from_ground(colors, place, time)
     if place == "city":
-        walls = squared(colors - nearest_mixture(colors, *wall_colors(time)))
+        walls = squared(colors - nearest_mixture(colors, *world.wall_colors(time)))
     errors = []
     for horizon in HORIZONS:
         above = squared(colors - sky_colors(time, y, horizon))
@@ -232,12 +220,6 @@ def find_horizon(pixels, time: str, place: str) -> float:
             above = np.minimum(above, walls)
         errors.append(np.minimum(np.where(y < horizon, above, ground), 0.1).sum())
     return float(HORIZONS[np.argmin(errors)])
-
-
-def wall_colors(time: str) -> tuple[np.ndarray, np.ndarray]:
-    """Of the city's buildings: between the windows and at them."""
-    wall = np.array(world.WALLS) * np.array(LIGHT[time])
-    return wall, wall + 0.7 * np.array(world.WINDOWS.get(time, world.DARK_WINDOWS))
 
 
 def explain_backdrop(pixels, backdrop: Backdrop) -> np.ndarray:
@@ -259,21 +241,21 @@ def explain_backdrop(pixels, backdrop: Backdrop) -> np.ndarray:
     def between(top, bottom):
         return slice(*np.searchsorted(y, (top, bottom)))
 
-    ground = ground_color(place, time)
+    ground = world.ground_color(place, time)
     darkest, brightest = SHADES[place]
     above, edge = between(0, horizon + rough), between(horizon - rough, horizon + rough)
     allow(above, sky[above], sky[above])
     allow(between(horizon - rough, 1), darkest * ground, brightest * ground)
     allow(edge, sky[edge], ground)
     if place == "city":
-        wall, window = wall_colors(time)
+        wall, window = world.wall_colors(time)
         built = between(horizon - 0.37 - rough, horizon + rough)
         allow(built, wall, window)
         allow(built, sky[built], wall)
         allow(built, sky[built], window)
         if time == "cyberpunk":
             neon = between(horizon + 0.02, horizon + 0.08)
-            allow(neon, ground, (0.10, 0.95, 0.95))
+            allow(neon, ground, world.NEON)
 
     radius, color = SUN[time]
     sun_x, sun_y, visible = find_sun(pixels, backdrop)
@@ -372,8 +354,8 @@ def locate(rest, behind, anywhere: list, kind: Templates, body) -> np.ndarray:
 
 
 def body_colors(time: str) -> np.ndarray:
-    """[C, 3] as world.paint_subject has them: half lit."""
-    return (np.array(tuple(COLORS.values())) * (0.55 * np.array(LIGHT[time]) + 0.45)).astype(np.float32)
+    """[C, 3]"""
+    return np.stack([world.body_color(color, time) for color in COLORS]).astype(np.float32)
 
 
 def explained_by(body, rest, behind) -> np.ndarray:

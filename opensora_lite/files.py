@@ -29,7 +29,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise OpenSoraError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+        with contextlib.suppress(OSError):  # where its folder could not be made, there is none
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value) -> None:

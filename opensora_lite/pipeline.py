@@ -420,10 +420,7 @@ class OpenSora:
 
         The mean of the VAE's posterior: a given frame is then the same every time. (The release draws a sample.)
         """
-        import paddle
-
-        pixels = paddle.to_tensor(frames.transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1)
-        return self.vae.encode(pixels).numpy()[0]
+        return self.vae.encode_frames(frames)
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Frames uint8 [T, height, width, 3] of latents float32 [C, T, height/8, width/8]."""

@@ -47,6 +47,11 @@ class FrameVAE:
 
         return self._by_frames(latents, video) * self.scaling_factor
 
+    def encode_frames(self, frames: np.ndarray) -> np.ndarray:
+        """Scaled latents float32 [C, T, h, w] of one clip, uint8 [T, H, W, 3]; the mean of the posterior."""
+        pixels = frames.transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1
+        return self.encode(paddle.to_tensor(pixels)).numpy()[0]
+
     def decode(self, latents):
         """The video [B, 3, T, H, W], values about -1 … 1, of scaled latents [B, C, T, h, w]."""
         return self._by_frames(lambda z: self.model.decode(z).sample, latents / self.scaling_factor)

@@ -119,7 +119,7 @@ class Video:
 
     def _small_sheet(self) -> tuple[bytes, int]:
         """A contact sheet of at most 16 frames that fits into a notebook: PNG bytes and their width in pixels."""
-        chosen = np.unique(np.linspace(0, len(self) - 1, 16).round().astype(int))
+        chosen = self.spread(16)
         rows = 512 if len(chosen) == 1 else 160
         while True:
             scale = min(rows / self.height, 4 * rows / self.width, 1.0)
@@ -159,6 +159,10 @@ class Video:
                 _remove(temporary)
         self.path = target
         return target
+
+    def spread(self, most: int) -> list[int]:
+        """The indices of at most `most` frames, from the first to the last, evenly spread."""
+        return np.unique(np.linspace(0, len(self) - 1, most).round().astype(int)).tolist()
 
     def contact_sheet(self, columns: int = 8, scale=None, frames=None, gap: int = 2, labels: bool = True):
         """The frames side by side on white, left to right and top to bottom: a PIL.Image in mode RGB.

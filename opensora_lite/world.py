@@ -91,6 +91,14 @@ GROUND = {
 WALLS = (0.36, 0.38, 0.46)
 WINDOWS = {"night": (0.55, 0.48, 0.18), "cyberpunk": (0.05, 0.75, 0.85)}  # what lit windows add to a wall
 DARK_WINDOWS = (0.06, 0.07, 0.09)
+NEON = (0.10, 0.95, 0.95)  # the line along a cyberpunk street
+SUN = {  # time -> radius of the sun or moon in heights, colour
+    "sunrise": (0.10, (1.0, 0.92, 0.55)),
+    "noon": (0.07, (1.0, 1.0, 0.82)),
+    "sunset": (0.10, (1.0, 0.86, 0.42)),
+    "night": (0.06, (0.93, 0.93, 0.84)),
+    "cyberpunk": (0.13, (1.0, 0.45, 0.75)),
+}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -316,20 +324,26 @@ def box(x, y, half_width, half_height):
 
 
 def paint_sky(canvas: Canvas, scene: Scene):
-    low, high = np.array(SKY[scene.time])
-    canvas.pixels[:] = high + (low - high) * np.clip(canvas.y / scene.layout.horizon, 0, 1)[..., None]
+    canvas.pixels[:] = sky_color(scene.time, canvas.y, scene.layout.horizon)
+
+
+def sky_color(time: str, y: np.ndarray, horizon: float) -> np.ndarray:
+    """[..., 3] at heights y [...]: from the top's colour to that at the horizon, and this one below it."""
+    low, high = np.array(SKY[time])
+    return high + (low - high) * np.clip(y / horizon, 0, 1)[..., None]
 
 
 def paint_sun(canvas: Canvas, scene: Scene, t: float):
     """The sun rises or sinks by 0.014 heights per time unit; at noon, at night (a moon) and in cyberpunk it stands."""
     horizon = scene.layout.horizon
-    y, radius, color = {
-        "sunrise": (horizon + 0.02 - 0.014 * t, 0.10, (1.0, 0.92, 0.55)),
-        "noon": (0.14, 0.07, (1.0, 1.0, 0.82)),
-        "sunset": (horizon - 0.20 + 0.014 * t, 0.10, (1.0, 0.86, 0.42)),
-        "night": (0.16, 0.06, (0.93, 0.93, 0.84)),
-        "cyberpunk": (0.26, 0.13, (1.0, 0.45, 0.75)),
+    y = {
+        "sunrise": horizon + 0.02 - 0.014 * t,
+        "noon": 0.14,
+        "sunset": horizon - 0.20 + 0.014 * t,
+        "night": 0.16,
+        "cyberpunk": 0.26,
     }[scene.time]
+    radius, color = SUN[scene.time]
     x = scene.layout.sun_x * canvas.aspect
     part = canvas.crop(x - radius, x + radius, y - radius, y + radius)
     part.paint(disc(part.x - x, part.y - y, radius), color)
@@ -345,7 +359,7 @@ def paint_ocean(canvas: Canvas, scene: Scene, t: float):
     x, y, depth = sea.x, sea.y, sea.y - layout.horizon
     crest = 0.010 * np.sin(14 * x + layout.phase + 0.5 * t) + 0.005 * np.sin(31 * x - 0.8 * t + layout.phase2)
     ripple = 0.14 * np.sin(46 * y + 2.5 * np.sin(6 * x + 0.4 * t + layout.phase)) * np.clip(5 * depth, 0, 1)
-    sea.paint(-(depth + crest), ground_color(scene) * (1 + ripple[..., None]))
+    sea.paint(-(depth + crest), ground_color(scene.place, scene.time) * (1 + ripple[..., None]))
 
 
 def paint_desert(canvas: Canvas, scene: Scene, t: float):
@@ -364,29 +378,36 @@ def paint_waves_of_land(canvas: Canvas, scene: Scene, height: float, density: fl
     land = canvas.crop(top=layout.horizon - height)
     depth = land.y - layout.horizon
     waves = height * np.sin(density * land.x + layout.phase)
-    land.paint(-(depth + waves), ground_color(scene) * (1 - shade * depth[..., None]))
+    land.paint(-(depth + waves), ground_color(scene.place, scene.time) * (1 - shade * depth[..., None]))
 
 
 def paint_city(canvas: Canvas, scene: Scene, t: float):
     """Buildings with rows of windows, and the street before them; in cyberpunk a neon line runs along it."""
     horizon = scene.layout.horizon
-    walls = np.array(WALLS) * np.array(LIGHT[scene.time])
-    windows = np.array(WINDOWS.get(scene.time, DARK_WINDOWS))
+    walls, windows = wall_colors(scene.time)
     for building in scene.layout.buildings:
         x = building.x * canvas.aspect
         part = canvas.crop(x - building.half, x + building.half, horizon - building.tall, horizon)
         outside = np.maximum(horizon - building.tall - part.y, part.y - horizon)
         row_is_lit = np.floor(20 * (horizon - part.y)) % 2  # rows are 1/20 of the height apart
-        part.paint(np.maximum(abs(part.x - x) - building.half, outside), walls + row_is_lit[..., None] * windows * 0.7)
+        part.paint(
+            np.maximum(abs(part.x - x) - building.half, outside), np.where(row_is_lit[..., None], windows, walls)
+        )
 
     street = canvas.crop(top=horizon)
-    street.paint(-(street.y - horizon), ground_color(scene))
+    street.paint(-(street.y - horizon), ground_color(scene.place, scene.time))
     if scene.time == "cyberpunk":
-        street.paint(abs(street.y - horizon - 0.05) - 0.006, (0.10, 0.95, 0.95))
+        street.paint(abs(street.y - horizon - 0.05) - 0.006, NEON)
 
 
-def ground_color(scene: Scene) -> np.ndarray:
-    return np.array(GROUND[scene.place]) * np.array(LIGHT[scene.time])
+def ground_color(place: str, time: str) -> np.ndarray:
+    return np.array(GROUND[place]) * np.array(LIGHT[time])
+
+
+def wall_colors(time: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of the city's buildings: between the rows of windows, and at them."""
+    walls = np.array(WALLS) * np.array(LIGHT[time])
+    return walls, walls + np.array(WINDOWS.get(time, DARK_WINDOWS)) * 0.7
 
 
 PAINT_GROUND = {"ocean": paint_ocean, "city": paint_city, "desert": paint_desert, "meadow": paint_meadow}
@@ -410,11 +431,16 @@ def subject_position(scene: Scene, t: float, aspect: float) -> tuple[float, floa
     return x * aspect, y
 
 
+def body_color(color: str, time: str) -> np.ndarray:
+    """Half lit: a colour stays recognisable at night."""
+    return np.array(COLORS[color]) * (0.55 * np.array(LIGHT[time]) + 0.45)
+
+
 def paint_subject(canvas: Canvas, scene: Scene, t: float):
     x, y = subject_position(scene, t, canvas.aspect)
     part = canvas.around(x, y, scene.layout.size, heading=1 if scene.direction == "right" else -1)
     light = np.array(LIGHT[scene.time])
-    body = np.array(COLORS[scene.color]) * (0.55 * light + 0.45)  # half lit: a colour stays recognisable at night
+    body = body_color(scene.color, scene.time)
     if scene.subject == "car":
         paint_car(part, body)
     elif scene.subject == "boat":

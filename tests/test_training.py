@@ -266,8 +266,8 @@ def test_weights_of_the_times(micro):
     np.testing.assert_allclose(weights[0] * snr[0], 5, rtol=1e-5)
     assert (replace(micro.diffusion, min_snr=None, high_noise=0.0).loss_weights() == 1).all()
     boosted = replace(micro.diffusion, min_snr=5.0, high_noise=0.5).loss_weights()
-    assert (boosted[snr > 0.05] == weights[snr > 0.05]).all() and boosted[-1] == 10
-    at = int(np.argmin(abs(snr - 0.0125)))
+    assert (boosted[snr > 1] == weights[snr > 1]).all() and boosted[-1] == 50
+    at = int(np.argmin(abs(snr - 0.25)))
     np.testing.assert_allclose(boosted[at], 2, rtol=1e-2)
 
 

@@ -1,4 +1,4 @@
-"""The training losses against those of the original code, and against a Gaussian integrated by hand."""
+"""The training losses against those that the original code computed."""
 
 import numpy as np
 import paddle

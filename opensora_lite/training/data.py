@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from opensora_lite import world
+from opensora_lite.pipeline import IMAGE_FPS
 from opensora_lite.training.recipe import DiffusionRecipe, Recipe, VAERecipe, World, parse_size
 
-IMAGE_FPS = 120  # as released: what the model is told of a video of one frame
 LATENT_CHANNELS = 4  # of the VAE, as STDiT2 reads them
 
 
@@ -111,6 +111,20 @@ class Batch:
         return Batch(captions=self.captions[rows], height=self.height, width=self.width, **arrays)
 
 
+def by_size(clips: list[Clip], arrays: list[np.ndarray]) -> dict[tuple[int, int], tuple[np.ndarray, list[Clip]]]:
+    """(height, width) -> the arrays of all clips of that size, stacked, and the clips."""
+    pools = {}
+    for size in dict.fromkeys((clip.height, clip.width) for clip in clips):
+        rows = [i for i, clip in enumerate(clips) if (clip.height, clip.width) == size]
+        pools[size] = np.stack([arrays[i] for i in rows]), [clips[i] for i in rows]
+    return pools
+
+
+def pick_size(rng: np.random.Generator, pools: dict) -> tuple[int, int]:
+    """A size, as often as its clips come: all videos of a batch have one."""
+    return pick(rng, {size: len(clips) for size, (_, clips) in pools.items()})
+
+
 class Latents:
     """The clips of a world as latents, sorted by size: what T5 and STDiT2 learn from.
 
@@ -118,10 +132,7 @@ class Latents:
     """
 
     def __init__(self, clips: list[Clip], latents: list[np.ndarray]):
-        self.pools = {}  # (height, width) -> latents [n, C, T, H, W], clips
-        for size in dict.fromkeys((clip.height, clip.width) for clip in clips):
-            rows = [i for i, clip in enumerate(clips) if (clip.height, clip.width) == size]
-            self.pools[size] = np.stack([latents[i] for i in rows]), [clips[i] for i in rows]
+        self.pools = by_size(clips, latents)
 
     def batch(self, recipe: Recipe, step: int) -> Batch:
         """The batch of a step."""
@@ -129,8 +140,7 @@ class Latents:
         rng = np.random.default_rng([recipe.seed, 2, step])
         stage = d.stage_at(step)
         T = pick(rng, stage.lengths)
-        # all videos of a batch have one size; a size comes as often as its clips do
-        height, width = size = pick(rng, {size: len(clips) for size, (_, clips) in self.pools.items()})
+        height, width = size = pick_size(rng, self.pools)
         latents, clips = self.pools[size]
         B = stage.batch_of(T)
 
@@ -165,10 +175,7 @@ class Pictures:
     """
 
     def __init__(self, clips: list[Clip], frames: list[np.ndarray]):
-        self.pools = {}
-        for size in dict.fromkeys((clip.height, clip.width) for clip in clips):
-            rows = [i for i, clip in enumerate(clips) if (clip.height, clip.width) == size]
-            self.pools[size] = np.stack([frames[i] for i in rows]), [clips[i] for i in rows]
+        self.pools = by_size(clips, frames)
 
     def batch(self, recipe: Recipe, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Pictures float32 [B, 3, h, w], −1 … 1, and noise float32 [B, C, h/8, w/8], of a step.
@@ -177,7 +184,7 @@ class Pictures:
         """
         v: VAERecipe = recipe.vae
         rng = np.random.default_rng([recipe.seed, 1, step])
-        size = pick(rng, {size: len(clips) for size, (_, clips) in self.pools.items()})
+        size = pick_size(rng, self.pools)
         frames, clips = self.pools[size]
         rows, times = rng.integers(len(clips), size=v.batch), rng.integers(frames.shape[1], size=v.batch)
         pictures = frames[rows, times]

@@ -19,7 +19,7 @@ import paddle.distributed as dist
 
 from opensora_lite.checkpoints import read_safetensors
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.files import replacing, write_json, write_safetensors
+from opensora_lite.files import write_json, write_safetensors
 from opensora_lite.pipeline import OpenSora, Settings, plan
 from opensora_lite.runtime import set_device
 from opensora_lite.training import models
@@ -28,6 +28,7 @@ from opensora_lite.training.losses import TrainingSchedule, training_losses, vae
 from opensora_lite.training.recipe import Recipe, parse_size, read_recipe
 from opensora_lite.training.trainer import Progress, Record, Trainer, read_records
 from opensora_lite.vae import FrameVAE, load_vae
+from opensora_lite.video import Video
 
 HARMLESS = ("save_every", "sheet_every", "sheet_prompts")  # what may change while a run goes on
 
@@ -167,7 +168,7 @@ def train_vae(recipe: Recipe, vae: FrameVAE, clips: list, out: Path, on_step, sa
         trainer.fit()
         trainer.finish()
         vae.scaling_factor = 1.0
-        some = [encode(vae, clip.render(recipe.world.num_frames)).ravel() for clip in clips[:100]]
+        some = [vae.encode_frames(clip.render(recipe.world.num_frames)).ravel() for clip in clips[:100]]
         vae.scaling_factor = 1 / float(np.concatenate(some).std())  # latents of standard deviation 1
     if rank == 0 and not config.exists():
         models.export_vae(out, vae)
@@ -176,19 +177,13 @@ def train_vae(recipe: Recipe, vae: FrameVAE, clips: list, out: Path, on_step, sa
     return load_vae(out / "vae"), read_records(out / "state" / "vae_losses.csv")
 
 
-def encode(vae: FrameVAE, frames: np.ndarray) -> np.ndarray:
-    """Scaled latents float16 [C, T, h, w] of frames uint8 [T, height, width, 3]."""
-    pixels = paddle.to_tensor(frames.transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1)
-    return vae.encode(pixels).numpy()[0].astype(np.float16)
-
-
 def make_latents(recipe: Recipe, clips: list, vae: FrameVAE, out: Path, say) -> list[np.ndarray]:
     """The clips as scaled latents, float16 [C, T, h, w] each; made once, then read from out/state."""
     path = out / "state" / "latents.safetensors"
     if dist.get_rank() == 0 and not path.exists():
         say(f"turning {len(clips)} clips into latents")
         frames = (clip.render(recipe.world.num_frames) for clip in clips)
-        write_safetensors(path, {str(i): encode(vae, each) for i, each in enumerate(frames)})
+        write_safetensors(path, {str(i): vae.encode_frames(each).astype(np.float16) for i, each in enumerate(frames)})
     wait_for(path)
     tensors = read_safetensors(path)
     return [np.array(tensors[str(i)].read()) for i in range(len(clips))]
@@ -259,11 +254,8 @@ def sheet_settings(recipe: Recipe) -> Settings:
 
 def draw_sheet(pipe: OpenSora, jobs: list, settings: Settings, path: Path):
     """The videos of jobs as they look now, a row of up to eight frames each."""
-    from PIL import Image
-
-    rows = []
-    for _, video in pipe.generate(jobs, settings):
-        chosen = np.linspace(0, len(video) - 1, min(8, len(video))).round().astype(int).tolist()
-        rows.append(np.asarray(video.contact_sheet(frames=chosen, labels=False)))
-    with replacing(path) as temporary:
-        Image.fromarray(np.concatenate(rows)).save(temporary, format="PNG")
+    rows = [
+        np.asarray(video.contact_sheet(frames=video.spread(8), labels=False))
+        for _, video in pipe.generate(jobs, settings)
+    ]
+    Video(np.concatenate(rows)[None]).save(path)

@@ -7,7 +7,6 @@ from a checkpoint has the losses that it would have had.
 
 import contextlib
 import csv
-import json
 import math
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import paddle.distributed as dist
+from safetensors import safe_open
 
 from opensora_lite.checkpoints import read_safetensors
 from opensora_lite.errors import CheckpointError
@@ -136,9 +136,7 @@ class Trainer:
     def averaged(self):
         """The models with the moving average of their weights, in evaluation mode; afterwards as they were."""
         own = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-        assign(self.parameters, self.average)
-        for layer in self.models.values():
-            layer.eval()
+        self.finish()
         try:
             yield self.models
         finally:
@@ -198,7 +196,8 @@ class Trainer:
                 )
             target.set_value(value)
         self.adamw.set_state_dict(state)
-        self.step = int(read_metadata(self.checkpoint)["step"])
+        with safe_open(self.checkpoint, "numpy") as file:
+            self.step = int(file.metadata()["step"])
         self.history = read_records(self.losses_file)[: self.step]
         if len(self.history) < self.step:
             raise CheckpointError(f"{self.losses_file} has {len(self.history)} steps, the checkpoint {self.step}")
@@ -246,9 +245,3 @@ def average_over_processes(loss, parameters) -> float:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad.set_value(gradient.reshape(parameter.shape))
     return mean.item()
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        return json.loads(file.read(size)).get("__metadata__", {})
