@@ -12,6 +12,7 @@ _HOMES = {
     "Settings": "pipeline",
     "MaskStrategy": "masks",
     "Segment": "masks",
+    "Trace": "trace",
     "Video": "video",
     "read_video": "video",
     "OpenSoraError": "errors",

@@ -4,6 +4,7 @@ Two halves, so that nothing is loaded for a request that cannot be met: `plan` t
 checked `Job`s without a model; `OpenSora.generate` makes them.
 """
 
+import contextlib
 import json
 import math
 import operator
@@ -339,13 +340,14 @@ class OpenSora:
         references=None,
         mask_strategy=None,
         on_step: Callable[[Progress], None] | None = None,
+        trace=None,
         **settings,
     ) -> Video | list[Video]:
         """A Video for a prompt; a list of Videos for a list of prompts, or where num_sample is more than 1.
 
         references: of one prompt, a path or a list of paths, Videos or arrays; of several prompts, a list of those.
         mask_strategy: text such as "0;0,1,0,-1,1" or a MaskStrategy; of several prompts, a list.
-        on_step: called with a Progress after every denoising step.
+        on_step: called with a Progress after every denoising step. trace: a Trace, which then holds what happened.
         settings: fields of `Settings`, which replace the defaults of the model. Raises OpenSoraError.
         """
         unknown = sorted(set(settings) - {f.name for f in fields(Settings)})
@@ -359,13 +361,22 @@ class OpenSora:
             raise PromptError(f"a prompt is text, or a list of texts, not {type(prompt).__name__}")
         if single:
             prompt, references, mask_strategy = [prompt], [references], [mask_strategy]
-        videos = [video for _, video in self.generate(plan(prompt, references, mask_strategy, chosen), chosen, on_step)]
+        jobs = plan(prompt, references, mask_strategy, chosen)
+        videos = [video for _, video in self.generate(jobs, chosen, on_step, trace)]
         return videos[0] if single and chosen.num_sample == 1 else videos
 
     def generate(
-        self, jobs: Sequence[Job], settings: Settings, on_step: Callable[[Progress], None] | None = None
+        self, jobs: Sequence[Job], settings: Settings, on_step: Callable[[Progress], None] | None = None, trace=None
     ) -> Iterator[tuple[Job, Video]]:
-        """Make the videos of `jobs`, batch by batch, and yield each as soon as it is done."""
+        """Make the videos of `jobs`, batch by batch, and yield each as soon as it is done.
+
+        trace: a Trace of the one video that is made. Raises OpenSoraError where it cannot follow.
+        """
+        if trace is not None:
+            if len(jobs) != 1:
+                raise OpenSoraError(f"a trace follows one video, and {len(jobs)} were asked for; make them one by one")
+            trace.modules(self.stdit)
+            trace.clear()
         start = time.perf_counter()
         for first in range(0, len(jobs), settings.batch_size):
             batch = tuple(jobs[first : first + settings.batch_size])
@@ -375,11 +386,11 @@ class OpenSora:
                     seconds = time.perf_counter() - start
                     on_step(Progress(batch, first, len(jobs), loop, step, settings.num_sampling_steps, seconds))
 
-            frames = self._make(batch, settings, report)
+            frames = self._make(batch, settings, report, trace)
             for job, pixels in zip(batch, frames, strict=True):
                 yield job, Video(pixels, settings.video_fps, prompt=job.prompt)
 
-    def _make(self, batch: tuple[Job, ...], settings: Settings, report: Callable) -> np.ndarray:
+    def _make(self, batch: tuple[Job, ...], settings: Settings, report: Callable, trace) -> np.ndarray:
         """uint8 frames [B, T, height, width, 3] of one batch."""
         import paddle
 
@@ -403,9 +414,11 @@ class OpenSora:
             # 3. from noise to latents
             fps = IMAGE_FPS if T == 1 else settings.fps
             predict = Guidance(self.stdit, y, y_mask, settings.guidance_scale, settings.cfg_channel, fps=fps, **sizes)
-            frame_mask = None if (frame_mask == 1).all() else frame_mask
-            for step in sampler.sample(predict, paddle.to_tensor(z), frame_mask, noise):
-                report(loop, step)
+            mask = None if (frame_mask == 1).all() else frame_mask
+            with self._watched(trace, batch[0].captions[loop], frame_mask[0], predict.guided, z.shape) as record:
+                for step in sampler.sample(predict, paddle.to_tensor(z), mask, noise):
+                    record(step)
+                    report(loop, step)
             # 4. from latents to pixels
             clip = self.vae.decode(step.sample)
             clips.append(to_uint8(clip))
@@ -414,6 +427,15 @@ class OpenSora:
                 latents = self.vae.encode(clip).numpy()
                 references = [[*given, latents[i]] for i, given in enumerate(references)]
         return np.concatenate([clips[0], *(clip[:, settings.condition_frames :] for clip in clips[1:])], axis=1)
+
+    def _watched(self, trace, caption: str, edit_ratios: np.ndarray, guided: bool, latent_shape):
+        """A context in which `trace`, if there is one, is told of every step."""
+        if trace is None:
+            return contextlib.nullcontext(lambda step: None)
+        from opensora_lite.trace import TraceLoop
+
+        grid = tuple(math.ceil(n / p) for n, p in zip(latent_shape[3:], self.stdit.config.patch_size[1:], strict=True))
+        return trace.watching(self.stdit, TraceLoop(caption, self.text.pieces(caption), edit_ratios), guided, grid)
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Latents float32 [C, T, height/8, width/8] of frames uint8 [T, height, width, 3].

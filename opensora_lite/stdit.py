@@ -67,6 +67,12 @@ def attention(q, k, v, mask=None):
     return out.reshape([B, heads, n, d]).transpose([0, 2, 1, 3])  #                      (B, n, heads, d)
 
 
+def attention_weights(q, k, mask=None):
+    """softmax(q kᵀ / √d), float32 [B, heads, n, m]: what `attention` multiplies v with, to be looked at."""
+    scores = paddle.einsum("bnhd,bmhd->bhnm", q.astype("float32"), k.astype("float32")) * q.shape[-1] ** -0.5
+    return F.softmax(scores if mask is None else scores + paddle.where(mask, 0.0, -1e4)[:, None, None])
+
+
 class RMSNorm(nn.Layer):
     """x / rms(x) · weight over the last axis, in float32."""
 
@@ -113,12 +119,16 @@ class SelfAttention(nn.Layer):
         self.k_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x, rotary=None):
-        B, n, D = x.shape
-        q, k, v = self.qkv(x).reshape([B, n, 3, self.num_heads, -1]).unbind(2)  #        (B, n, heads, d)
+    def heads(self, x, rotary=None):
+        """Queries, keys and values, each [B, n, heads, d]."""
+        B, n, _ = x.shape
+        q, k, v = self.qkv(x).reshape([B, n, 3, self.num_heads, -1]).unbind(2)
         if rotary is not None:  # as released: positions go on before the norm, and only in time
             q, k = rotate(q, rotary), rotate(k, rotary)
-        return self.proj(attention(self.q_norm(q), self.k_norm(k), v).reshape([B, n, D]))
+        return self.q_norm(q), self.k_norm(k), v
+
+    def forward(self, x, rotary=None):
+        return self.proj(attention(*self.heads(x, rotary)).reshape(x.shape))
 
 
 class CrossAttention(nn.Layer):
@@ -131,11 +141,15 @@ class CrossAttention(nn.Layer):
         self.kv_linear = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x, y, y_mask):
-        (B, N, D), L = x.shape, y.shape[1]
+    def heads(self, x, y):
+        """Queries [B, N, heads, d] of the video; keys and values [B, L, heads, d] of the caption."""
+        (B, N, _), L = x.shape, y.shape[1]
         q = self.q_linear(x).reshape([B, N, self.num_heads, -1])
         k, v = self.kv_linear(y).reshape([B, L, 2, self.num_heads, -1]).unbind(2)
-        return self.proj(attention(q, k, v, y_mask).reshape([B, N, D]))
+        return q, k, v
+
+    def forward(self, x, y, y_mask):
+        return self.proj(attention(*self.heads(x, y), y_mask).reshape(x.shape))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -45,6 +45,10 @@ class TextEncoder:
         """Tokens of a caption, the end mark included; those beyond `max_length` will not be read."""
         return len(self.tokenizer.encode(caption)) + 1
 
+    def pieces(self, caption: str) -> list[str]:
+        """The tokens of a caption as text, "▁" where a word begins, as far as they are read; the end mark is last."""
+        return [*self.tokenizer.encode(caption, out_type=str)[: self.max_length - 1], "</s>"]
+
     def tokenize(self, captions: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and mask, int64 [B, L]: pieces, an end mark, padding; the mask is 1 where a token stands."""
         config = self.model.config

@@ -1,0 +1,166 @@
+"""Records what happens while a video is made: latents, predictions, guidance, and where attention looks.
+
+    trace = Trace(attention=["blocks.3.cross_attn"])
+    pipe("a red car driving right on the ocean at sunset", trace=trace)
+    trace[0].x_0                                  # what the first step believes the clean latents to be
+    trace[-1].attention["blocks.3.cross_attn"]    # [heads, T, rows, columns, L]
+
+Everything is kept as float32 numpy, without the video axis B: a trace follows one video. What a step's tensors mean
+is said in `samplers.Step`; attention is that of the half of the batch that has the caption.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from opensora_lite.errors import OpenSoraError
+
+
+@dataclass(frozen=True)
+class TraceStep:
+    """One denoising step of one video; latents float32 [C, T, H, W], None where the trace leaves latents out."""
+
+    loop: int  # 0 …
+    number: int  # 1 … steps
+    timestep: int  # 999 … 0
+    active: np.ndarray  # bool [T], frames that this step changed
+    x_t: np.ndarray | None = None  # what went in
+    x_0: np.ndarray | None = None  # the clean latent that the prediction implies
+    epsilon: np.ndarray | None = None  # the noise, guided
+    with_caption: np.ndarray | None = None  # the noise, of the caption alone
+    without_caption: np.ndarray | None = None  # of the empty caption; None without guidance
+    sample: np.ndarray | None = None  # what came out
+    attention: dict[str, np.ndarray] = field(default_factory=dict)  # by the module's name; shapes in `Trace`
+
+
+@dataclass(frozen=True)
+class TraceLoop:
+    """What one loop was told."""
+
+    caption: str
+    tokens: list[str]  # its L pieces, the end mark last
+    edit_ratios: np.ndarray  # float32 [T]: 1, made; 0, given; between, edited
+
+
+class Trace(Sequence):
+    """The steps of one video, in the order in which they were taken, all loops one after the other.
+
+    latents: whether x_t, x_0, ε … are kept. attention: names of modules of STDiT2 whose weights are kept, of the form
+    "blocks.0.attn" (spatial: [heads, T, S, S]), "blocks.0.attn_temp" (temporal: [heads, S, T, T]) or
+    "blocks.0.cross_attn" (to the caption: [heads, T, h, w, L], h and w the rows and columns of tokens). Each row is
+    that of the token that asks, and sums to 1. steps: numbers of the steps that are kept, from 1; None: all.
+    """
+
+    def __init__(self, latents: bool = True, attention: Sequence[str] = (), steps: Sequence[int] | None = None):
+        if isinstance(attention, str):
+            attention = [attention]
+        self.latents, self.attention, self.chosen = latents, tuple(attention), None if steps is None else set(steps)
+        self.loops: list[TraceLoop] = []
+        self._steps: list[TraceStep] = []
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, index):
+        return self._steps[index]
+
+    def __repr__(self) -> str:
+        return f"Trace({len(self)} steps of {len(self.loops)} loop{'s' * (len(self.loops) != 1)})"
+
+    def modules(self, stdit) -> dict:
+        """The modules that are watched, by name. Raises OpenSoraError for a name that the model has not."""
+        from opensora_lite.stdit import CrossAttention, SelfAttention
+
+        known = {n: m for n, m in stdit.named_sublayers() if isinstance(m, (SelfAttention, CrossAttention))}
+        unknown = [name for name in self.attention if name not in known]
+        if unknown:
+            raise OpenSoraError(f"the model has no attention {unknown[0]}; it has {', '.join(known)}")
+        return {name: known[name] for name in self.attention}
+
+    def clear(self) -> None:
+        """Forget what was recorded; a new video does so."""
+        self.loops, self._steps = [], []
+
+    @contextmanager
+    def watching(self, stdit, loop: TraceLoop, guided: bool, grid: tuple[int, int]) -> Iterator:
+        """Within it, one loop is sampled; gives the function to call with every samplers.Step.
+
+        guided: whether the batch has a second half without the caption. grid: h, w, rows and columns of tokens.
+        """
+        from opensora_lite.stdit import attention_weights
+
+        self.loops.append(loop)
+        seen: dict[str, np.ndarray] = {}
+        number = 0  # of the step that the model is in
+
+        def watch(name):
+            def hook(module, inputs):
+                if self.chosen is not None and number + 1 not in self.chosen:
+                    return
+                q, k, _ = module.heads(*inputs[:2])  # x and rotary positions, or x and the caption
+                weights = attention_weights(q, k, *inputs[2:])  # the third, where there is one, is the caption's mask
+                weights = weights[: weights.shape[0] // (2 if guided else 1)].numpy()
+                if name.endswith("cross_attn"):  # [1, heads, T·h·w, L]
+                    seen[name] = weights[0].reshape(module.num_heads, -1, *grid, weights.shape[-1])
+                else:  # [T or S, heads, n, n]
+                    seen[name] = weights.swapaxes(0, 1)
+
+            return hook
+
+        def record(step) -> None:
+            nonlocal number, seen
+            number = step.number
+            if self.chosen is None or step.number in self.chosen:
+                self._steps.append(self._kept(step, len(self.loops) - 1, seen))
+            seen = {}
+
+        handles = [module.register_forward_pre_hook(watch(name)) for name, module in self.modules(stdit).items()]
+        try:
+            yield record
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _kept(self, step, loop: int, attention: dict) -> TraceStep:
+        def array(tensor):
+            return None if tensor is None else tensor[0].astype("float32").numpy()
+
+        frames = step.x_t.shape[2]
+        active = np.ones(frames, bool) if step.active is None else array(step.active).reshape(frames) > 0
+        prediction, latents = step.prediction, {}
+        if self.latents:
+            latents = dict(
+                x_t=array(step.x_t),
+                x_0=array(step.x_0),
+                epsilon=array(prediction.epsilon),
+                with_caption=array(prediction.with_caption),
+                without_caption=array(prediction.without_caption),
+                sample=array(step.sample),
+            )
+        return TraceStep(loop, step.number, step.timestep, active, attention=attention, **latents)
+
+
+@contextmanager
+def heads_off(stdit, name: str, heads: Sequence[int]) -> Iterator[None]:
+    """Within it, some heads of one attention say nothing: their share of its output is zero.
+
+    name: as in `Trace`. heads: numbers from 0. Raises OpenSoraError for a module or a head that there is not.
+    """
+    import paddle
+
+    module = Trace(attention=[name]).modules(stdit)[name]
+    missing = [head for head in heads if not 0 <= head < module.num_heads]
+    if missing:
+        raise OpenSoraError(f"{name} has {module.num_heads} heads, 0 to {module.num_heads - 1}, and no {missing[0]}")
+    weight = module.proj.weight  # [D in, D out]; the rows of a head are what it contributes
+    before, size = weight.clone(), weight.shape[0] // module.num_heads
+    kept = np.ones(weight.shape[0], np.float32)
+    for head in heads:
+        kept[head * size : (head + 1) * size] = 0
+    try:
+        weight.set_value(before * paddle.to_tensor(kept).astype(weight.dtype)[:, None])
+        yield
+    finally:
+        weight.set_value(before)
