@@ -67,7 +67,8 @@ class Trace(Sequence):
         return self._steps[index]
 
     def __repr__(self) -> str:
-        return f"Trace({len(self)} steps of {len(self.loops)} loop{'s' * (len(self.loops) != 1)})"
+        steps, loops = len(self), len(self.loops)
+        return f"Trace({steps} step{'s' * (steps != 1)} of {loops} loop{'s' * (loops != 1)})"
 
     def modules(self, stdit) -> dict:
         """The modules that are watched, by name. Raises OpenSoraError for a name that the model has not."""
