@@ -156,3 +156,361 @@ def curves(lines: Mapping[str, tuple], caption: str, xlabel: str, ylabel: str, m
     if len(lines) > 1:
         axis.legend(frameon=False)
     show(figure, caption)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Steps and times (03 and 04)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def joining(states: np.ndarray, caption: str):
+    """What each step does with each frame: [steps, T], the first step first; 0: it waits, 1: it joins, 2: denoised."""
+    steps, length = states.shape
+    figure, axis = new_figure(width=max(5.0, 0.36 * length + 1.5), height=0.15 * steps + 1.0)
+    names = {"waits": GIVEN, "joins: gets noise": EDITED, "is denoised": GENERATED}
+    colors = matplotlib.colors.ListedColormap(list(names.values()))
+    axis.pcolormesh(states, cmap=colors, vmin=0, vmax=2, edgecolors="white", linewidth=1)
+    axis.set_xticks(np.arange(length) + 0.5, range(length))
+    shown = range(0, steps, max(steps // 10, 1))
+    axis.set_yticks([i + 0.5 for i in shown], [steps - 1 - i for i in shown])
+    axis.set(xlabel="frame", ylabel="step, counted down")
+    axis.invert_yaxis()
+    patches = [matplotlib.patches.Patch(color=color, label=name) for name, color in names.items()]
+    figure.legend(handles=patches, loc="outside upper center", ncols=3, frameon=False)
+    show(figure, caption)
+
+
+def histograms(panels: Mapping[str, tuple], caption: str, xlabel: str):
+    """Histograms side by side, each with the curve it should follow: title -> (numbers, x, density at x)."""
+    figure, axes = new_figure(1, len(panels), 1.8 * len(panels) + 0.5, 2.2, sharex=True, squeeze=False)
+    for axis, (title, (numbers, x, density)) in zip(axes[0], panels.items(), strict=True):
+        axis.hist(numbers, bins=60, range=(x[0], x[-1]), density=True, color=GENERATED)
+        axis.plot(x, density)
+        axis.set(title=title, xlabel=xlabel)
+    axes[0, 0].set_ylabel("density")
+    show(figure, caption)
+
+
+def ticks(rows: Mapping[str, Sequence[float]], caption: str, xlabel: str, **settings):
+    """Positions on lines below each other, name -> numbers. settings: of the axes (xlim=(0, 999) …)."""
+    figure, axis = new_figure(width=7.5, height=0.4 * len(rows) + 0.7)
+    axis.eventplot(list(rows.values()), lineoffsets=range(len(rows)), linelengths=0.6, colors=GIVEN)
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5), **settings)
+    show(figure, caption)
+
+
+def dots(groups: Mapping[str, tuple], caption: str, xlabel: str, ylabel: str):
+    """Points of several kinds in one frame: name -> (x, y). "given", "edited" and "generated" have their colours."""
+    colors = {"given": GIVEN, "edited": EDITED, "generated": "#777777"}  # GENERATED is too pale for a dot
+    figure, axis = new_figure(width=6.5, height=2.6)
+    for name, (x, y) in groups.items():
+        axis.plot(x, y, "o", label=name, color=colors.get(name))
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(frameon=False)
+    show(figure, caption)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Times, attention and loops (07, 08 and 09)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def matrix(values: np.ndarray, caption: str, xlabel: str, ylabel: str, label: str, columns=(), rows=(), **options):
+    """A table of numbers as colours, [rows, columns], the first row at the top, with a colour bar named `label`.
+
+    columns, rows: names of them, "" where there is to be none; without, they are numbered. options: of imshow (cmap …).
+    """
+    height, width = values.shape
+    tall = (0.24 if height < 13 else 0.13) * height + 0.8
+    figure, axis = new_figure(width=max(4.0, 0.36 * width + 2.0), height=max(1.6, tall))
+    picture = axis.imshow(values, aspect="auto", **options)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    for axis_of, count, names in ((axis.xaxis, width, columns), (axis.yaxis, height, rows)):
+        every = 1 if names else max(count // 8, 1)
+        chosen = [i for i in range(0, count, every) if not names or names[i]]  # an empty name: no tick
+        axis_of.set_ticks(chosen, [names[i] if names else i for i in chosen])
+    figure.colorbar(picture, ax=axis, label=label)
+    show(figure, caption)
+
+
+def maps(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str], caption: str, size: float = 1.0, marked=None):
+    """Small maps in rows, name -> [h, w] each, every row with a colour scale of its own: from 0 to its largest value.
+
+    marked: (row, column) of the token that asks; it gets a cross.
+    """
+    columns, label = max(map(len, rows.values())), max(map(len, rows)) * 0.08 + 0.1
+    figure, axes = new_figure(len(rows), columns, columns * size + label, len(rows) * size + 0.3, squeeze=False)
+    for line, (name, row) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for axis, values in zip(line, row, strict=True):
+            axis.imshow(values, cmap="viridis", vmin=0, vmax=max(float(np.max(v)) for v in row))
+            axis.set(xticks=[], yticks=[])
+            if marked is not None:
+                axis.plot(marked[1], marked[0], "x", color="white", markersize=7, markeredgewidth=2)
+    for axis, title in zip(axes[0], titles, strict=False):
+        axis.set_title(title, fontsize=8)
+    show(figure, caption)
+
+
+def gaze(frames: np.ndarray, looks: Mapping[str, np.ndarray], caption: str, most: int = 8, size: float = 1.0):
+    """Where attention falls on a video: its frames, and below them the same frames, bright where attention is strong.
+
+    frames: uint8 [T, height, width, 3]. looks: name -> [T, h, w], of tokens; each row has its own scale.
+    """
+    dimmed = {}
+    for name, look in looks.items():
+        cell = frames.shape[1] // look.shape[1], frames.shape[2] // look.shape[2]  # pixels of a token
+        large = np.kron(look / look.max(), np.ones(cell))
+        dimmed[name] = (frames * (0.15 + 0.85 * large[..., None])).astype(np.uint8)
+    films({"video": frames, **dimmed}, caption, most, size)
+
+
+def bars(groups: Mapping[str, Mapping[str, float]], caption: str, ylabel: str, line: tuple[str, float] | None = None):
+    """Bars side by side: group -> name -> height; the names are the same in all groups. line: a name and its height."""
+    names = list(next(iter(groups.values())))
+    figure, axis = new_figure(width=max(5.0, 0.55 * len(names) + 1.5), height=2.6)
+    share = 0.8 / len(groups)
+    for number, (group, heights) in enumerate(groups.items()):
+        axis.bar(np.arange(len(names)) + (number + 0.5) * share - 0.4, list(heights.values()), share, label=group)
+    if line:
+        axis.axhline(line[1], color="black", linestyle=":", label=line[0])
+    axis.set_xticks(range(len(names)), names)
+    axis.set(ylabel=ylabel)
+    if len(groups) > 1 or line:
+        axis.legend(frameon=False)
+    show(figure, caption)
+
+
+def loop_timeline(loops: Mapping[str, Sequence[int]], taken_over: int, caption: str):
+    """What each loop makes and what it takes over, one row each: name -> numbers of its frames in the whole video."""
+    figure, axis = new_figure(width=8.0, height=0.4 * len(loops) + 1.0)
+    for y, frames in enumerate(loops.values()):
+        for place, x in enumerate(frames):
+            color, ink = (GIVEN, "white") if y and place < taken_over else (GENERATED, "black")
+            axis.add_patch(matplotlib.patches.Rectangle((x - 0.45, y - 0.4), 0.9, 0.8, color=color))
+            axis.text(x, y, str(place), ha="center", va="center", fontsize=6, color=ink)
+    last = max(max(frames) for frames in loops.values())
+    axis.set(xlim=(-0.6, last + 0.6), ylim=(len(loops) - 0.4, -0.6), xlabel="frame of the finished video")
+    axis.set_yticks(range(len(loops)), list(loops))
+    axis.set_xticks(range(0, last + 1, 4))
+    names = {"taken over": GIVEN, "made": GENERATED}
+    patches = [matplotlib.patches.Patch(color=color, label=name) for name, color in names.items()]
+    figure.legend(handles=patches, loc="outside upper center", ncols=2, frameon=False)
+    show(figure, caption)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Tokens and tables (01 and 02)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def tokens(rows: Mapping[str, Sequence[str]], caption: str):
+    """The pieces of texts as boxes, name -> pieces; those that are special ("</s>", "<pad>" …) are grey."""
+    wide = {name: [0.35 + 0.16 * len(piece) for piece in pieces] for name, pieces in rows.items()}
+    length = max(map(sum, wide.values()))
+    figure, axis = new_figure(width=9.0, height=0.45 * len(rows) + 0.2)
+    for y, (name, pieces) in enumerate(rows.items()):
+        x = 0.0
+        for piece, width in zip(pieces, wide[name], strict=True):
+            color = GENERATED if piece.startswith("<") else COLORS[4]
+            axis.add_patch(matplotlib.patches.Rectangle((x, y - 0.36), width - 0.08, 0.72, color=color, alpha=0.6))
+            axis.text(x + width / 2 - 0.04, y, piece, ha="center", va="center", fontsize=8)
+            x += width
+    axis.set(xlim=(0, length), ylim=(len(rows) - 0.5, -0.5), xticks=[])
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
+    show(figure, caption)
+
+
+def tables(panels: Mapping[str, np.ndarray], caption: str, names: Sequence = (), digits: int = 0, **options):
+    """Square tables side by side, title -> [n, n]: each number is written, and coloured by its size.
+
+    names: of rows and columns, which are the same. options: of imshow (cmap, vmin, vmax).
+    """
+    n = len(next(iter(panels.values())))
+    side, label = 0.55 * n, 0.08 * max((len(str(name)) for name in names), default=0) + 0.3
+    figure, axes = new_figure(1, len(panels), len(panels) * (side + label), side + 0.7, squeeze=False)
+    options = {"cmap": "Blues", "alpha": 0.7, **options}
+    for axis, (title, values) in zip(axes[0], panels.items(), strict=True):
+        axis.imshow(values, **options)
+        for (i, j), value in np.ndenumerate(values):
+            axis.text(j, i, f"{value:.{digits}f}".replace("-0.00", "0.00"), ha="center", va="center", fontsize=8)
+        axis.set_title(title)
+        axis.set_xticks(range(n), list(names) or range(n), rotation=0 if n <= 4 else 90)
+        axis.set_yticks(range(n), list(names) or range(n))
+        axis.spines[:].set_visible(False)
+        axis.tick_params(length=0)
+    show(figure, caption)
+
+
+def similarities(values: np.ndarray, groups: Mapping[str, Sequence[str]], caption: str):
+    """A square table [n, n] of numbers from -1 to 1 as colours: rows and columns are the words of `groups`."""
+    words = [word for group in groups.values() for word in group]
+    figure, axis = new_figure(width=6.2, height=5.4)
+    picture = axis.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
+    axis.set_xticks(range(len(words)), words, rotation=90, fontsize=8)
+    axis.set_yticks(range(len(words)), words, fontsize=8)
+    start = -0.5
+    for group in groups.values():
+        square = matplotlib.patches.Rectangle((start, start), len(group), len(group), fill=False, linewidth=1.5)
+        axis.add_patch(square)
+        start += len(group)
+    figure.colorbar(picture, ax=axis, label="cosine similarity", shrink=0.8)
+    show(figure, caption)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Sums of parts (12)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def stacked(rows: Mapping[str, Mapping[str, float]], caption: str, xlabel: str, lines: Mapping[str, float] = {}):
+    """Bars that lie, each the sum of its parts: name -> {part: number}. lines: name -> number, drawn across."""
+    parts = list(dict.fromkeys(part for row in rows.values() for part in row))
+    figure, axis = new_figure(width=7.5, height=0.42 * len(rows) + 1.3)
+    left = np.zeros(len(rows))
+    for part in parts:
+        widths = np.array([row.get(part, 0.0) for row in rows.values()])
+        axis.barh(range(len(rows)), widths, left=left, height=0.7, label=part)
+        left += widths
+    for name, number in lines.items():
+        axis.axvline(number, color="black", linestyle=":", linewidth=1)
+        axis.text(number, -0.55, f" {name}", fontsize=7, va="bottom")
+    axis.set(xlabel=xlabel, ylim=(len(rows) - 0.4, -0.6 - 0.6 * bool(lines)), xlim=(0, None))
+    axis.set_yticks(range(len(rows)), list(rows))
+    figure.legend(loc="outside upper center", ncols=len(parts), frameon=False)
+    show(figure, caption)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   The transformer and the samplers (05 and 06)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def reach(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str], caption: str):
+    """Who sees whom, name -> a grid of tokens [h, w] for each column: 0 not seen, 1 seen, 2 the token that asks."""
+    columns, label = max(map(len, rows.values())), max(map(len, rows)) * 0.08
+    figure, axes = new_figure(len(rows), columns, columns * 1.1 + label, len(rows) * 1.1 + 0.5, squeeze=False)
+    colors = {"asks": COLORS[1], "is seen": COLORS[4], "is not seen": "#E6E6E6"}
+    palette = matplotlib.colors.ListedColormap(list(colors.values())[::-1])
+    for line, (name, row) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for axis in line:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        for axis, grid in zip(line, row, strict=False):
+            axis.pcolormesh(grid, cmap=palette, vmin=0, vmax=2, edgecolors="white", linewidth=1.5)
+            axis.set_aspect("equal")
+            axis.invert_yaxis()
+    for axis, title in zip(axes[0], titles, strict=False):
+        axis.set_title(title, fontsize=8)
+    patches = [matplotlib.patches.Patch(color=color, label=name) for name, color in colors.items()]
+    figure.legend(handles=patches, loc="outside upper center", ncols=3, frameon=False)
+    show(figure, caption)
+
+
+def heats(panels: Mapping[str, np.ndarray], caption: str, xlabel: str, ylabel: str, label: str, width=8.0, **options):
+    """Matrices side by side in one colour scale, title -> [rows, columns]. options: of imshow (cmap, vmin, vmax …)."""
+    low = min(float(np.min(values)) for values in panels.values())
+    high = max(float(np.max(values)) for values in panels.values())
+    figure, axes = new_figure(1, len(panels), width, width / len(panels), squeeze=False)
+    for axis, (title, values) in zip(axes[0], panels.items(), strict=True):
+        picture = axis.imshow(values, **{"vmin": low, "vmax": high, **options})
+        axis.set(title=title, xlabel=xlabel)
+    axes[0, 0].set_ylabel(ylabel)
+    figure.colorbar(picture, ax=axes, label=label, shrink=0.8)
+    show(figure, caption)
+
+
+def turning(panels: Mapping[str, Sequence[float]], caption: str):
+    """A hand at several moments, title -> its angle at each, in radians; pale at first, dark at last."""
+    figure, axes = new_figure(1, len(panels), 1.7 * len(panels), 1.9, squeeze=False)
+    for axis, (title, angles) in zip(axes[0], panels.items(), strict=True):
+        axis.add_patch(matplotlib.patches.Circle((0, 0), 1, fill=False, color="#DDDDDD"))
+        for moment, angle in enumerate(angles):
+            color = matplotlib.colormaps["viridis_r"](0.1 + 0.9 * moment / max(len(angles) - 1, 1))
+            axis.annotate("", (np.cos(angle), np.sin(angle)), (0, 0), arrowprops=dict(arrowstyle="->", color=color))
+        axis.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), xticks=[], yticks=[], title=title, aspect="equal")
+        axis.spines[:].set_visible(False)
+    show(figure, caption)
+
+
+def shares(rows: Mapping[str, Mapping[str, float]], caption: str, xlabel: str):
+    """Horizontal bars that are cut into parts, each bar as long as the others: name -> part -> amount."""
+    figure, axis = new_figure(width=8.0, height=0.5 * len(rows) + 1.5)
+    parts, left = list(next(iter(rows.values()))), np.zeros(len(rows))
+    colors = matplotlib.colormaps["tab10"]
+    for number, part in enumerate(parts):
+        percent = np.array([100 * amounts[part] / sum(amounts.values()) for amounts in rows.values()])
+        axis.barh(range(len(rows)), percent, 0.7, left=left, color=colors(number), label=part)
+        for y, share in enumerate(percent):
+            if share >= 4:
+                axis.text(left[y] + share / 2, y, f"{share:.0f}", ha="center", va="center", color="white", fontsize=8)
+        left += percent
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.set(xlabel=xlabel, xlim=(0, 100))
+    axis.invert_yaxis()
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    show(figure, caption)
+
+
+def paths(panels: Mapping[str, np.ndarray], x: np.ndarray, density: np.ndarray, caption: str, ylabel: str, most=30):
+    """Numbers on their way from noise to data, title -> [steps + 1, n]: some of the ways, and where all of them end.
+
+    x, density: where they should end, as a curve beside each panel.
+    """
+    n = len(panels)
+    figure, axes = new_figure(1, 2 * n, 3.0 * n, 2.6, sharey=True, width_ratios=[3, 1] * n)
+    for way, end, (title, values) in zip(axes[::2], axes[1::2], panels.items(), strict=True):
+        way.plot(values[:, :most], linewidth=0.7, color=COLORS[0], alpha=0.6)
+        way.set(title=title, xlabel="steps taken")
+        end.hist(values[-1], bins=60, range=(x[0], x[-1]), density=True, color=GENERATED, orientation="horizontal")
+        end.plot(density, x, color=COLORS[1])
+        end.set(xlabel="density", xticks=[])
+    axes[0].set(ylabel=ylabel, ylim=(x[0], x[-1]))
+    show(figure, caption)
+
+
+def arrows(groups: Sequence[np.ndarray], labels: Sequence[str], caption: str, xlabel: str, ylabel: str):
+    """Chains of points in the plane, [points, 2] each: an arrow from each point to the next. labels: of the points."""
+    figure, axis = new_figure(width=5.0, height=4.0)
+    for chain in groups:
+        for number in range(len(chain) - 1):
+            style = dict(arrowstyle="->", color=COLORS[number], linewidth=1.2, shrinkA=0, shrinkB=0)
+            axis.annotate("", chain[number + 1], chain[number], arrowprops=style)
+    points = np.stack(groups)
+    for number, label in enumerate(labels):
+        color = ("#777777", *COLORS)[number]
+        axis.plot(*points[:, number].T, "o", color=color, markersize=4, label=label)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(frameon=False)
+    show(figure, caption)
+
+
+def one_step(x: np.ndarray, y: np.ndarray, at: Sequence[float], caption: str, xlabel: str, ylabel: str):
+    """What a solver believes of a curve (x, y) during the step from at[1] to at[2], knowing it at at[0] and at[1]."""
+    before, now, after = at
+    known = np.interp([before, now], x, y)
+    line = known[1] + (np.array([now, after]) - now) * (known[1] - known[0]) / (now - before)
+    figure, axis = new_figure(width=6.5, height=3.0)
+    axis.axvspan(now, after, color="#F2F2F2")
+    axis.plot(x, y, color="#777777", label="what the model would say on the way")
+    axis.plot([before, now], known, "o", color="black", label="what it was asked for")
+    axis.plot([now, after], [known[1]] * 2, color=COLORS[0], label="first order (DDIM): it stays as it is")
+    axis.plot([now, after], line, color=COLORS[1], label="second order: it goes on as it did")
+    axis.plot((now + after) / 2, line.mean(), "o", color=COLORS[1], label="and its value in the middle is taken")
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(frameon=False, fontsize=8)
+    show(figure, caption)
+
+
+def cloud(x: np.ndarray, y: np.ndarray, line: tuple[float, float], caption: str, xlabel: str, ylabel: str):
+    """Points and a straight line through them. line: its slope, and its height at x = 0."""
+    figure, axis = new_figure(width=5.0, height=3.0)
+    axis.plot(x, y, ".", color=GENERATED, markersize=3)
+    ends = np.array([x.min(), x.max()])
+    axis.plot(ends, line[0] * ends + line[1], color=COLORS[1])
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    show(figure, caption)
