@@ -26,6 +26,7 @@ def prepare() -> None:
     takes a path three times as slow on AMD processors unless MKL_DEBUG_CPU_TYPE is 5. Its strided views make every
     transpose of an attention a slow copy later on: without them a step of the small model takes 0.6 of the time.
     """
+    warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)  # of Paddle, at import
     os.environ.setdefault("FLAGS_use_stride_kernel", "0")
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     try:

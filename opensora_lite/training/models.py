@@ -79,6 +79,8 @@ def new_text_encoder(d: DiffusionRecipe, rng: np.random.Generator) -> TextEncode
     for name, value in model.state_dict().items():
         if "relative_attention_bias" in name:
             value.set_value(normal(rng, value.shape, 0.1))
+        elif name.endswith("SelfAttention.q.weight"):  # T5 does not divide scores by √d: its queries begin smaller
+            value.set_value(normal(rng, value.shape, (value.shape[0] * d.d_kv) ** -0.5))
         elif name in linears:
             value.set_value(normal(rng, value.shape, value.shape[0] ** -0.5))
         elif name == "shared.weight":

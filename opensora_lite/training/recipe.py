@@ -167,7 +167,7 @@ class DiffusionRecipe(Learning):
     depth: int = 6
     num_heads: int = 6
     input_sq_size: int = 64
-    model_max_length: int = 24  # tokens of a caption
+    model_max_length: int = 32  # tokens of a caption; those of LiteWorld have up to 30
     d_model: int = 96  # of T5
     d_kv: int = 24
     d_ff: int = 256
