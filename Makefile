@@ -1,10 +1,10 @@
-# make demo | test | notebooks | lab | bench | peers | test-paddle26 | clean
+# make demo | test | notebooks | lab | site | bench | peers | test-paddle26 | clean
 #
 # Each target makes the virtual environment that it needs on first use. The stamp files inside remember what was
 # installed, so a second run installs nothing until pyproject.toml (for the peers: this file) changes.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test notebooks lab bench peers test-paddle26 clean
+.PHONY: help demo test notebooks lab site bench peers test-paddle26 clean
 
 # `make demo PYTHON=/path/to/python3.11` tries that one alone; otherwise the first of these that is 3.10, 3.11 or 3.12.
 PYTHON ?= python3
@@ -24,6 +24,7 @@ help:
 	@echo "make test           lint, tests and notebooks"
 	@echo "make notebooks      executes the notebooks and writes them back with their outputs"
 	@echo "make lab            JupyterLab in notebooks/"
+	@echo "make site           the course as pages, in build/site; of the outputs that are committed"
 	@echo "make bench          the benchmarks"
 	@echo "make peers          installs PyTorch, for the tests that compare Paddle with it; without it they are skipped"
 	@echo "make test-paddle26  the tests, without the notebooks, on paddlepaddle-gpu 2.6.2"
@@ -90,6 +91,11 @@ notebooks: $(VENV)/stamp-full
 
 lab: $(VENV)/stamp-full
 	cd notebooks && ../$(VENV)/bin/python -m jupyterlab
+
+# -E reads everything again, for a page that was read before gives no warning again.
+site: $(VENV)/stamp-full
+	$(VENV)/bin/python -m sphinx -E -W --keep-going -q -d build/doctrees -c notebooks/site notebooks build/site
+	@echo "build/site/index.html"
 
 bench: $(VENV)/stamp-full
 	@if [ -d tests/benchmarks ]; then $(VENV)/bin/python -m pytest tests/benchmarks -s; \

@@ -1,4 +1,4 @@
-"""The command line: `opensora-lite generate`, `explain`, `evaluate` and `train`.
+"""The command line: `opensora-lite generate`, `explain`, `evaluate`, `train` and `sweep`.
 
 `generate` takes the flags of PaddleMIX's Open-Sora example, in either spelling (--frame-interval, --frame_interval).
 Everything that can be wrong is checked before a model is loaded; errors are one message and exit code 2.
@@ -18,10 +18,10 @@ SUFFIXES = ("mp4", "gif", "png")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, or 2 for what a person can mend."""
+    """Run a command; returns the exit code: 0, 1 where runs of a sweep failed, or 2 for what a person can mend."""
     arguments = parser().parse_args([with_hyphens(argument) for argument in (sys.argv[1:] if argv is None else argv)])
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except OpenSoraError as error:
         print(f"opensora-lite: error: {error}", file=sys.stderr)
         return 2
@@ -29,8 +29,9 @@ def main(argv: list[str] | None = None) -> int:
         print("opensora-lite: stopped; what was reported as saved is whole", file=sys.stderr)
         if arguments.run is train:
             print("The same command goes on from the last checkpoint.", file=sys.stderr)
+        if arguments.run is sweep:
+            print("The same command goes on with the runs that are not finished.", file=sys.stderr)
         return 130
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,6 +118,17 @@ def parser() -> argparse.ArgumentParser:
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="replace fields, such as diffusion.min_snr=null")
     add("--prepare", action="store_true", help="stop before T5 and STDiT2 are trained")
     add("--device", help="cpu, gpu or gpu:1 [a GPU where there is one]")
+
+    again = "The same command goes on where a sweep was stopped, and tries failed runs again. Exit code 1: runs failed."
+    p = commands.add_parser("sweep", help="run a notebook with every combination of parameters", epilog=again)
+    p.set_defaults(run=sweep)
+    add = p.add_argument
+    add("grid", type=Path, help="a YAML file: notebook, parameters, grid, runs (opensora_lite/sweep.py has an example)")
+    add("--out", type=Path, required=True, help="a folder for the runs, results.csv, results.parquet and index.html")
+    add("--notebook", type=Path, help="instead of the one that the file names [the course's 10_generate.ipynb]")
+    add("--workers", type=int, default=2, help="notebooks that run at once on this machine [2]")
+    where = "its workers run the notebooks, and need the notebook's folder and --out under the same paths"
+    add("--scheduler", help=f"tcp://host:port of a dask scheduler instead: {where}")
     return top
 
 
@@ -262,6 +274,31 @@ def train(a) -> None:
         print(f"prepared in {seconds:.0f} s; without --prepare, the same command goes on")
     else:
         print(f"trained in {seconds:.0f} s; try it: opensora-lite generate --model {done.folder} --prompt …")
+
+
+def sweep(a) -> int:
+    from opensora_lite.sweep import describe, read_grid, sweep
+
+    grid = read_grid(a.grid, a.notebook)
+
+    from tqdm import tqdm
+
+    with tqdm(unit="run", disable=not sys.stderr.isatty()) as bar:
+
+        def on_progress(finished, failed, total):
+            bar.total = total
+            bar.set_postfix(failed=failed)
+            bar.update(finished + failed - bar.n)
+
+        say = lambda text: bar.write(text, file=sys.stdout)  # noqa: E731
+        table = sweep(grid, a.out, a.workers, a.scheduler, say=say, on_progress=on_progress)
+    failed = table["status"] == "failed"
+    for run, error, notebook in zip(grid.runs, table["error"], table["notebook"], strict=True):
+        if isinstance(error, str):
+            where = f" (see {a.out / notebook})" if isinstance(notebook, str) else ""
+            print(f"failed: {describe(grid.chosen(run))}: {error}{where}")
+    print(f"{(~failed).sum()} finished, {failed.sum()} failed, of {len(table)}: {(a.out / 'index.html').resolve()}")
+    return int(failed.any())
 
 
 def _prompts(a) -> list[str]:

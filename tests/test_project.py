@@ -171,9 +171,9 @@ def run(command: list, cwd: Path) -> str:
 
 
 def test_make_targets_named_in_the_readme_exist():
-    readme = ROOT / "README.md"
+    readme = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "notebooks/index.md"))
     targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     # in code only, a line that starts with it or `make …` in backticks: "make sure" in a sentence is no command
-    named = set(re.findall(r"(?:^\s*|`|&&\s*)make ([a-z][\w-]*)", readme.read_text(encoding="utf-8"), re.MULTILINE))
-    assert {"demo", "test", "test-paddle26"} <= targets
+    named = set(re.findall(r"(?:^\s*|`|&&\s*)make ([a-z][\w-]*)", readme, re.MULTILINE))
+    assert {"demo", "test", "site", "test-paddle26"} <= targets
     assert named and named <= targets

@@ -5,9 +5,13 @@ what a reader without pictures gets and what nbval compares. Latents are float32
 [T, height, width, 3], as everywhere in the package.
 """
 
+import base64
+import html
 import io
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -366,21 +370,33 @@ def similarities(values: np.ndarray, groups: Mapping[str, Sequence[str]], captio
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def stacked(rows: Mapping[str, Mapping[str, float]], caption: str, xlabel: str, lines: Mapping[str, float] = {}):
-    """Bars that lie, each the sum of its parts: name -> {part: number}. lines: name -> number, drawn across."""
+def stacked(
+    rows: Mapping[str, Mapping[str, float]],
+    caption: str,
+    xlabel: str,
+    lines: Mapping[str, float] = {},
+    least: float = math.inf,
+):
+    """Bars that lie, each the sum of its parts: name -> {part: number}.
+
+    lines: name -> number, drawn across. least: parts of at least this length have their number written in them.
+    """
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))
-    figure, axis = new_figure(width=7.5, height=0.42 * len(rows) + 1.3)
+    columns = min(len(parts), 5)
+    figure, axis = new_figure(width=7.5, height=0.42 * len(rows) + 1.1 + 0.2 * math.ceil(len(parts) / columns))
     left = np.zeros(len(rows))
     for part in parts:
         widths = np.array([row.get(part, 0.0) for row in rows.values()])
         axis.barh(range(len(rows)), widths, left=left, height=0.7, label=part)
+        for y in np.flatnonzero(widths >= least):
+            axis.text(left[y] + widths[y] / 2, y, f"{widths[y]:.0f}", ha="center", va="center", color="white")
         left += widths
     for name, number in lines.items():
         axis.axvline(number, color="black", linestyle=":", linewidth=1)
         axis.text(number, -0.55, f" {name}", fontsize=7, va="bottom")
     axis.set(xlabel=xlabel, ylim=(len(rows) - 0.4, -0.6 - 0.6 * bool(lines)), xlim=(0, None))
     axis.set_yticks(range(len(rows)), list(rows))
-    figure.legend(loc="outside upper center", ncols=len(parts), frameon=False)
+    figure.legend(loc="outside upper center", ncols=columns, frameon=False)
     show(figure, caption)
 
 
@@ -438,22 +454,12 @@ def turning(panels: Mapping[str, Sequence[float]], caption: str):
 
 
 def shares(rows: Mapping[str, Mapping[str, float]], caption: str, xlabel: str):
-    """Horizontal bars that are cut into parts, each bar as long as the others: name -> part -> amount."""
-    figure, axis = new_figure(width=8.0, height=0.5 * len(rows) + 1.5)
-    parts, left = list(next(iter(rows.values()))), np.zeros(len(rows))
-    colors = matplotlib.colormaps["tab10"]
-    for number, part in enumerate(parts):
-        percent = np.array([100 * amounts[part] / sum(amounts.values()) for amounts in rows.values()])
-        axis.barh(range(len(rows)), percent, 0.7, left=left, color=colors(number), label=part)
-        for y, share in enumerate(percent):
-            if share >= 4:
-                axis.text(left[y] + share / 2, y, f"{share:.0f}", ha="center", va="center", color="white", fontsize=8)
-        left += percent
-    axis.set_yticks(range(len(rows)), list(rows))
-    axis.set(xlabel=xlabel, xlim=(0, 100))
-    axis.invert_yaxis()
-    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
-    show(figure, caption)
+    """`stacked` in percent of each row's sum, with the numbers in the bars: name -> {part: amount}."""
+    percent = {
+        name: {part: 100 * amount / sum(amounts.values()) for part, amount in amounts.items()}
+        for name, amounts in rows.items()
+    }
+    stacked(percent, caption, xlabel, least=4)
 
 
 def paths(panels: Mapping[str, np.ndarray], x: np.ndarray, density: np.ndarray, caption: str, ylabel: str, most=30):
@@ -514,3 +520,23 @@ def cloud(x: np.ndarray, y: np.ndarray, line: tuple[float, float], caption: str,
     axis.plot(ends, line[0] * ends + line[1], color=COLORS[1])
     axis.set(xlabel=xlabel, ylabel=ylabel)
     show(figure, caption)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Films that play (11)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def wall(rows: Mapping[str, Sequence[Path]], titles: Sequence[str], caption: str, size: int = 128):
+    """Films that play side by side, name -> paths of mp4 files. titles: above the columns. size: pixels of a side."""
+    film = (
+        f'<video autoplay loop muted playsinline width="{size}" style="image-rendering: pixelated" src="data:video/mp4'
+    )
+    lines = ["<tr><td></td>" + "".join(f"<th>{html.escape(title)}</th>" for title in titles) + "</tr>"]
+    for name, files in rows.items():
+        label = f'aria-label="{html.escape(name)}"'
+        data = [base64.b64encode(Path(file).read_bytes()).decode() for file in files]
+        cells = "".join(f'<td>{film};base64,{film_data}" {label}></video></td>' for film_data in data)
+        lines.append(f"<tr><th>{html.escape(name)}</th>{cells}</tr>")
+    table = f"<table>{''.join(lines)}</table><p>{html.escape(caption)}</p>"
+    display({"text/html": table, "text/plain": f"Figure: {caption}"}, raw=True)

@@ -1,0 +1,95 @@
+"""Sphinx's configuration for the pages of the course: `make site` makes them from the notebooks as they are committed.
+
+Nothing is executed, and a page asks no other host for anything: formulas become MathML here, which browsers draw
+themselves, with a font that lies beside the pages; what a widget shows while nobody runs it is its picture or its text.
+"""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from docutils import nodes
+from math_core import LatexError, LatexToMathML
+from sphinx.util import logging
+
+project = "opensora_lite"
+language = "en"
+extensions = ["myst_nb"]
+root_doc = "index"
+include_patterns = ["index.md", "[0-9][0-9]_*.ipynb"]  # not what somebody else keeps in the folder
+exclude_patterns = ["assets", "site"]
+
+# ------------------------------------------------------------------------------------------------- notebooks
+
+nb_execution_mode = "off"
+nb_merge_streams = True
+nb_code_prompt_show = nb_code_prompt_hide = "The solution, computed"  # what is folded in the course are solutions
+nb_ipywidgets_js = {}  # the default is two scripts from other hosts
+nb_mime_priority_overrides = [
+    ("html", "application/vnd.jupyter.widget-view+json", None),  # would need those scripts
+    ("html", "application/javascript", None),
+]
+# What a notebook records is such a type, and has a text beside it. An output without one that a page can show still
+# is a warning.
+suppress_warnings = ["mystnb.unknown_mime_type"]
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 4  # GitHub's anchors, which tests/test_links.py checks
+
+# ----------------------------------------------------------------------------------------------------- pages
+
+highlight_language = "none"  # of blocks that name none, commands mostly; cells are coloured as Python
+html_theme = "furo"
+pygments_dark_style = "github-dark"
+html_title = "opensora_lite"
+# The font is STIX Two Math, under the Open Font License. Without a font for mathematics browsers draw formulas badly
+# (accents fall on their letters), and not every computer has one.
+font = Path(find_spec("ziamath").origin).with_name("fonts") / "STIXTwoMath-Regular.ttf"
+html_static_path = ["static", str(font)]
+html_css_files = ["style.css"]
+html_show_copyright = False
+html_copy_source = False
+html_theme_options = {"top_of_page_buttons": []}
+html_math_renderer = "mathml"
+
+# -------------------------------------------------------------------------------------------------- formulas
+
+logger = logging.getLogger(__name__)
+converter = LatexToMathML(fancy_error=False)
+
+
+def mathml(node: nodes.Element, display: bool) -> str:
+    """The formula as MathML. One that cannot be converted is a warning, and a warning ends the build."""
+    latex = node.astext().strip()
+    if display and r"\tag" in latex and r"\begin" not in latex:
+        latex = rf"\begin{{equation}}{latex}\end{{equation}}"
+    try:
+        return converter.convert_with_local_state(latex, displaystyle=display)
+    except LatexError as error:
+        logger.warning("%s in the formula %s", error, latex, location=node)
+        return "<code>…</code>"
+
+
+def visit_inline(translator, node) -> None:
+    translator.body.append(mathml(node, display=False))
+    raise nodes.SkipNode
+
+
+def visit_display(translator, node) -> None:
+    translator.body.append(f'<div class="formula">{mathml(node, display=True)}</div>\n')
+    raise nodes.SkipNode
+
+
+def link_files_outside(app, docname: str, source: list[str]) -> None:
+    """Links that lead out of notebooks/: a file becomes a download, for it has no page; a folder is only named."""
+
+    def replaced(match: re.Match) -> str:
+        text, target = match[1], match[2].partition("#")[0]
+        return text if Path(app.srcdir, target).is_dir() else f"[{text}](path:{target})"
+
+    source[0] = re.sub(r"\[([^\[\]]*)\]\((\.\./[^)]*)\)", replaced, source[0])
+
+
+def setup(app) -> dict:
+    app.connect("source-read", link_files_outside)
+    app.add_html_math_renderer("mathml", (visit_inline, None), (visit_display, None))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
