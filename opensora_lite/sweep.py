@@ -564,17 +564,18 @@ def connect(workers: int, scheduler: str | None, paths: list[Path], say: Callabl
 
     from dask.distributed import Client, LocalCluster
 
+    # what other packages want to have logged, paddlenlp everything, is no reason for dask to talk
+    logging.getLogger("distributed").propagate = False
     if scheduler is None:
         environment = {
             "OMP_NUM_THREADS": str(max(1, usable_cores() // workers)),
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else every kernel says that frozen modules cannot be debugged
         }
-        options = dict(n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0)
+        options = dict(n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, env=environment)
         # its HTTP server on a free port of this machine alone, and no dashboard, which takes seconds to import
-        quiet = dict(dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
-        options["scheduler_kwargs"] = dict(dashboard=False)
+        options |= dict(dashboard_address="127.0.0.1:0", scheduler_kwargs=dict(dashboard=False))
         say(f"{workers} worker(s) on this machine, {environment['OMP_NUM_THREADS']} thread(s) for each")
-        with LocalCluster(**options, **quiet, env=environment) as cluster, Client(cluster) as client:
+        with LocalCluster(**options, silence_logs=logging.CRITICAL) as cluster, Client(cluster) as client:
             yield client
         return
     try:

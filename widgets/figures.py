@@ -529,14 +529,11 @@ def cloud(x: np.ndarray, y: np.ndarray, line: tuple[float, float], caption: str,
 
 def wall(rows: Mapping[str, Sequence[Path]], titles: Sequence[str], caption: str, size: int = 128):
     """Films that play side by side, name -> paths of mp4 files. titles: above the columns. size: pixels of a side."""
-    film = (
-        f'<video autoplay loop muted playsinline width="{size}" style="image-rendering: pixelated" src="data:video/mp4'
-    )
+    how = f'autoplay loop muted playsinline width="{size}" style="image-rendering: pixelated"'
     lines = ["<tr><td></td>" + "".join(f"<th>{html.escape(title)}</th>" for title in titles) + "</tr>"]
     for name, files in rows.items():
-        label = f'aria-label="{html.escape(name)}"'
         data = [base64.b64encode(Path(file).read_bytes()).decode() for file in files]
-        cells = "".join(f'<td>{film};base64,{film_data}" {label}></video></td>' for film_data in data)
+        cells = "".join(f'<td><video {how} src="data:video/mp4;base64,{film}"></video></td>' for film in data)
         lines.append(f"<tr><th>{html.escape(name)}</th>{cells}</tr>")
     table = f"<table>{''.join(lines)}</table><p>{html.escape(caption)}</p>"
     display({"text/html": table, "text/plain": f"Figure: {caption}"}, raw=True)
