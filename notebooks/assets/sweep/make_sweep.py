@@ -45,7 +45,9 @@ def main():
     films.mkdir()
     kept = table[COLUMNS].copy()
     kept["weights"] = name
-    kept["film"] = [f"films/seed_{r.seed}_guidance_{r.guidance_scale:g}_steps_{r.steps}.mp4" for r in table.itertuples()]
+    kept["film"] = [
+        f"films/seed_{r.seed}_guidance_{r.guidance_scale:g}_steps_{r.steps}.mp4" for r in table.itertuples()
+    ]
     for source, target in zip(table["film"], kept["film"], strict=True):
         shutil.copy(out / source, HERE / target)
     kept.to_csv(HERE / "results.csv", index=False, lineterminator="\n")
