@@ -233,7 +233,7 @@ def test_sizes_the_model_was_not_trained_at_and_words_it_does_not_read_are_said(
     )
     assert code == 0
     assert "note: this model was trained at 64×64, 48×80, 80×48; at 32×32" in out
-    assert "note: the model reads 24 tokens" in out
+    assert "note: the model reads 32 tokens" in out
 
 
 def test_the_commands_of_the_readme_run(media, capsys, monkeypatch):

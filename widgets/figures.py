@@ -282,7 +282,7 @@ def bars(groups: Mapping[str, Mapping[str, float]], caption: str, ylabel: str, l
     axis.set_xticks(range(len(names)), names)
     axis.set(ylabel=ylabel)
     if len(groups) > 1 or line:
-        axis.legend(frameon=False)
+        figure.legend(loc="outside upper right", ncols=len(groups) + bool(line), frameon=False)
     show(figure, caption)
 
 
