@@ -441,5 +441,5 @@ def load_stdit(path: str | Path, dtype: str = "float32") -> STDiT2:
 
 SIZES = {
     "XL/2": STDiT2Config(),  # 768.27 M values: OpenSora-STDiT-v2-stage3
-    "tiny": STDiT2Config(144, 6, 6, caption_channels=96, model_max_length=24, input_sq_size=64),  # 2.94 M: ours
+    "tiny": STDiT2Config(144, 6, 6, caption_channels=96, model_max_length=32, input_sq_size=64),  # 2.94 M: ours
 }
