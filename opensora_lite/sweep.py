@@ -342,7 +342,7 @@ def run_name(source: dict, parameters: dict) -> str:
 
 def describe(parameters: dict) -> str:
     """guidance_scale 4.0, seed 0"""
-    return ", ".join(f"{name} {text_of(value)}" for name, value in parameters.items())
+    return ", ".join(f"{name} {text_of(value) or '(empty)'}" for name, value in parameters.items())
 
 
 def text_of(value) -> str:

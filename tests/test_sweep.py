@@ -1,5 +1,6 @@
 """Sweeps: what a grid may hold, and that no run is lost or done twice, whoever is killed."""
 
+import csv
 import importlib.util
 import json
 import os
@@ -247,6 +248,23 @@ def test_a_gallery_escapes_what_comes_from_outside_and_has_a_place_for_every_run
     assert page.count("<h2>") == 3 and page.count("<table>") == 2  # by prompt, and the single run
     assert "prefers-color-scheme: dark" in page
     assert "http" not in page  # self-contained
+
+
+def test_the_sweep_of_notebook_11_is_whole_and_of_the_weights_that_are_shipped():
+    from opensora_lite import read_video
+
+    folder = NOTEBOOKS / "assets" / "sweep"
+    spec = importlib.util.spec_from_file_location("make_sweep", folder / "make_sweep.py")
+    make_sweep = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_sweep)
+    with open(folder / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    points = read_grid(folder / "grid.yaml").points
+    assert [{name: float(row[name]) for name in points[0]} for row in rows] == points
+    assert {len(read_video(folder / row["film"])) for row in rows} == {8}
+    assert sum(path.stat().st_size for path in folder.rglob("*")) < 600_000
+    made_with = {row["weights"] for row in rows}
+    assert made_with == {make_sweep.weights()}, "the weights have changed: run notebooks/assets/sweep/make_sweep.py"
 
 
 # ---------------------------------------------------------------------------------------------------------- whole runs
