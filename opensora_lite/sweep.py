@@ -572,6 +572,7 @@ def connect(workers: int, scheduler: str | None, paths: list[Path], say: Callabl
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else every kernel says that frozen modules cannot be debugged
         }
         options = dict(n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, env=environment)
+        options["preload"] = [__name__]  # which runs dask_setup in every worker
         # its HTTP server on a free port of this machine alone, and no dashboard, which takes seconds to import
         options |= dict(dashboard_address="127.0.0.1:0", scheduler_kwargs=dict(dashboard=False))
         say(f"{workers} worker(s) on this machine, {environment['OMP_NUM_THREADS']} thread(s) for each")
@@ -593,6 +594,13 @@ def connect(workers: int, scheduler: str | None, paths: list[Path], say: Callabl
                     f"worker {worker} does not see {', '.join(absent)}; workers need the same folders as this process"
                 )
         yield client
+
+
+def dask_setup(worker):
+    """Called by dask in a worker process of our own: Ctrl-C, which reaches it too, is for who started the sweep."""
+    import signal
+
+    signal.signal(signal.SIGINT, lambda *_: None)  # a notebook's kernel begins with the usual handler again
 
 
 def missing(paths: list[Path]) -> list[str]:
