@@ -30,7 +30,6 @@ hardly show in either. Distances of models with different VAEs don't compare.
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
@@ -41,7 +40,7 @@ import numpy as np
 
 from opensora_lite.describe import SMALLEST, Description, describe, sun_motion
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.files import write_json
+from opensora_lite.files import check_writable, write_json
 from opensora_lite.masks import MaskStrategy
 from opensora_lite.pipeline import PIXELS_PER_LATENT, Settings, plan
 from opensora_lite.video import Video, check_target
@@ -480,9 +479,7 @@ def check_folder(folder: str | Path) -> Path:
     folder = check_target(Path(folder) / "sheet.png", 1, 1).parent
     if (folder / "report.json").is_dir():
         raise OpenSoraError(f"{folder / 'report.json'} is a directory; the report cannot take its place")
-    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise OpenSoraError(f"{folder} cannot be written: {above} is not a folder that may be written to")
+    check_writable(folder)
     return folder
 
 

@@ -33,6 +33,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Raise OpenSoraError where a folder, or the first above it that exists, is none that may be written to."""
+    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise OpenSoraError(f"{folder} cannot be written: {above} is not a folder that may be written to")
+
+
 def write_json(path: str | Path, value) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

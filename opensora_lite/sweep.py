@@ -48,7 +48,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.files import replacing, write_json
+from opensora_lite.files import check_writable, replacing, write_json
 from opensora_lite.parameters import check_parameters
 from opensora_lite.runtime import usable_cores
 
@@ -493,7 +493,8 @@ def sweep(
     check_installed()
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise OpenSoraError(f"workers must be a whole number of at least 1, not {workers!r}")
-    out = check_folder(Path(out)).resolve()
+    check_writable(Path(out))
+    out = Path(out).resolve()
     runs = grid.runs
     rows = {run.name: row for run in runs if (row := read_row(out / run.name))}
     todo = [run for run in runs if run.name not in rows]
@@ -617,13 +618,6 @@ def check_installed():
             raise OpenSoraError(
                 f"a sweep needs {name}, which is not installed: pip install 'opensora-lite[notebook]' brings it"
             )
-
-
-def check_folder(out: Path) -> Path:
-    above = next(place for place in (out, *out.absolute().parents) if place.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise OpenSoraError(f"{out} cannot be written: {above} is not a folder that may be written to")
-    return out
 
 
 # ----------------------------------------------------------------------------------------------------------------------

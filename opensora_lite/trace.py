@@ -98,7 +98,7 @@ class Trace(Sequence):
 
         def watch(name):
             def hook(module, inputs):
-                if self.chosen is not None and number + 1 not in self.chosen:
+                if not self._keeps(number + 1):
                     return
                 q, k, _ = module.heads(*inputs[:2])  # x and rotary positions, or x and the caption
                 weights = attention_weights(q, k, *inputs[2:])  # the third, where there is one, is the caption's mask
@@ -113,7 +113,7 @@ class Trace(Sequence):
         def record(step) -> None:
             nonlocal number, seen
             number = step.number
-            if self.chosen is None or step.number in self.chosen:
+            if self._keeps(step.number):
                 self._steps.append(self._kept(step, len(self.loops) - 1, seen))
             seen = {}
 
@@ -123,6 +123,9 @@ class Trace(Sequence):
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _keeps(self, number: int) -> bool:
+        return self.chosen is None or number in self.chosen
 
     def _kept(self, step, loop: int, attention: dict) -> TraceStep:
         def array(tensor):

@@ -18,7 +18,8 @@ import numpy as np
 from IPython.display import display
 from matplotlib.figure import Figure
 
-RESULT = "application/vnd.opensora-lite.result+json"
+from opensora_lite.sweep import RESULT
+from opensora_lite.video import Video
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the same meaning in every figure of the course.
 GIVEN, EDITED, GENERATED = "#0072B2", "#E69F00", "#BBBBBB"
@@ -76,6 +77,24 @@ def new_figure(rows: int = 1, columns: int = 1, width: float = 8.0, height: floa
         return figure, figure.subplots(rows, columns, **options)
 
 
+def _explain_colors(figure: Figure, names: Mapping[str, str]) -> None:
+    """A legend above the axes: name -> colour."""
+    patches = [matplotlib.patches.Patch(color=color, label=name) for name, color in names.items()]
+    figure.legend(handles=patches, loc="outside upper center", ncols=len(names), frameon=False)
+
+
+def _name_panels(axes, rows: Sequence[str], titles: Sequence[str], framed: bool = True) -> None:
+    """Axes [rows, columns] without ticks: the names of the rows at the left, titles above the columns."""
+    for line, name in zip(axes, rows, strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for axis in line:
+            axis.set(xticks=[], yticks=[])
+            if not framed:
+                axis.spines[:].set_visible(False)
+    for axis, title in zip(axes[0], titles, strict=False):
+        axis.set_title(title, fontsize=8)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 #   Pictures and films
 # ---------------------------------------------------------------------------------------------------------------------
@@ -92,25 +111,19 @@ def pictures(rows: Mapping[str, Sequence], caption: str, titles: Sequence[str] =
     figure, axes = new_figure(
         len(rows), columns, columns * size * wide + label, len(rows) * size + (0.3 if titles else 0.1), squeeze=False
     )
+    _name_panels(axes, list(rows), titles, framed=False)
     options = {"cmap": "gray", **options}
-    for line, (name, row) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for axis in line:
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
+    for line, row in zip(axes, rows.values(), strict=True):
         for axis, picture in zip(line, row, strict=False):
             if picture is not None:
                 axis.imshow(picture, **options)
-    for axis, title in zip(axes[0], titles, strict=False):
-        axis.set_title(title, fontsize=8)
     show(figure, caption)
 
 
 def films(videos: Mapping[str, np.ndarray], caption: str, most: int = 8, size: float = 1.0):
     """Videos below each other, name -> frames [T, height, width, 3] or a Video: evenly chosen frames with numbers."""
     rows = {name: getattr(video, "frames", video) for name, video in videos.items()}
-    length = max(map(len, rows.values()))
-    chosen = np.unique(np.linspace(0, length - 1, min(most, length)).round().astype(int))
+    chosen = Video(max(rows.values(), key=len)).spread(most)
     pictures(
         {name: [frames[i] if i < len(frames) else None for i in chosen] for name, frames in rows.items()},
         caption,
@@ -146,8 +159,7 @@ def masks(rows: Mapping[str, Sequence[float]], caption: str):
     axis.set_xticks(range(0, length, 1 if length <= 20 else 4))
     axis.set_yticks(range(len(rows)), list(rows))
     names = {"given": GIVEN, "edited": EDITED, "generated": GENERATED}
-    patches = [matplotlib.patches.Patch(color=color, label=name) for name, color in names.items()]
-    figure.legend(handles=patches, loc="outside upper center", ncols=3, frameon=False)
+    _explain_colors(figure, names)
     show(figure, caption)
 
 
@@ -179,8 +191,7 @@ def joining(states: np.ndarray, caption: str):
     axis.set_yticks([i + 0.5 for i in shown], [steps - 1 - i for i in shown])
     axis.set(xlabel="frame", ylabel="step, counted down")
     axis.invert_yaxis()
-    patches = [matplotlib.patches.Patch(color=color, label=name) for name, color in names.items()]
-    figure.legend(handles=patches, loc="outside upper center", ncols=3, frameon=False)
+    _explain_colors(figure, names)
     show(figure, caption)
 
 
@@ -245,15 +256,12 @@ def maps(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str], captio
     """
     columns, label = max(map(len, rows.values())), max(map(len, rows)) * 0.08 + 0.1
     figure, axes = new_figure(len(rows), columns, columns * size + label, len(rows) * size + 0.3, squeeze=False)
-    for line, (name, row) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    _name_panels(axes, list(rows), titles)
+    for line, row in zip(axes, rows.values(), strict=True):
         for axis, values in zip(line, row, strict=True):
             axis.imshow(values, cmap="viridis", vmin=0, vmax=max(float(np.max(v)) for v in row))
-            axis.set(xticks=[], yticks=[])
             if marked is not None:
                 axis.plot(marked[1], marked[0], "x", color="white", markersize=7, markeredgewidth=2)
-    for axis, title in zip(axes[0], titles, strict=False):
-        axis.set_title(title, fontsize=8)
     show(figure, caption)
 
 
@@ -299,8 +307,7 @@ def loop_timeline(loops: Mapping[str, Sequence[int]], taken_over: int, caption: 
     axis.set_yticks(range(len(loops)), list(loops))
     axis.set_xticks(range(0, last + 1, 4))
     names = {"taken over": GIVEN, "made": GENERATED}
-    patches = [matplotlib.patches.Patch(color=color, label=name) for name, color in names.items()]
-    figure.legend(handles=patches, loc="outside upper center", ncols=2, frameon=False)
+    _explain_colors(figure, names)
     show(figure, caption)
 
 
@@ -411,19 +418,13 @@ def reach(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str], capti
     figure, axes = new_figure(len(rows), columns, columns * 1.1 + label, len(rows) * 1.1 + 0.5, squeeze=False)
     colors = {"asks": COLORS[1], "is seen": COLORS[4], "is not seen": "#E6E6E6"}
     palette = matplotlib.colors.ListedColormap(list(colors.values())[::-1])
-    for line, (name, row) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for axis in line:
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
+    _name_panels(axes, list(rows), titles, framed=False)
+    for line, row in zip(axes, rows.values(), strict=True):
         for axis, grid in zip(line, row, strict=False):
             axis.pcolormesh(grid, cmap=palette, vmin=0, vmax=2, edgecolors="white", linewidth=1.5)
             axis.set_aspect("equal")
             axis.invert_yaxis()
-    for axis, title in zip(axes[0], titles, strict=False):
-        axis.set_title(title, fontsize=8)
-    patches = [matplotlib.patches.Patch(color=color, label=name) for name, color in colors.items()]
-    figure.legend(handles=patches, loc="outside upper center", ncols=3, frameon=False)
+    _explain_colors(figure, colors)
     show(figure, caption)
 
 
