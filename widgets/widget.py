@@ -41,19 +41,19 @@ class Widget(anywidget.AnyWidget):
         alt = html.escape(text, quote=True)
         data["text/plain"] = repr(self)
         data["text/html"] = (
-            f'<figure style="margin: 0"><img alt="{alt}" src="{data_url(picture)}" style="max-width: 100%">'
+            f'<figure style="margin: 0"><img alt="{alt}" src="{image_url(picture)}" style="max-width: 100%">'
             f"<figcaption>{alt}</figcaption></figure>"
         )
         return data, metadata
 
 
-def png(picture: np.ndarray) -> bytes:
-    """A picture uint8 [height, width, 3] as a PNG."""
+def encoded(picture: np.ndarray, kind: str = "PNG") -> bytes:
+    """A picture uint8 [height, width, 3] as a PNG or JPEG."""
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(file, "PNG")
+    Image.fromarray(np.ascontiguousarray(picture)).save(file, kind, **({"quality": 85} if kind == "JPEG" else {}))
     return file.getvalue()
 
 
-def data_url(picture: np.ndarray) -> str:
+def image_url(picture: np.ndarray, kind: str = "PNG") -> str:
     """A picture uint8 [height, width, 3] as the address of an <img>."""
-    return "data:image/png;base64," + base64.b64encode(png(picture)).decode()
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(encoded(picture, kind)).decode()}"
