@@ -31,6 +31,12 @@ MOST_UNDONE = 200  # strategies that are remembered
 FACTS = ("strategy", "num_frames", "references", "loops", "condition_frames", "image_size")
 
 
+class Given(traitlets.Any):
+    """A trait of whatever the widget's own check takes, also None, for which traitlets would leave the check out."""
+
+    allow_none = False
+
+
 class MaskTimeline(Widget):
     """The frames of a video as cells, a row for each loop, and the references that are put into them.
 
@@ -46,12 +52,12 @@ class MaskTimeline(Widget):
 
     _esm = module("timeline.js")
 
-    strategy = traitlets.Any(MaskStrategy())
+    strategy = Given(MaskStrategy())
     num_frames = traitlets.Int(16)
-    references = traitlets.Any(())
+    references = Given(())
     loops = traitlets.Int(1)
     condition_frames = traitlets.Int(None, allow_none=True)
-    image_size = traitlets.Any((64, 64))
+    image_size = Given((64, 64))
 
     # What the page sees: `state` and `clips` follow from the traits above. What the page says: `draft`.
     state = traitlets.Dict().tag(sync=True)

@@ -133,7 +133,7 @@ class Lab:
         self.command("notebook:run-all-cells")
 
     def load(self) -> None:
-        """Open the notebook as it was saved, with the kernel that it had, if any. Also what a reload of the page does."""
+        """Open the notebook as it was saved, with the kernel that it had, if any: what a reload of the page does."""
         self.page.goto(f"{self.url}/lab/tree/{self.name}.ipynb?reset")
         self.page.wait_for_function("window.jupyterapp && document.querySelector('.jp-Notebook')")
         self.page.evaluate(
