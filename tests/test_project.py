@@ -149,6 +149,10 @@ def test_the_wheel_generates_a_video_from_another_folder(tmp_path):
     assert wanted == {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
     assert Path("stdit/model.safetensors") in wanted and Path("t5/spiece.model") in wanted
 
+    scripts = {path.name for path in (ROOT / "widgets").iterdir() if path.is_file()}  # JavaScript and CSS, too
+    assert scripts <= {path.name for path in (own / "widgets").iterdir()}
+    assert "dom.js" in scripts
+
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     imported = run([python, "-c", "import opensora_lite; print(opensora_lite.__file__)"], cwd=elsewhere).strip()

@@ -91,6 +91,10 @@ def test_the_recipes_that_come_with_the_package(name):
         ({"diffusion.frame_masks": "{none: 0.5}"}, "frame_masks holds shares that sum to 1"),
         ({"diffusion.frame_masks": "{nothing: 1}"}, "frame_masks has no nothing; it has none, quarter_random"),
         ({"diffusion.caption_dropout": "1.5"}, "caption_dropout is 1.5; it must lie between 0 and 1"),
+        (
+            {"diffusion.stages": "[{steps: 1, batch: 1, lengths: {1: 1}, times: [500, 500]}]"},
+            r"stages\[0\]: times are \[500, 500\]; .* 0 ≤ first < second ≤ 1000",
+        ),
         ({"diffusion.stages": "[]"}, "diffusion.stages is empty"),
         ({"diffusion.stages": "[{steps: 1, batch: 1}]"}, r"lacks diffusion.stages\[0\].lengths"),
         ({"diffusion.stages": "[{steps: 1, batch: 1, lengths: {8: 1}}]"}, "clips of 8 frames, the world only 4"),
@@ -184,6 +188,9 @@ def test_what_batches_hold(micro, latents):
     t = np.concatenate([batch.t for batch in batches])
     assert t.min() >= 0 and t.max() <= 999 and abs(t.mean() - 500) < 20
     assert all(np.ptp(batch.t) > 0 for batch in batches)  # one time in each of B parts
+    few = replace(micro.diffusion.stages[0], times=(150, 152))
+    narrow = replace(micro, diffusion=replace(micro.diffusion, stages=(few, micro.diffusion.stages[1])))
+    assert set(np.concatenate([latents.batch(narrow, step).t for step in range(few.steps)])) == {150, 151}
     full = {clip.captions[0] for _, clips in latents.pools.values() for clip in clips}
     partial = {c for _, clips in latents.pools.values() for clip in clips for c in clip.captions[1:]} - full
     seen = [caption for batch in batches for caption in batch.captions]

@@ -152,8 +152,9 @@ class Latents:
         which = [
             0 if whole or len(c) == 1 else int(rng.integers(1, len(c))) for whole, c in zip(full, captions, strict=True)
         ]
-        # one time in each of B equal parts of 0 … 999: less scatter from step to step than B independent ones
-        t = ((rng.permutation(B) + rng.random(B)) * (1000 / B)).astype(np.int64).clip(0, 999)
+        # one time in each of B equal parts of all: less scatter from step to step than B independent ones
+        first, end = stage.times
+        t = (first + (rng.permutation(B) + rng.random(B)) * ((end - first) / B)).astype(np.int64).clip(first, end - 1)
         masks = [frame_mask(pick(rng, d.frame_masks), T, rng) for _ in range(B)]
         return Batch(
             x_0=x_0.astype(np.float32),

@@ -138,9 +138,12 @@ class Stage:
     steps: int
     lengths: dict[int, float]  # frames of a clip: share of the steps
     batch: int  # videos of the longest length; of shorter ones more, up to 8 times as many, at the same cost
+    times: tuple[int, ...] = (0, TIMES)  # t is drawn from the first to below the second, alike
 
     def __post_init__(self):
         at_least(self, steps=1, batch=1)
+        if len(self.times) != 2 or not 0 <= self.times[0] < self.times[1] <= TIMES:
+            raise OpenSoraError(f"times are {list(self.times)}; give two whole numbers, 0 ≤ first < second ≤ {TIMES}")
         check_shares(self, "lengths")
         if min(self.lengths) < 1:
             raise OpenSoraError(f"lengths are numbers of frames from 1, not {min(self.lengths)}")
