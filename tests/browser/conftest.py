@@ -209,7 +209,7 @@ class Lab:
         for dark in (False, True):
             self.theme(dark)
             for width, kind in ((1200, "wide"), (620, "narrow")):
-                self.page.set_viewport_size({"width": width, "height": 1400})
+                self.page.set_viewport_size({"width": width, "height": 2800})
                 time.sleep(0.5)
                 path = Path(folder) / f"{name}_{'dark' if dark else 'light'}_{kind}.png"
                 self.page.locator(selector).first.screenshot(path=path, animations="disabled")

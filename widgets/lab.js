@@ -1,0 +1,442 @@
+// TaskLab: a form with a MaskTimeline in it, Generate, and the videos that come of it.
+// The traits are only read here. Everything that is to change is asked of Python, one message after the other:
+// {do: "change", values}, "generate", "cancel", "show", "compare", "restore", "video"; each is answered.
+
+const PATIENCE = 4000; // milliseconds without an answer, after which the page says so
+
+const FIELDS = [
+  { name: "num_frames", text: "Frames", least: 1 },
+  { name: "image_size", text: "Height×width", choices: "sizes" },
+  { name: "fps", text: "Frames/s", least: 1 },
+  { name: "loops", text: "Loops", least: 1 },
+  { name: "condition_frames", text: "Condition", least: 1, title: "Condition frames: those that each loop takes over from the one before" },
+  { name: "sampler", text: "Sampler", choices: "samplers" },
+  { name: "num_sampling_steps", text: "Steps", least: 2, most: 1000 },
+  { name: "guidance_scale", text: "Guidance", step: "any" },
+  { name: "seed", text: "Seed", least: 0 },
+];
+
+export default {
+  render({ model, el }) {
+    el.classList.add("osl");
+    const status = announcer();
+    const note = make("div", { class: "osl-error", role: "alert" });
+    const saidElsewhere = (text) => Object.values(model.get("errors")).includes(text);
+    const talk = conversation(model, (text) => write(note, saidElsewhere(text) ? "" : text));
+    const form = formOf(model, talk.ask);
+    const parts = [form, runBar(model, talk.ask, form, status), stage(model, talk.ask), shelf(model, talk.ask, status)];
+    const root = make("div", { class: "osl-stack" }, ...parts.map((part) => part.node), status);
+    parts[1].messages.append(note);
+    keepKeys(root);
+    el.append(root);
+    const timeline = child(model, form.place);
+    return () => [...parts, timeline, talk].forEach((part) => part.end());
+  },
+};
+
+/** Messages to Python and their answers. `say` is told what went wrong, and "" once it is well again. */
+function conversation(model, say) {
+  const waiting = new Map(); // id -> { resolve, timer }
+  const me = Math.random().toString(36).slice(2); // answers reach every view of the model
+  let count = 0;
+  const listen = (content, buffers) => {
+    const asked = waiting.get(content.answer);
+    if (!asked) return;
+    waiting.delete(content.answer);
+    clearTimeout(asked.timer);
+    say(content.failure ?? "");
+    asked.resolve({ ...content, buffers });
+  };
+  model.on("msg:custom", listen);
+  return {
+    /** Ask for something; gives the answer, or nothing where none comes. */
+    ask(what, details = {}) {
+      const id = `${me}-${count++}`;
+      return new Promise((resolve) => {
+        const silence = () => say("The kernel has not answered yet. It is busy, or it has ended: then run the cell again.");
+        waiting.set(id, { resolve, timer: setTimeout(silence, PATIENCE) });
+        try {
+          model.send({ do: what, id, ...details });
+        } catch {
+          silence(); // a page without a kernel
+        }
+      });
+    },
+    end() {
+      model.off("msg:custom", listen);
+      waiting.forEach(({ timer }) => clearTimeout(timer));
+    },
+  };
+}
+
+/** The timeline, a widget of its own, shown in `place`. */
+function child(model, place) {
+  let view, ended;
+  const show = async () => {
+    const id = model.get("timeline").slice("IPY_MODEL_".length);
+    view = await model.widget_manager.create_view(await model.widget_manager.get_model(id));
+    if (ended) view.remove();
+    else place.replaceChildren(view.el);
+  };
+  show().catch((error) => place.replaceChildren(make("div", { class: "osl-error" }, `The timeline cannot be shown: ${error.message}`)));
+  return {
+    end() {
+      ended = true;
+      view?.remove();
+    },
+  };
+}
+
+// --------------------------------------------------------------------------------------------------------- the form
+
+function formOf(model, ask) {
+  let unanswered = 0;
+  const change = async (values) => {
+    unanswered += 1;
+    await ask("change", { values });
+    unanswered -= 1;
+    fill();
+  };
+
+  // the prompt: sent when typing pauses, and when the field is left
+  const prompt = make("textarea", { rows: 2, spellcheck: false });
+  const promptError = make("div", { class: "osl-error", role: "alert" });
+  let pause;
+  const sendPrompt = () => {
+    clearTimeout(pause);
+    pause = undefined;
+    if (prompt.value !== model.get("form").prompt) change({ prompt: prompt.value });
+  };
+  prompt.addEventListener("input", () => {
+    clearTimeout(pause);
+    pause = setTimeout(sendPrompt, 200);
+  });
+  prompt.addEventListener("change", sendPrompt);
+
+  // the settings
+  const controls = { prompt };
+  const settings = FIELDS.map((field) => {
+    const { name, text, choices, least, most, step, title } = field;
+    const control = choices
+      ? make("select", { title })
+      : make("input", { type: "number", min: least, max: most, step: step ?? 1, required: true, title });
+    const read = () => (choices ? JSON.parse(control.value) : Number.isNaN(control.valueAsNumber) ? null : control.valueAsNumber);
+    control.addEventListener("change", () => change({ [name]: read() }));
+    control.addEventListener("blur", () => fill());
+    controls[name] = control;
+    return labelled(text, control, { class: "osl-lab-field" });
+  });
+  const another = make("button", { type: "button", title: "Another seed", "aria-label": "Another seed" }, "⟳");
+  another.addEventListener("click", () => change({ seed: Math.floor(Math.random() * 2 ** 31) }));
+  controls.seed.after(another);
+  const settingsError = make("div", { class: "osl-error osl-lab-line", role: "alert" });
+
+  const fill = () => {
+    if (unanswered) return; // what is on its way would be overwritten
+    const values = model.get("form");
+    for (const { name, choices } of FIELDS) {
+      const control = controls[name];
+      if (choices) {
+        const offered = model.get(choices).map((value) => JSON.stringify(value));
+        if (offered.join() !== [...control.options].map((option) => option.value).join()) {
+          control.replaceChildren(...offered.map((value) => make("option", { value }, spoken(JSON.parse(value)))));
+        }
+        control.value = JSON.stringify(values[name]);
+      } else if (!isFocused(control)) control.value = values[name] ?? "";
+    }
+    set(controls.condition_frames, { disabled: values.loops === 1 });
+    if (pause === undefined && !(isFocused(prompt) && prompt.value.trim() === values.prompt.trim())) prompt.value = values.prompt;
+  };
+  const complain = () => {
+    const errors = model.get("errors");
+    for (const [name, control] of Object.entries(controls)) set(control, { "aria-invalid": name in errors && "true" });
+    write(promptError, errors.prompt ?? "");
+    write(settingsError, FIELDS.map(({ name, text }) => name in errors && `${text}: ${errors[name]}`).filter(Boolean).join("\n"));
+  };
+  const ends = [follow(model, ["form", "sizes", "samplers"], fill), follow(model, ["errors"], complain)];
+
+  const promptField = labelled("Prompt", prompt, { class: "osl-lab-field osl-lab-with-error" });
+  prompt.before(promptError);
+  const place = make("div", { class: "osl-lab-timeline" });
+  return {
+    place,
+    node: make(
+      "div",
+      { class: "osl-stack" },
+      promptField,
+      make("div", { class: "osl-panel" }, make("div", { class: "osl-lab-settings" }, settings), settingsError),
+      place,
+    ),
+    /** Send what is still being typed, and go to the first field that is wrong, if any. */
+    finish: sendPrompt,
+    focusError() {
+      const wrong = Object.keys(controls).find((name) => name in model.get("errors"));
+      controls[wrong]?.focus();
+    },
+    onEnter: (run) =>
+      prompt.addEventListener("keydown", (event) => {
+        if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();
+      }),
+    end() {
+      clearTimeout(pause);
+      ends.forEach((end) => end());
+    },
+  };
+}
+
+function spoken(value) {
+  return Array.isArray(value) ? value.join("×") : value;
+}
+
+function isFocused(control) {
+  return control.getRootNode().activeElement === control;
+}
+
+// ------------------------------------------------------------------------------------------------- Generate and Cancel
+
+function runBar(model, ask, form, status) {
+  const generate = make("button", { type: "button", class: "osl-main" }, "Generate");
+  const cancel = make("button", { type: "button" }, "Cancel");
+  const bar = make("progress", { max: 1, value: 0, "aria-label": "Progress" });
+  const text = make("span", { class: "osl-number osl-label osl-lab-progress" });
+  const failure = make("div", { class: "osl-error", role: "alert" });
+  const messages = make("div", { class: "osl-lab-line" }, failure);
+  const isRunning = () => ["running", "cancelling"].includes(model.get("state"));
+
+  const run = async () => {
+    if (isRunning()) return;
+    form.finish();
+    const answer = await ask("generate");
+    if (!answer.failure) return;
+    write(status, `Not started: ${answer.failure}`);
+    form.focusError();
+  };
+  generate.addEventListener("click", run);
+  form.onEnter(run);
+  cancel.addEventListener("click", () => ask("cancel"));
+
+  let before = model.get("state");
+  const update = () => {
+    const state = model.get("state");
+    const { step, steps, loop, loops, done, seconds, left } = model.get("progress");
+    const inLoop = loops > 1 ? `, loop ${loop} of ${loops}` : "";
+    const sentences = {
+      idle: "",
+      running: step === 0 ? "Preparing" : done === 1 ? `Decoding, ${seconds} s` : `Step ${step} of ${steps}${inLoop}, ${seconds} s, ${left} s left`,
+      cancelling: "Cancelling after this step",
+      done: `Done: result ${model.get("history").at(-1)?.number} in ${model.get("history").at(-1)?.seconds} s`,
+      cancelled: "Cancelled",
+      failed: "Failed",
+    };
+    write(text, sentences[state]);
+    bar.value = state === "done" ? 1 : isRunning() ? (done ?? 0) : 0;
+    // not `disabled`, which would take the focus away from who has just pressed it
+    set(generate, { "aria-disabled": isRunning() && "true" });
+    set(cancel, { "aria-disabled": state !== "running" && "true" });
+    write(failure, model.get("failure") || model.get("errors").timeline || "");
+    if (state !== before) write(status, state === "running" ? "Generating" : sentences[state]);
+    before = state;
+  };
+  const end = follow(model, ["state", "progress", "failure", "errors", "history"], update);
+  return {
+    messages,
+    node: make("div", { class: "osl-lab-run" }, make("div", { class: "osl-row" }, generate, cancel, bar, text), messages),
+    end,
+  };
+}
+
+// --------------------------------------------------------------------------------------- what plays, and what it is as code
+
+function stage(model, ask) {
+  const films = filmsOf(model, ask);
+  const left = pane(films);
+  const right = pane(films);
+  const preview = make("img", { class: "osl-pixels osl-lab-preview", alt: "Preview: a few frames as the model believes them to be", hidden: true });
+  left.box.append(preview);
+
+  const draw = () => {
+    const entry = (number) => model.get("history").find((candidate) => candidate.number === number);
+    left.show(entry(model.get("shown")), "Result", "Press Generate: the video plays here.");
+    right.show(entry(model.get("compared")), "Comparison", "Press Compare at a result, and it plays here.");
+  };
+  const drawPreview = () => {
+    const bytes = model.get("preview");
+    showBytes(preview, bytes, "image/jpeg");
+    preview.hidden = !bytes?.byteLength;
+    left.rename(preview.hidden ? null : "Preview");
+  };
+  const ends = [follow(model, ["history", "shown", "compared", "video"], draw), follow(model, ["preview"], drawPreview)];
+  const code = ["python_code", "command_line"].map((trait) => codeOf(model, trait, { python_code: "Python", command_line: "Command line" }[trait]));
+  return {
+    node: make("div", { class: "osl-lab-stage" }, make("div", { class: "osl-lab-panes" }, left.node, right.node), make("div", { class: "osl-stack osl-lab-code" }, code.map((part) => part.node))),
+    end() {
+      [...ends, ...code.map((part) => part.end)].forEach((end) => end());
+      films.end();
+      showBytes(preview, null);
+    },
+  };
+}
+
+/** The addresses of results' videos: the one that plays came with the state, others are fetched when they are wanted. */
+function filmsOf(model, ask) {
+  const addresses = new Map(); // number -> blob:
+  const keep = (number, type, bytes) => {
+    if (!addresses.has(number)) addresses.set(number, URL.createObjectURL(new Blob([bytes], { type })));
+    return addresses.get(number);
+  };
+  return {
+    async of({ number, type }) {
+      for (const old of addresses.keys()) {
+        if (model.get("history").some((entry) => entry.number === old)) continue;
+        URL.revokeObjectURL(addresses.get(old));
+        addresses.delete(old);
+      }
+      if (addresses.has(number)) return addresses.get(number);
+      const bytes = model.get("video");
+      if (number === model.get("shown") && bytes?.byteLength) return keep(number, type, bytes);
+      const answer = await ask("video", { number });
+      return answer.failure ? null : keep(number, type, answer.buffers[0]);
+    },
+    end() {
+      addresses.forEach((address) => URL.revokeObjectURL(address));
+    },
+  };
+}
+
+/** A place where a result plays: its picture until the video is there. */
+function pane(films) {
+  const title = make("h4", { class: "osl-title" });
+  const box = make("div", { class: "osl-lab-box" });
+  const prompt = make("div", { class: "osl-lab-prompt" });
+  const line = make("div", { class: "osl-label osl-lab-small" });
+  let current, name;
+  const media = make("div", { class: "osl-lab-media" });
+  box.append(media);
+
+  return {
+    box,
+    node: make("section", { class: "osl-lab-pane", "aria-label": "Video" }, title, box, prompt, line),
+    rename(text) {
+      write(title, text ?? name ?? "");
+    },
+    /** Play a result; without one, the pane has this title and says what it is for. */
+    async show(entry, empty, purpose) {
+      if (entry ? entry.number === current : current === undefined && media.firstChild) return;
+      current = entry?.number;
+      name = entry ? `Result ${entry.number}` : empty;
+      write(title, name);
+      write(prompt, entry?.prompt ?? "");
+      write(line, entry?.line ?? "");
+      if (!entry) return media.replaceChildren(make("span", { class: "osl-label" }, purpose));
+      const picture = make("img", { class: "osl-pixels", alt: `Frames of result ${entry.number}` });
+      showBytes(picture, entry.picture, "image/jpeg");
+      media.replaceChildren(picture);
+      const src = await films.of(entry);
+      if (!src || current !== entry.number) return;
+      const label = `Result ${entry.number}: ${entry.prompt}`;
+      const film =
+        entry.type === "image/png"
+          ? make("img", { class: "osl-pixels", src, alt: label })
+          : make("video", { class: "osl-pixels", src, controls: true, loop: true, autoplay: true, playsinline: true, "aria-label": label });
+      film.muted = true; // the attribute alone does not count for elements made by a script
+      media.replaceChildren(film);
+      showBytes(picture, null);
+    },
+  };
+}
+
+/** Code that can be copied. */
+function codeOf(model, trait, name) {
+  const wrapped = trait === "command_line" && "osl-lab-wrapped"; // one line, however long
+  const code = make("pre", { class: `osl-code osl-lab-pre ${wrapped || ""}`, tabindex: 0, role: "region", "aria-label": name });
+  const copied = make("span", { class: "osl-label", role: "status" });
+  const copy = make("button", { type: "button", "aria-label": `Copy ${name}` }, "Copy");
+  let timer;
+  copy.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(model.get(trait));
+      write(copied, "Copied");
+    } catch {
+      const selection = window.getSelection();
+      selection.selectAllChildren(code);
+      write(copied, "Selected: press Ctrl+C");
+    }
+    clearTimeout(timer);
+    timer = setTimeout(() => write(copied, ""), 4000);
+  });
+  const update = () => {
+    write(code, model.get(trait) || "What is wrong in the form comes first; then the code stands here.");
+    copy.disabled = !model.get(trait);
+  };
+  const end = follow(model, [trait], update);
+  return {
+    node: make("div", {}, make("div", { class: "osl-row" }, make("h4", { class: "osl-title osl-grow" }, name), copied, copy), code),
+    end() {
+      clearTimeout(timer);
+      end();
+    },
+  };
+}
+
+// ------------------------------------------------------------------------------------------------------- the results
+
+function shelf(model, ask, status) {
+  const cards = new Map(); // number -> { node, show, compare }
+  const list = make("ol", { class: "osl-lab-cards", reversed: true });
+  const empty = make("p", { class: "osl-label" }, "Every result stands here with its settings: to show, to compare, to restore.");
+  const dropped = make("p", { class: "osl-label" });
+
+  const card = (entry) => {
+    const name = `result ${entry.number}`;
+    const picture = make("img", { class: "osl-pixels", alt: "" });
+    showBytes(picture, entry.picture, "image/jpeg");
+    const show = make("button", { type: "button", class: "osl-lab-show", "aria-label": `Show ${name}`, onclick: () => ask("show", { number: entry.number }) }, picture);
+    const compare = make("button", { type: "button", "aria-label": `Compare ${name}` }, "Compare");
+    compare.addEventListener("click", () => ask("compare", { number: model.get("compared") === entry.number ? 0 : entry.number }));
+    const restore = make("button", { type: "button", "aria-label": `Restore ${name}`, title: "Put its settings back into the form" }, "Restore");
+    restore.addEventListener("click", async () => {
+      const answer = await ask("restore", { number: entry.number });
+      if (!answer.failure) write(status, `The form holds what ${name} was made with`);
+    });
+    const node = make(
+      "li",
+      { class: "osl-lab-card" },
+      show,
+      make("div", { class: "osl-lab-prompt", title: entry.prompt }, make("b", {}, `${entry.number} `), entry.prompt),
+      make("div", { class: "osl-label osl-lab-small" }, `${entry.line} · ${entry.seconds} s`),
+      make("div", { class: "osl-row" }, compare, restore),
+    );
+    return { node, show, compare, picture };
+  };
+
+  const update = () => {
+    const history = model.get("history");
+    for (const [number, { node, picture }] of cards) {
+      if (history.some((entry) => entry.number === number)) continue;
+      showBytes(picture, null);
+      node.remove();
+      cards.delete(number);
+    }
+    for (const entry of history) {
+      if (cards.has(entry.number)) continue;
+      cards.set(entry.number, card(entry));
+      list.prepend(cards.get(entry.number).node);
+    }
+    cards.forEach(({ show, compare }, number) => {
+      set(show, { "aria-pressed": String(number === model.get("shown")) });
+      set(compare, { "aria-pressed": String(number === model.get("compared")) });
+    });
+    empty.hidden = history.length > 0;
+    list.hidden = !history.length;
+    const count = model.get("dropped");
+    write(dropped, count ? `The ${history.length} newest results are kept; ${count} older ${count === 1 ? "one was" : "ones were"} dropped.` : "");
+  };
+  const end = follow(model, ["history", "shown", "compared", "dropped"], update);
+  return {
+    node: make("section", { class: "osl-lab-shelf", "aria-label": "Results" }, make("h4", { class: "osl-title" }, "Results"), empty, list, dropped),
+    end() {
+      end();
+      cards.forEach(({ picture }) => showBytes(picture, null));
+    },
+  };
+}
