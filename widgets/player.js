@@ -1,0 +1,601 @@
+// LatentPlayer: two sliders through a trace, the pictures that Python makes for them, and what they are made of.
+//
+// The state (step, frame, view, show, scope, rate) is set here at once and drawn when Python has answered: `shown` then
+// says which state the pictures belong to. The page asks for one state at a time and the newest wins, so that a fast
+// hand or a slow model can't fill a queue.
+
+const LETTERS = { given: "G", edited: "E", generated: "·" };
+const PATIENCE = 1500; // ms until a kernel that has not answered is worth a word
+const REST = 200; // ms without a change until the film strip is decoded further
+
+export default {
+  render({ model, el }) {
+    el.classList.add("osl", "osl-player");
+    const player = new Player(model);
+    el.append(...player.nodes);
+    keepKeys(el);
+    player.start(el);
+    return () => player.stop();
+  },
+};
+
+class Player {
+  constructor(model) {
+    this.model = model;
+    this.plan = model.get("plan");
+    this.steps = this.plan.tracks[0].steps;
+    this.frames = this.plan.tracks[0].shape[1];
+    this.playing = ""; // "step" or "frame" while one of them runs
+    this.turn = 0; // of drawing: decoding a picture takes a moment, and only the last one counts
+    this.status = announcer();
+    this.note = make("div", { class: "osl-player-note" });
+
+    this.views = new Choice("View", Object.entries(this.plan.views).map(([name, [text]]) => [name, text]), (view) => this.go({ view }));
+    this.shows = new Choice("Show as", Object.entries(this.plan.shows), (show) => this.go({ show }));
+    this.stages = this.plan.tracks.map((track, number) => new Stage(track, number, this.plan.tracks.length));
+    this.histogram = new Plot("Histogram", [-1, 1]);
+    this.scopes = new Choice("Values of", [["frame", "this frame"], ["all", "all frames"]], (scope) => this.go({ scope }), true);
+    this.snr = new SignalToNoise(this.plan.tracks);
+    this.times = {
+      step: new Transport("Step", this.steps.length, (step) => this.go({ step }), () => this.play("step")),
+      frame: new Transport("Frame", this.frames, (frame) => this.go({ frame }), () => this.play("frame")),
+    };
+    this.masks = this.plan.tracks.map(() => make("div", { class: "osl-player-mask", role: "img" }));
+    this.times.frame.body.append(...this.masks);
+    this.rates = make("select", { onchange: () => send(model, { rate: Number(this.rates.value) }) });
+    this.films = this.plan.tracks.map((track, number) => new Film(track, number, this.stages.length, (index) => this.go({ step: this.stepNear(number, index) })));
+    this.filmTitle = make("h4", { class: "osl-title osl-grow" });
+    this.filling = make("input", { type: "checkbox", checked: true, onchange: () => this.fillLater() });
+    this.filler = labelled("decode all steps", this.filling);
+
+    this.nodes = [
+      make("div", { class: "osl-row" }, this.views.node, this.shows.node),
+      this.note,
+      make(
+        "div",
+        { class: "osl-player-main" },
+        make("div", { class: "osl-player-stages", style: `--osl-count: ${this.stages.length}` }, this.stages.map((stage) => stage.node)),
+        make(
+          "div",
+          { class: "osl-player-side" },
+          make("div", { class: "osl-player-plots" }, make("div", {}, this.histogram.node, this.scopes.node), this.snr.plot.node),
+          this.times.step.node,
+          this.times.frame.node,
+          make("div", { class: "osl-row" }, labelled("Pictures per second", this.rates), legend()),
+        ),
+      ),
+      make("div", { class: "osl-player-filmtitle" }, this.filmTitle, this.filler),
+      ...this.films.map((film) => film.node),
+      this.status,
+    ];
+  }
+
+  start(el) {
+    this.el = el;
+    const { model } = this;
+    this.endings = [
+      follow(model, ["step", "frame", "view", "show", "scope", "rate"], () => this.updateControls()),
+      follow(model, ["shown"], () => this.draw()),
+      follow(model, ["strip", "compare_strip"], () => this.films.forEach((film, i) => film.draw(bytesOf(model, "strip", i)))),
+      follow(model, ["error"], () => this.say()),
+    ];
+  }
+
+  stop() {
+    this.turn = -1;
+    [this.timer, this.patience, this.rest].forEach(clearTimeout);
+    this.endings.forEach((end) => end());
+  }
+
+  // -- what a hand does
+
+  /** Ask for another state. */
+  go(values) {
+    clearTimeout(this.rest);
+    send(this.model, values);
+    this.expect();
+  }
+
+  /** Say something if no answer comes. */
+  expect() {
+    clearTimeout(this.patience);
+    this.patience = setTimeout(() => {
+      if (!this.arrived()) this.say("Waiting for the kernel. If it is not running, run the cell again.");
+    }, PATIENCE);
+  }
+
+  /** The line under the choices: what is being waited for; else what failed; else what the view shows. */
+  say(waiting = "") {
+    const error = this.model.get("error");
+    const { view, reasons = {} } = this.drawn ?? {};
+    const meaning = view ? [this.plan.views[view][1], ...Object.values(reasons)].map(sentence).join(" ") : "";
+    this.note.classList.toggle("osl-error", error !== "" && !waiting);
+    showSymbols(this.note, waiting || error || meaning);
+    if (waiting || error) write(this.status, waiting || error);
+    if (error && this.playing) this.play(this.playing);
+  }
+
+  /** The step of the first trace that stands at a step of another. */
+  stepNear(number, index) {
+    if (!number) return index;
+    const [loop, , timestep] = this.plan.tracks[number].steps[index];
+    const distance = ([l, , t]) => 1e4 * Math.abs(l - loop) + Math.abs(t - timestep);
+    return this.steps.reduce((best, step, i) => (distance(step) < distance(this.steps[best]) ? i : best), 0);
+  }
+
+  play(kind) {
+    this.playing = this.playing === kind ? "" : kind;
+    clearTimeout(this.timer);
+    write(this.status, this.playing ? `Playing ${kind}s` : "Paused");
+    this.times.step.showPlaying(this.playing === "step");
+    this.times.frame.showPlaying(this.playing === "frame");
+    if (this.playing === "step" && this.model.get("step") === this.steps.length - 1) this.go({ step: 0 });
+    if (this.playing) this.timer = setTimeout(() => this.advance(), 1000 / this.model.get("rate"));
+    else this.fillLater();
+  }
+
+  /** One picture further, if the last one is there; if not, `draw` comes back here when it is. */
+  advance() {
+    this.late = this.playing && !this.arrived();
+    if (!this.playing || this.late) return;
+    const now = this.model.get(this.playing);
+    if (this.playing === "step" && now === this.steps.length - 1) return this.play("step");
+    this.go({ [this.playing]: this.playing === "step" ? now + 1 : (now + 1) % this.frames });
+    this.timer = setTimeout(() => this.advance(), 1000 / this.model.get("rate"));
+  }
+
+  /** Whether what is drawn is what was asked for. */
+  arrived() {
+    return ["step", "frame", "view", "show", "scope"].every((name) => this.drawn?.[name] === this.model.get(name));
+  }
+
+  /** Let Python decode a bit more of the film strip, once the hand rests. */
+  fillLater() {
+    clearTimeout(this.rest);
+    const missing = this.model.get("shown").have?.some((have) => have.includes("0"));
+    if (missing && this.filling.checked && !this.playing) this.rest = setTimeout(() => this.model.send({ fill: true }), REST);
+  }
+
+  // -- what is seen: at once, what needs no kernel
+
+  updateControls() {
+    const { model, times } = this;
+    const [step, frame] = [model.get("step"), model.get("frame")];
+    const [loop, number, timestep, logSnr] = this.steps[step];
+    const loops = this.plan.tracks[0].captions.length > 1 ? ` of loop ${loop}` : "";
+    times.step.show(step, `${number}${loops} · t = ${timestep} · SNR ${shortNumber(10 ** logSnr)}`);
+    times.frame.show(frame, `${frame} of 0…${this.frames - 1}`);
+    this.views.show(model.get("view"));
+    this.shows.show(model.get("show"));
+    this.scopes.show(model.get("scope"));
+    const rate = model.get("rate");
+    const rates = [...new Set([2, 4, 8, 16, 24, rate])].sort((a, b) => a - b);
+    this.rates.replaceChildren(...rates.map((value) => make("option", { value, selected: value === rate }, `${value}`)));
+  }
+
+  // -- and what Python has made
+
+  async draw() {
+    const shown = this.model.get("shown");
+    if (!("step" in shown)) return;
+    const turn = ++this.turn;
+    const bitmaps = await Promise.all(this.stages.map((_, i) => createImageBitmap(new Blob([bytesOf(this.model, "picture", i)]))));
+    if (turn !== this.turn) return; // a newer picture is under way, or the widget is gone
+    this.drawn = shown;
+    this.stages.forEach((stage, i) => stage.draw(bitmaps[i], shown, this.plan));
+    this.masks.forEach((mask, i) => drawMask(mask, this.plan.tracks[i], shown.at[i], shown.frame, i, this.masks.length));
+    this.drawHistogram(shown);
+    this.snr.mark(shown.at);
+    this.films.forEach((film, i) => film.mark(shown.at[i], shown.have[i], shown.frame));
+    const [name] = this.plan.views[shown.view];
+    const look = shown.show === "pixels" ? "decoded" : "in false colour";
+    showSymbols(this.filmTitle, `Film strip: ${name}, frame ${shown.frame}, all ${this.steps.length} steps, ${look}`);
+    this.filler.style.visibility = shown.show === "pixels" ? "visible" : "hidden";
+    this.views.disable(shown.reasons);
+    this.shows.disable(shown.reasons);
+    this.say();
+    this.el.dataset.shown = [shown.step, shown.frame, shown.view, shown.show].join(" ");
+    if (this.late) this.advance();
+    this.fillLater();
+  }
+
+  drawHistogram({ histograms, limit, view }) {
+    const width = (2 * limit) / histograms[0].density.length;
+    const top = 1.05 * Math.max(0.42, ...histograms.flatMap(({ density }) => density));
+    const outline = ({ density }) => density.map((d, i) => `V${-d / top}H${-1 + ((i + 1) * width) / limit}`).join("");
+    const normal = Array.from({ length: 101 }, (_, i) => {
+      const x = -1 + i / 50;
+      return `${x} ${-Math.exp(-((x * limit) ** 2) / 2) / Math.sqrt(2 * Math.PI) / top}`;
+    });
+    const [first, second] = histograms;
+    this.histogram.draw([
+      ["bars", `M-1 0${outline(first)}V0Z`],
+      second && ["second", `M-1 0${outline(second)}V0`],
+      ["thin", `M${normal.join("L")}`],
+    ]);
+    const tick = limit < 2 ? limit : 2 * Math.floor(limit / 4);
+    this.histogram.ticks([-tick, 0, tick].map((value) => [value / limit, shortNumber(value)]));
+    this.histogram.call(`Values of ${this.plan.views[view][0].split(" ")[0]}`, "— N(0, 1)");
+    const describe = ({ mean, std, beyond, strange }) =>
+      (strange ? `${strange} not finite; ` : "") +
+      `μ ${minus(mean.toFixed(2).replace(/^-(?=0\.00$)/, ""))}, σ ${std.toFixed(2)}` +
+      (beyond ? `; ${shortNumber(100 * beyond)} % beyond` : "");
+    this.histogram.say(histograms.map(describe));
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------- pictures
+
+/** A trace's picture: its channels as four panels, or one panel. Both have their place all the time, so nothing jumps. */
+class Stage {
+  constructor(track, number, tracks) {
+    [this.track, this.number] = [track, number];
+    this.name = tracks > 1 ? `${"AB"[number]} · ` : "";
+    const [channels, , height, width] = track.shape;
+    const panel = (text) => {
+      const canvas = make("canvas", { role: "img", class: "osl-pixels", style: `aspect-ratio: ${width} / ${height}` });
+      return { canvas, caption: make("figcaption", { class: "osl-label" }, text) };
+    };
+    this.channels = Array.from({ length: channels }, (_, c) => panel(`channel ${c}`));
+    this.whole = panel("");
+    this.range = make("div", { class: "osl-player-range osl-label" });
+    const figure = ({ canvas, caption }) => make("figure", {}, canvas, caption);
+    this.many = make("div", { class: "osl-player-channels" }, this.channels.map(figure));
+    this.one = make("div", {}, figure(this.whole));
+    this.caption = make("div", { class: "osl-player-caption" });
+    this.kind = make("span", { class: "osl-player-kind" });
+    this.doing = make("span", {});
+    this.node = make(
+      "section",
+      { class: "osl-player-stage", "aria-label": `${this.name}picture` },
+      this.caption,
+      make("div", { class: "osl-player-fate" }, this.kind, this.doing),
+      this.range,
+      make("div", { class: "osl-player-panels" }, this.many, this.one),
+    );
+  }
+
+  draw(bitmap, shown, plan) {
+    const index = shown.at[this.number];
+    const [loop, number, timestep] = this.track.steps[index];
+    const ratio = this.track.ratios[loop][shown.frame];
+    const active = this.track.active[index][shown.frame] === "1";
+    write(this.caption, `${this.name}${this.track.captions[loop]}`);
+    set(this.caption, { title: this.track.captions[loop] });
+    set(this.kind, { "data-kind": kindOf(ratio) });
+    write(this.kind, `${LETTERS[kindOf(ratio)]} ${nameOf(ratio)}`);
+    write(this.doing, `t = ${timestep}: ${active ? "denoised" : "waits"}`);
+
+    const many = shown.show === "channels";
+    this.many.style.visibility = many ? "visible" : "hidden";
+    this.one.style.visibility = many ? "hidden" : "visible";
+    const white = shortNumber(shown.scale);
+    const ranges = {
+      channels: `black −${white}, grey 0, white ${white}`,
+      false_color: `channels 0, 1, 2 as red, green, blue; from −${white} to ${white}`,
+      pixels: "decoded by the VAE",
+    };
+    write(this.range, ranges[shown.show]);
+    const panels = many ? this.channels : [this.whole];
+    const width = bitmap.width / panels.length;
+    panels.forEach(({ canvas, caption }, c) => {
+      Object.assign(canvas, { width, height: bitmap.height }); // which also empties it
+      canvas.getContext("2d").drawImage(bitmap, c * width, 0, width, bitmap.height, 0, 0, width, bitmap.height);
+      const what = `${plan.views[shown.view][0]} of frame ${shown.frame} at step ${number}, t = ${timestep}`;
+      set(canvas, { "aria-label": `${this.name}${what}, ${many ? caption.textContent : ranges[shown.show]}` });
+    });
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------- plots
+
+/** Lines in a box that stretches, with ticks and texts: x from left to right, y from -1 (top) to 0. */
+class Plot {
+  constructor(title, [left, right]) {
+    this.title = make("span", {}, title);
+    this.line = make("span", { class: "osl-label" });
+    this.svg = svg("svg", { viewBox: `${left} -1 ${right - left} 1`, preserveAspectRatio: "none", role: "img" });
+    [this.left, this.right] = [left, right];
+    this.below = make("div", { class: "osl-player-ticks", "aria-hidden": "true" });
+    this.beside = make("div", { class: "osl-player-levels", "aria-hidden": "true" });
+    this.text = make("div", { class: "osl-player-says osl-number" });
+    this.node = make(
+      "figure",
+      { class: "osl-player-plot" },
+      make("figcaption", {}, this.title, this.line),
+      make("div", { class: "osl-player-box" }, this.svg, this.beside),
+      this.below,
+      this.text,
+    );
+  }
+
+  /** The title, and what the thin line is. */
+  call(title, line) {
+    showSymbols(this.title, title);
+    write(this.line, line);
+  }
+
+  /** Paths as [class, d]; what is no path is left out. */
+  draw(paths) {
+    this.svg.replaceChildren(...paths.filter(Boolean).map(([name, d]) => svg("path", { class: `osl-player-${name}`, d })));
+  }
+
+  /** Numbers below the box as [x, text]. */
+  ticks(pairs) {
+    const place = (x) => `left: ${(100 * (x - this.left)) / (this.right - this.left)}%`;
+    this.below.replaceChildren(...pairs.map(([x, text]) => make("span", { style: place(x) }, text)));
+  }
+
+  /** Numbers at the box's left edge as [y, text], y from 0 (bottom) to 1. */
+  levels(pairs) {
+    this.beside.replaceChildren(...pairs.map(([y, text]) => make("span", { style: `top: ${100 - 100 * y}%` }, text)));
+  }
+
+  /** One line for each trace. */
+  say(lines) {
+    const texts = lines.map((line, i) => (lines.length > 1 ? `${"AB"[i]}: ${line}` : line));
+    this.text.replaceChildren(...texts.map((text) => make("div", { title: text }, text)));
+    set(this.svg, { "aria-label": `${this.title.textContent}: ${texts.join("; ")}` });
+  }
+}
+
+/** log10 of the signal-to-noise ratio at every step, and where we are. */
+class SignalToNoise {
+  constructor(tracks) {
+    this.tracks = tracks;
+    const all = tracks[0].steps;
+    this.plot = new Plot("Signal-to-noise ratio, by step", [0, 1]);
+    this.plot.node.classList.add("osl-player-snr");
+    const values = all.map((step) => step[3]);
+    this.low = Math.floor(Math.min(...values) / 2) * 2;
+    this.high = Math.max(this.low + 2, Math.ceil(Math.max(...values) / 2) * 2);
+    this.x = (i) => (i + 0.5) / all.length;
+    this.y = (value) => (clamp(value, this.low, this.high) - this.low) / (this.high - this.low);
+    const starts = (step, i) => !i || step[0] !== all[i - 1][0]; // a loop begins
+    this.line = all.map((step, i) => `${starts(step, i) ? "M" : "L"}${this.x(i)} ${-this.y(step[3])}`).join("");
+    this.walls = all.map((step, i) => (i && starts(step, i) ? `M${i / all.length} 0V-1` : "")).join("");
+    const powers = Array.from({ length: (this.high - this.low) / 2 + 1 }, (_, i) => this.low + 2 * i);
+    this.plot.levels(powers.map((power) => [this.y(power), power ? `10${superscript(power)}` : "1"]));
+    this.plot.ticks([0, all.length - 1].filter((i, n) => !n || i).map((i) => [this.x(i), `t ${all[i][2]}`]));
+  }
+
+  mark(at) {
+    const values = at.map((index, i) => this.tracks[i].steps[index][3]);
+    const x = this.x(at[0]);
+    this.plot.draw([
+      ["faint", `M0 ${-this.y(0)}H1`], // as much signal as noise
+      ["faint", this.walls],
+      ["thin", `M${x} 0V-1`],
+      ["line", this.line],
+      values.length > 1 && ["ring", `M${x} ${-this.y(values[1])}h0`],
+      values.length > 1 && ["hole", `M${x} ${-this.y(values[1])}h0`],
+      ["dot", `M${x} ${-this.y(values[0])}h0`],
+    ]);
+    this.plot.say(values.map((value) => `SNR ${shortNumber(10 ** value)}`));
+  }
+}
+
+// ------------------------------------------------------------------------------------- steps, frames and their masks
+
+/** A slider with its value in words, and a button that plays. */
+class Transport {
+  constructor(name, count, go, play) {
+    this.name = name;
+    this.value = make("output", { class: "osl-number" });
+    this.slider = make("input", { type: "range", min: 0, max: count - 1, step: 1, disabled: count < 2 });
+    this.slider.addEventListener("input", () => go(Number(this.slider.value)));
+    this.slider.id = `osl-player-${labels++}`;
+    this.button = make("button", { class: "osl-player-play", disabled: count < 2, onclick: play });
+    this.body = make(
+      "div",
+      { class: "osl-grow", style: `--osl-count: ${count}` },
+      make("div", { class: "osl-row" }, make("label", { for: this.slider.id, class: "osl-title" }, name), this.value),
+      make("div", { class: "osl-player-rail" }, this.slider),
+    );
+    this.node = make("div", { class: "osl-player-time" }, this.button, this.body);
+    this.showPlaying(false);
+  }
+
+  show(value, text) {
+    this.slider.value = value;
+    set(this.slider, { "aria-valuetext": text });
+    write(this.value, text);
+  }
+
+  showPlaying(playing) {
+    write(this.button, playing ? "❚❚" : "▶");
+    set(this.button, { "aria-label": playing ? "Pause" : `Play ${this.name.toLowerCase()}s`, "aria-pressed": `${playing}` });
+  }
+}
+
+/** The frame mask of a step, under the slider of the frames: a block for each run of the same ratio. */
+function drawMask(node, track, index, frame, number, masks) {
+  const [loop] = track.steps[index];
+  const ratios = track.ratios[loop];
+  const active = track.active[index];
+  const key = `${loop} ${active} ${frame}`;
+  if (node.dataset.key === key) return;
+  node.dataset.key = key;
+  const blocks = [];
+  ratios.forEach((ratio, i) => {
+    const last = blocks.at(-1);
+    if (last && last.ratio === ratio && active[last.from] === active[i]) last.to = i;
+    else blocks.push({ ratio, from: i, to: i });
+  });
+  const words = ({ ratio, from, to }) => {
+    const where = from === to ? `frame ${from}` : `frames ${from} to ${to}`;
+    return `${where} ${nameOf(ratio)}${active[from] === "1" ? "" : ", waiting"}`;
+  };
+  set(node, { "aria-label": `${masks > 1 ? `${"AB"[number]}: ` : ""}frame mask: ${blocks.map(words).join("; ")}` });
+  node.replaceChildren(
+    ...blocks.map((block) => {
+      const waits = active[block.from] !== "1";
+      const text = `${LETTERS[kindOf(block.ratio)]} ${nameOf(block.ratio).replace("edited ", "")}${waits ? ", waits" : ""}`;
+      return make(
+        "span",
+        { style: `flex-grow: ${block.to - block.from + 1}`, "data-kind": kindOf(block.ratio), title: words(block) },
+        text,
+      );
+    }),
+    make("i", { style: `left: ${(100 * frame) / ratios.length}%; width: ${100 / ratios.length}%` }),
+  );
+}
+
+/** What the colours and letters of masks mean. */
+function legend() {
+  return make(
+    "span",
+    { class: "osl-player-legend osl-label" },
+    ["given", "edited", "generated"].map((kind) =>
+      make("span", { class: "osl-key", style: `--osl-color: var(--osl-${kind})` }, `${LETTERS[kind]} ${kind}`),
+    ),
+  );
+}
+
+/** A trace's film strip: a listbox whose options are the steps. */
+class Film {
+  constructor(track, number, tracks, go) {
+    this.count = track.steps.length;
+    this.active = track.active;
+    this.waits = track.active.some((frames) => frames.includes("0")) || null; // else there is no line for it
+    this.at = 0;
+    this.turn = 0;
+    this.cells = track.steps.map(([loop, step, timestep], i) => {
+      const canvas = make("canvas", { class: "osl-pixels", width: 1, height: 1, style: `aspect-ratio: ${track.shape[3]} / ${track.shape[2]}` });
+      const name = track.captions.length > 1 ? `loop ${loop}, ` : "";
+      const begins = i > 0 && loop !== track.steps[i - 1][0];
+      const attributes = {
+        role: "option",
+        id: `osl-player-${labels++}`,
+        class: begins ? "osl-player-begins" : "",
+        "aria-label": `${name}step ${step}, t = ${timestep}`,
+        onclick: () => go(i),
+      };
+      const waits = this.waits && make("span", {});
+      return { canvas, waits, node: make("div", attributes, canvas, make("span", { class: "osl-number" }, `t ${timestep}`), waits) };
+    });
+    this.list = make(
+      "div",
+      { class: "osl-player-film", role: "listbox", tabindex: 0, "aria-orientation": "horizontal", "aria-label": `Film strip${number ? " of the second trace" : ""}` },
+      this.cells.map((cell) => cell.node),
+    );
+    const name = tracks > 1 ? make("span", { class: "osl-title" }, "AB"[number]) : null;
+    this.node = make("div", { class: "osl-player-filmrow" }, name, this.list);
+    this.list.addEventListener("keydown", (event) => {
+      const moves = { ArrowRight: 1, ArrowLeft: -1, PageDown: 10, PageUp: -10, Home: -this.count, End: this.count };
+      if (!(event.key in moves)) return;
+      event.preventDefault();
+      go(clamp(this.at + moves[event.key], 0, this.count - 1));
+    });
+  }
+
+  /** Cut the strip into its cells. */
+  async draw(bytes) {
+    if (!bytes.byteLength) return;
+    const turn = ++this.turn;
+    const bitmap = await createImageBitmap(new Blob([bytes]));
+    if (turn !== this.turn) return;
+    const width = bitmap.width / this.count;
+    this.cells.forEach(({ canvas }, i) => {
+      Object.assign(canvas, { width, height: bitmap.height });
+      canvas.getContext("2d").drawImage(bitmap, i * width, 0, width, bitmap.height, 0, 0, width, bitmap.height);
+    });
+  }
+
+  /** The step and frame that are shown, and which steps have a picture ("0110…"). */
+  mark(at, have, frame) {
+    this.at = at;
+    this.cells.forEach(({ node, waits }, i) => {
+      set(node, { "aria-selected": `${i === at}`, "data-empty": have[i] === "0" });
+      if (waits) write(waits, this.active[i][frame] === "0" ? "waits" : "\u00a0");
+    });
+    const { node } = this.cells[at];
+    set(this.list, { "aria-activedescendant": node.id });
+    const [left, right] = [node.offsetLeft, node.offsetLeft + node.offsetWidth];
+    const { scrollLeft, clientWidth } = this.list;
+    if (left < scrollLeft) this.list.scrollLeft = left - node.offsetWidth;
+    else if (right > scrollLeft + clientWidth) this.list.scrollLeft = right + node.offsetWidth - clientWidth;
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------ small parts
+
+/** One of several, as radio buttons side by side. options: [value, text]. silent: the name is only read out. */
+class Choice {
+  constructor(name, options, pick, silent = false) {
+    const group = `osl-player-${labels++}`;
+    this.inputs = new Map();
+    const items = options.map(([value, text]) => {
+      const input = make("input", { type: "radio", name: group, value, onchange: () => pick(value) });
+      this.inputs.set(value, input);
+      const words = make("span", {});
+      showSymbols(words, text);
+      return make("label", {}, input, words);
+    });
+    const title = make("span", { class: silent ? "osl-hidden" : "osl-label", id: `${group}-title` }, name);
+    this.node = make("div", { class: "osl-row", role: "radiogroup", "aria-labelledby": title.id }, title, make("div", { class: "osl-player-choice" }, items));
+  }
+
+  show(value) {
+    this.inputs.get(value).checked = true;
+  }
+
+  /** reasons: value -> why it cannot be chosen. */
+  disable(reasons) {
+    for (const [value, input] of this.inputs) {
+      input.disabled = value in reasons;
+      set(input.parentNode, { title: reasons[value] });
+    }
+  }
+}
+
+function svg(tag, attributes, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  set(node, attributes);
+  node.append(...children);
+  return node;
+}
+
+/** The bytes of "picture" or "strip" of the first or the second trace. */
+function bytesOf(model, name, number) {
+  return model.get(number ? `compare_${name}` : name);
+}
+
+function kindOf(ratio) {
+  return ratio === 0 ? "given" : ratio === 1 ? "generated" : "edited";
+}
+
+function nameOf(ratio) {
+  return kindOf(ratio) === "edited" ? `edited ${Math.round(100 * ratio)} %` : kindOf(ratio);
+}
+
+/** "x_0 predicted" with the 0 set low. */
+function showSymbols(node, text) {
+  if (node.dataset.text === text) return;
+  node.dataset.text = text;
+  node.replaceChildren(...text.split(/\b(x_[t0])/).map((part) => (/^x_[t0]$/.test(part) ? symbol(part) : part)));
+}
+
+function symbol(part) {
+  return make("span", { class: "osl-player-symbol" }, "x", make("sub", {}, part[2]));
+}
+
+function sentence(text) {
+  return `${/^[a-z]{2}/.test(text) ? text[0].toUpperCase() : text[0]}${text.slice(1)}.`;
+}
+
+/** Two digits, without an exponent where it is short enough. */
+function shortNumber(value) {
+  const size = Math.abs(value);
+  if (!size) return "0";
+  if (size >= 100) return minus(Math.round(value).toLocaleString("en"));
+  return minus(size < 1e-3 ? value.toExponential(1) : `${Number(value.toPrecision(2))}`);
+}
+
+function minus(text) {
+  return text.replaceAll("-", "−");
+}
+
+function superscript(value) {
+  return [...`${value}`].map((c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]).join("");
+}
