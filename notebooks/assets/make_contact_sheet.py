@@ -16,7 +16,7 @@ TASKS = [  # prompt, references, mask strategy
     ("a breathtaking sunrise scene", [ASSETS / "wave.png"], MaskStrategy.image()),
     ("a beautiful sunset over the city", SUNSETS, MaskStrategy.connect()),
     ("a red car driving right on the ocean at noon", [ASSETS / "car.mp4"], MaskStrategy.extend(6)),
-    ("a cyberpunk-style car", [ASSETS / "car.mp4"], MaskStrategy.edit(0.6)),
+    ("a cyberpunk-style car", [ASSETS / "car.mp4"], MaskStrategy.edit(0.4)),
 ]
 
 
@@ -24,7 +24,7 @@ def main():
     pipe = OpenSora.from_pretrained("tiny")
     rows = []
     for prompt, references, strategy in TASKS:
-        video = pipe(prompt, references=references, mask_strategy=strategy, seed=1)
+        video = pipe(prompt, references=references, mask_strategy=strategy, seed=0)
         rows.append(
             video.contact_sheet(
                 columns=8, frames=range(1, 16, 2) if references is None else [0, 2, 4, 6, 8, 10, 12, 15]
