@@ -1,10 +1,10 @@
-# make demo | test | notebooks | lab | site | bench | peers | test-paddle26 | clean
+# make demo | test | fuzz | notebooks | lab | site | bench | peers | test-paddle26 | clean
 #
 # Each target makes the virtual environment that it needs on first use. The stamp files inside remember what was
 # installed, so a second run installs nothing until pyproject.toml (for the peers: this file) changes.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test notebooks lab site bench peers test-paddle26 clean
+.PHONY: help demo test fuzz notebooks lab site bench peers test-paddle26 clean
 
 # `make demo PYTHON=/path/to/python3.11` tries that one alone; otherwise the first of these that is 3.10, 3.11 or 3.12.
 PYTHON ?= python3
@@ -21,7 +21,8 @@ PROMPT ?= a red car driving right on the ocean at sunset
 
 help:
 	@echo "make demo           a prompt becomes a video, with the small model that ships in the package"
-	@echo "make test           lint, tests and notebooks"
+	@echo "make test           lint, types, tests and notebooks"
+	@echo "make fuzz           100,000 cases of any text at all, where make test has 2,000"
 	@echo "make notebooks      executes the notebooks and writes them back with their outputs"
 	@echo "make lab            JupyterLab in notebooks/"
 	@echo "make site           the course as pages, in build/site; of the outputs that are committed"
@@ -73,18 +74,22 @@ $(VENVPEERS)/stamp: Makefile | $(VENVPEERS)/stamp-venv
 
 # The command's last line says where the video is.
 demo: $(VENV)/stamp-cpu
-	$(VENV)/bin/opensora-lite generate --prompt "$(PROMPT)" --save-dir out --sample-name demo
+	$(VENV)/bin/opensora-lite generate --prompt "$(PROMPT)" --save-dir out --sample-name demo --overwrite
 
 # tests/benchmarks belongs to `make bench`; NOTEBOOKS is empty until there are some, and nbval is not called then.
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 test: $(VENV)/stamp-full
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m mypy
 	$(VENV)/bin/python -m pytest --ignore=tests/benchmarks
 ifneq ($(NOTEBOOKS),)
 	$(VENV)/bin/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
 	    --nbval-cell-timeout 300 $(NOTEBOOKS)
 endif
+
+fuzz: $(VENV)/stamp-full
+	OPENSORA_FUZZ=100000 $(VENV)/bin/python -m pytest tests/test_fuzz.py -s
 
 notebooks: $(VENV)/stamp-full
 	$(VENV)/bin/python notebooks/refresh.py
@@ -108,5 +113,5 @@ test-paddle26: $(VENV26)/stamp-full
 	$(VENV26)/bin/python -m pytest --ignore=tests/benchmarks --ignore=tests/notebooks --ignore=tests/browser
 
 clean:
-	rm -rf $(VENV) $(VENV26) $(VENVPEERS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV26) $(VENVPEERS) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,8 +4,19 @@ The names below are imported when they are first used, so that `import opensora_
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
 from opensora_lite.runtime import prepare as _prepare
+
+if TYPE_CHECKING:  # the same names, for editors and type checkers, which do not run __getattr__
+    from opensora_lite.errors import OpenSoraError as OpenSoraError
+    from opensora_lite.masks import MaskStrategy as MaskStrategy
+    from opensora_lite.masks import Segment as Segment
+    from opensora_lite.pipeline import OpenSora as OpenSora
+    from opensora_lite.pipeline import Settings as Settings
+    from opensora_lite.trace import Trace as Trace
+    from opensora_lite.video import Video as Video
+    from opensora_lite.video import read_video as read_video
 
 _HOMES = {
     "OpenSora": "pipeline",
@@ -23,11 +34,11 @@ __version__ = "0.1.0"
 _prepare()
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])

@@ -1,28 +1,46 @@
 """The command line: `opensora-lite generate`, `explain`, `evaluate`, `train` and `sweep`.
 
 `generate` takes the flags of PaddleMIX's Open-Sora example, in either spelling (--frame-interval, --frame_interval).
-Everything that can be wrong is checked before a model is loaded; errors are one message and exit code 2.
+Everything that can be wrong is checked before a model is loaded; errors are one message and exit code 2. What exists is
+only replaced where --overwrite is given. Of the paths that are given, `sweep` executes its notebook, and none of the
+other commands executes anything.
 """
 
 import argparse
+import io
+import os
 import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import fields, replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from opensora_lite.errors import CheckpointError, OpenSoraError, PromptError
 
 SUFFIXES = ("mp4", "gif", "png")
+MAX_NAME = 200  # bytes of a file name, without numbers and suffix; most file systems take 255 in all
+SWEPT = ("results.csv", "results.parquet", "index.html")  # beside the runs of a sweep
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 1 where runs of a sweep failed, or 2 for what a person can mend."""
+    """Run a command; argv: its words, None for those of the process.
+
+    Returns the exit code: 0, 1 where runs of a sweep failed, 2 for what a person can mend, 130 after Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a notebook's have no encoding
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
     arguments = parser().parse_args([with_hyphens(argument) for argument in (sys.argv[1:] if argv is None else argv)])
     try:
         return arguments.run(arguments) or 0
     except OpenSoraError as error:
+        print(f"opensora-lite: error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, RecursionError) as error:  # a name that is too long, brackets nested thousands deep …
         print(f"opensora-lite: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -35,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """All commands and their flags; `run` of what is parsed is the function of the command."""
     top = argparse.ArgumentParser(prog="opensora-lite", description=__doc__.splitlines()[0])
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
@@ -42,12 +61,13 @@ def parser() -> argparse.ArgumentParser:
     p = commands.add_parser("generate", help="turn prompts into videos", epilog=brackets)
     p.set_defaults(run=generate)
     add = p.add_argument_group("what").add_argument
-    add("--prompt", nargs="+", help='prompts, each possibly with a suffix {"reference_path": …, "mask_strategy": …}')
-    add("--prompt-path", type=Path, help="a text file with a prompt on each line")
+    several: dict[str, Any] = dict(nargs="+", action="extend")
+    add("--prompt", **several, help='prompts, each possibly with a suffix {"reference_path": …, "mask_strategy": …}')
+    add("--prompt-path", type=as_path, help="a text file with a prompt on each line")
     add("--start-index", type=int, help="first line of the file that is used, from 0")
     add("--end-index", type=int, help="line of the file before which to stop")
-    add("--reference-path", nargs="+", help="references, one argument for each prompt; several paths are joined by ;")
-    add("--mask-strategy", nargs="+", help="mask strategies, one for each prompt")
+    add("--reference-path", **several, help="references, one argument for each prompt; several paths are joined by ;")
+    add("--mask-strategy", **several, help="mask strategies, one for each prompt")
     add = p.add_argument_group("the video").add_argument
     add("--num-frames", type=int, help="frames of one loop [16]")
     add("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels [64 64 with tiny, 256 256 else]")
@@ -69,9 +89,10 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, help="videos made at once [1]")
     add("--num-sample", type=int, help="videos for each prompt [1]")
     add = p.add_argument_group("where to").add_argument
-    add("--save-dir", type=Path, default=Path("samples"), help="[samples]")
+    add("--save-dir", type=as_path, default=Path("samples"), help="[samples]")
     add("--sample-name", help="files are named NAME_0, NAME_1, … [sample]")
     add("--prompt-as-path", action="store_true", help="name files after their prompts, and skip those that exist")
+    add("--overwrite", action="store_true", help="replace files that exist; without it, they are an error")
     add("--save-format", choices=SUFFIXES, help="[mp4; png for a single frame]")
     add = p.add_argument_group("the model").add_argument
     add("--model", help='"tiny", or a folder with stdit/, t5/ and vae/ [tiny]')
@@ -87,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("strategy", help='such as "0;0,1,0,-1,1"')
     add = p.add_argument
     add("--num-frames", type=int, default=16, help="frames of the video [16]")
-    add("--references", type=int, nargs="+", default=[1], help="number of frames of each reference; 1 is a picture [1]")
+    add("--references", type=int, **several, help="number of frames of each reference; 1 is a picture [1]")
     add("--loop", dest="loops", type=int, default=1, help="[1]")
     add("--condition-frame-length", dest="condition_frames", type=int, help="frames a loop takes over")
 
@@ -97,8 +118,9 @@ def parser() -> argparse.ArgumentParser:
     add("--model", help='"tiny", or a folder with stdit/, t5/ and vae/ [tiny]')
     add("--prompts", type=int, default=100, help="how many of the 100 [100]")
     add("--runs", type=int, default=8, help="of each of the four tasks with references; 0 leaves them out [8]")
-    add("--out", type=Path, help="a folder for report.json and sheet.png")
-    add("--compare", type=Path, nargs=2, metavar=("BEFORE", "AFTER"), help="print two report.json side by side instead")
+    add("--out", type=as_path, help="a folder for report.json and sheet.png")
+    add("--overwrite", action="store_true", help="replace those of an earlier evaluation")
+    add("--compare", type=as_path, nargs=2, metavar=("BEFORE", "AFTER"), help="print two report.json side by side")
     add("--num-frames", type=int, help="this and what follows: those of the model, as in generate")
     add("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
     add("--fps", type=int)
@@ -109,27 +131,34 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=4, help="[4]")
     add("--device", help="cpu, gpu or gpu:1 [a GPU where there is one]")
 
-    several = "Several GPUs: python -m paddle.distributed.launch --gpus 0,1 .venv/bin/opensora-lite train …"
-    p = commands.add_parser("train", help="train a model, or go on with a run that was stopped", epilog=several)
+    gpus = "Several GPUs: python -m paddle.distributed.launch --gpus 0,1 .venv/bin/opensora-lite train …"
+    p = commands.add_parser("train", help="train a model, or go on with a run that was stopped", epilog=gpus)
     p.set_defaults(run=train)
     add = p.add_argument
     add("recipe", help='a YAML file, or one that comes with the package: "first_steps" (a minute) or "tiny" (a night)')
-    add("--out", type=Path, required=True, help="the folder of the run; in the end, the model's")
-    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="replace fields, such as diffusion.min_snr=null")
+    add("--out", type=as_path, required=True, help="the folder of the run, new or of this recipe; at last the model's")
+    add("--set", **several, default=[], metavar="NAME=VALUE", help="replace fields, such as diffusion.min_snr=null")
     add("--prepare", action="store_true", help="stop before T5 and STDiT2 are trained")
     add("--device", help="cpu, gpu or gpu:1 [a GPU where there is one]")
 
     again = "The same command goes on where a sweep was stopped, and tries failed runs again. Exit code 1: runs failed."
+    again += " A notebook is a program, and so is what a scheduler sends: give only those that you trust."
     p = commands.add_parser("sweep", help="run a notebook with every combination of parameters", epilog=again)
     p.set_defaults(run=sweep)
     add = p.add_argument
-    add("grid", type=Path, help="a YAML file: notebook, parameters, grid, runs (opensora_lite/sweep.py has an example)")
-    add("--out", type=Path, required=True, help="a folder for the runs, results.csv, results.parquet and index.html")
-    add("--notebook", type=Path, help="instead of the one that the file names [the course's 10_generate.ipynb]")
+    add("grid", type=as_path, help="a YAML file: notebook, parameters, grid, runs (example: opensora_lite/sweep.py)")
+    add("--out", type=as_path, required=True, help=f"a folder for the runs, {', '.join(SWEPT)}")
+    add("--overwrite", action="store_true", help="replace the latter three where they are not those of a sweep")
+    add("--notebook", type=as_path, help="instead of the one that the file names [the course's 10_generate.ipynb]")
     add("--workers", type=int, default=2, help="notebooks that run at once on this machine [2]")
     where = "its workers run the notebooks, and need the notebook's folder and --out under the same paths"
     add("--scheduler", help=f"tcp://host:port of a dask scheduler instead: {where}")
     return top
+
+
+def as_path(text: str) -> Path:
+    """A path that is given: --save-dir=~/videos is what the shell leaves as it is."""
+    return Path(os.path.expanduser(text))
 
 
 def with_hyphens(argument: str) -> str:
@@ -139,18 +168,22 @@ def with_hyphens(argument: str) -> str:
 
 
 def explain(a) -> None:
+    """`opensora-lite explain`: print what the strategy a.strategy does. Raises OpenSoraError where it does not fit."""
     from opensora_lite.masks import MaskStrategy
 
     strategy = MaskStrategy.parse(a.strategy)
-    strategy.check(a.num_frames, a.references, a.loops)
-    if a.condition_frames:
-        strategy = strategy.continued(a.loops, a.condition_frames, len(a.references))
-    elif a.loops > 1:
+    references = a.references or [1]
+    strategy.check(a.num_frames, references, a.loops)
+    if a.loops == 1 and a.condition_frames is not None:
+        raise OpenSoraError("--condition-frame-length is for more than one loop: --loop 2")
+    if a.loops > 1 and not a.condition_frames:
         raise OpenSoraError("later loops begin with frames of the one before: say how many, --condition-frame-length 4")
-    print(strategy.explain(a.num_frames, a.references, a.loops))
+    strategy = strategy.continued(a.loops, a.condition_frames or 0, len(references))
+    print(strategy.explain(a.num_frames, references, a.loops))
 
 
 def generate(a) -> None:
+    """`opensora-lite generate`: make videos, and save each as soon as it is done. Raises OpenSoraError before that."""
     from opensora_lite.pipeline import OpenSora, Settings, model_defaults, plan
 
     # 1. everything that can be said without a model
@@ -159,18 +192,21 @@ def generate(a) -> None:
         raise CheckpointError(
             "give all of --model-pretrained-path, --text-encoder-pretrained-path and --vae-pretrained-path, or none"
         )
-    settings, trained_sizes = (Settings(), []) if released and a.model is None else model_defaults(a.model or "tiny")
+    model = "tiny" if a.model is None else a.model
+    settings, trained_sizes = (Settings(), []) if released and a.model is None else model_defaults(model)
     chosen = {f.name: getattr(a, f.name) for f in fields(Settings) if getattr(a, f.name, None) is not None}
     if chosen.get("cfg_channel") == 0:
         chosen["cfg_channel"] = None
     settings = replace(settings, **chosen)
     jobs = plan(_prompts(a), a.reference_path, a.mask_strategy, settings)
     paths = _paths(a, jobs, settings)
-    if a.prompt_as_path:
-        for path in [path for path in paths if path.exists()]:
+    if a.prompt_as_path and not a.overwrite:
+        for path in filter(_exists, paths):
             print(f"{path} exists and is skipped")
-        todo = [(job, path) for job, path in zip(jobs, paths, strict=True) if not path.exists()]
+        todo = [(job, path) for job, path in zip(jobs, paths, strict=True) if not _exists(path)]
         jobs, paths = [job for job, _ in todo], [path for _, path in todo]
+    elif not a.overwrite:
+        _refuse_existing(paths)
     if not jobs:
         return
     height, width = settings.image_size
@@ -205,11 +241,12 @@ def generate(a) -> None:
     with tqdm(total=total, unit="step", disable=not sys.stderr.isatty()) as bar:
         made = pipe.generate(jobs, settings, on_step=lambda progress: bar.update())
         for (_, video), path in zip(made, paths, strict=True):
-            video.save(path)
+            path = video.save(path if a.overwrite else _free(path))
             bar.write(f"saved {path.resolve()}: {video!r}", file=sys.stdout)
 
 
 def evaluate(a) -> None:
+    """`opensora-lite evaluate`: print and save a report, or compare two. Raises OpenSoraError before work starts."""
     from opensora_lite.evaluate import Report, check, check_folder, compare, evaluate, save
     from opensora_lite.pipeline import OpenSora, Settings, model_defaults
 
@@ -218,11 +255,13 @@ def evaluate(a) -> None:
     if a.compare:
         print(compare(*(Report.read(path) for path in a.compare)))
         return
-    model = a.model or "tiny"
+    model = "tiny" if a.model is None else a.model
     chosen = {f.name: getattr(a, f.name) for f in fields(Settings) if getattr(a, f.name, None) is not None}
     check(replace(model_defaults(model)[0], **chosen), a.prompts, a.runs)
     if a.out:
         check_folder(a.out)
+        if not a.overwrite:
+            _refuse_existing([a.out / "report.json", a.out / "sheet.png"])
 
     from tqdm import tqdm
 
@@ -240,6 +279,7 @@ def evaluate(a) -> None:
 
 
 def train(a) -> None:
+    """`opensora-lite train`: train as a.recipe says into a.out. Raises OpenSoraError before anything is written."""
     from opensora_lite.training.recipe import read_recipe
 
     changes = dict(change.split("=", 1) if "=" in change else (change, None) for change in a.set)
@@ -277,9 +317,12 @@ def train(a) -> None:
 
 
 def sweep(a) -> int:
+    """`opensora-lite sweep`: run the grid a.grid; the exit code. Raises OpenSoraError before anything is run."""
     from opensora_lite.sweep import describe, read_grid, sweep
 
     grid = read_grid(a.grid, a.notebook)
+    if not a.overwrite and not any(a.out.glob("*-????????????.ipynb")):  # which a sweep leaves, for it to go on with
+        _refuse_existing(a.out / name for name in SWEPT)
 
     from tqdm import tqdm
 
@@ -328,23 +371,29 @@ def _paths(a, jobs, settings) -> list[Path]:
     """Where each job's video goes. Raises OpenSoraError where it cannot go there, or two would share a file."""
     from opensora_lite.video import check_target
 
-    if a.sample_name and a.prompt_as_path:
+    if a.sample_name is not None and a.prompt_as_path:
         raise OpenSoraError("--sample-name and --prompt-as-path both name the files; give one of them")
-    if a.sample_name and (Path(a.sample_name).name != a.sample_name or a.sample_name in (".", "..")):
-        raise OpenSoraError(f'--sample-name "{a.sample_name}" must be a file name; the folder is --save-dir')
-    if a.save_dir.exists() and not a.save_dir.is_dir():
+    stem = "sample" if a.sample_name is None else a.sample_name
+    is_name = Path(stem).name == stem and stem not in ("", ".", "..") and stem.isprintable()
+    if not is_name or len(stem.encode()) > MAX_NAME:
+        raise OpenSoraError(
+            f'--sample-name "{stem}" must be a file name of at most {MAX_NAME} bytes; the folder is --save-dir'
+        )
+    if _exists(a.save_dir) and not a.save_dir.is_dir():
         raise OpenSoraError(f"--save-dir {a.save_dir} is a file, not a folder")
+    folder = a.save_dir.absolute()  # in which a name that begins with ~ is only a name
     suffix = a.save_format or ("png" if settings.total_frames == 1 else "mp4")
     # a PNG sequence is a folder, which `Video.save` takes without a suffix
     suffix = "" if suffix == "png" and settings.total_frames > 1 else f".{suffix}"
     paths = []
     for i, job in enumerate(jobs):
-        name = _file_name(job.prompt) if a.prompt_as_path else f"{a.sample_name or 'sample'}_{i // settings.num_sample}"
-        paths.append(a.save_dir / (name + (f"-{job.sample}" if settings.num_sample > 1 else "") + suffix))
+        name = _file_name(job.prompt) if a.prompt_as_path else f"{stem}_{i // settings.num_sample}"
+        name = name if suffix else name.replace(".", "_")  # what follows a point would be taken for a suffix
+        paths.append(folder / (name + (f"-{job.sample}" if settings.num_sample > 1 else "") + suffix))
     path, times = Counter(paths).most_common(1)[0]
     if times > 1:
         raise OpenSoraError(
-            f"{times} videos would be saved as {path}: they have one prompt; leave out --prompt-as-path"
+            f"{times} videos would be saved as {path}: they have one prompt, or nearly; leave out --prompt-as-path"
         )
     for path in paths:
         check_target(path, settings.total_frames, settings.video_fps)
@@ -352,9 +401,33 @@ def _paths(a, jobs, settings) -> list[Path]:
 
 
 def _file_name(prompt: str) -> str:
-    """A prompt as a file name: what file systems refuse becomes _, and at most 200 bytes are kept."""
-    name = re.sub(r'[\x00-\x1f/\\:*?"<>|]+', "_", prompt).strip(" .")
-    return name.encode()[:200].decode(errors="ignore") or "_"
+    """A prompt as a file name: what file systems refuse or nobody sees becomes _, and the end of a long one is cut."""
+    seen = "".join(character if character.isprintable() else "\0" for character in prompt)
+    name = re.sub(r'[\x00/\\:*?"<>|]+', "_", seen).strip(" .")
+    return name.encode()[:MAX_NAME].decode(errors="ignore") or "_"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise OpenSoraError(f"{path} cannot be used: {error.strerror}") from None
+    return True
+
+
+def _refuse_existing(paths: Iterable[Path]) -> None:
+    existing = [str(path) for path in paths if _exists(path)]
+    if existing:
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise OpenSoraError(f"{existing[0]}{more} would be overwritten; give --overwrite, or another place")
+
+
+def _free(path: Path) -> Path:
+    """The path, or where something is there by now, the first of NAME~1, NAME~2 … that is free: no work is lost."""
+    names = (path.with_name(f"{path.stem}~{i}{path.suffix}") for i in count(1))
+    return next(name for name in names if not _exists(name)) if _exists(path) else path
 
 
 if __name__ == "__main__":

@@ -115,7 +115,10 @@ def sun_motion(video) -> float | None:
 
 
 def to_pixels(video) -> np.ndarray:
-    """float32 [T, h, w, 3] in 0 … 1, large frames shrunk to about WORKING_HEIGHT rows."""
+    """float32 [T, h, w, 3] in 0 … 1, large frames shrunk to about WORKING_HEIGHT rows.
+
+    Raises OpenSoraError for what is no clip, and for frames that are too small.
+    """
     frames = getattr(video, "frames", video)
     if not isinstance(frames, np.ndarray):
         raise OpenSoraError(f"a clip to describe must be a Video or an array; this is a {type(video).__name__}")
@@ -139,7 +142,7 @@ def rows_of(pixels) -> np.ndarray:
 
 
 def squared(difference) -> np.ndarray:
-    """Squared length of the colours in the last axis."""
+    """Squared length of the colours in the last axis: [..., 3] -> [...]."""
     return np.einsum("...c,...c->...", difference, difference)
 
 
@@ -165,6 +168,7 @@ def coarse(pixels) -> np.ndarray:
 
 
 def look_at_backdrop(pixels) -> Backdrop:
+    """Time, place and horizon, each judged in the light of the one before; pixels float32 [T, H, W, 3]."""
     time = judge_time(pixels)
     place = judge_place(pixels, time)
     horizon = find_horizon(pixels, time, place)
@@ -189,11 +193,11 @@ def judge_time(pixels) -> str:
     for time in TIMES:
         sky = sky_colors(time, y[y < 0.45], 0.56)[:, None]
         errors[time] = np.minimum(squared(upper - sky), 0.05).mean()
-    return min(errors, key=errors.get)
+    return min(errors, key=errors.__getitem__)
 
 
 def from_ground(pixels, place: str, time: str) -> np.ndarray:
-    """Squared distance from the ground's colour, whatever its shade."""
+    """Squared distance from the ground's colour, whatever its shade: [..., 3] -> [...]."""
     darkest, brightest = SHADES[place]
     color = world.ground_color(place, time)
     return squared(pixels - nearest_mixture(pixels, darkest * color, brightest * color))
@@ -203,7 +207,7 @@ def judge_place(pixels, time: str) -> str:
     """The place whose ground is nearest, by the rows below every subject."""
     colors = row_colors(pixels[:, rows_of(pixels) > 0.85])
     errors = {place: np.median(from_ground(colors, place, time)) for place in GROUND}
-    return min(errors, key=errors.get)
+    return min(errors, key=errors.__getitem__)
 
 
 def find_horizon(pixels, time: str, place: str) -> float:
@@ -269,7 +273,7 @@ def explain_backdrop(pixels, backdrop: Backdrop) -> np.ndarray:
 
 
 def find_sun(pixels, backdrop: Backdrop) -> tuple[float, np.ndarray, np.ndarray]:
-    """x, and for each frame y and the seen share of the disc (0 where it is too little to tell).
+    """x, and for each frame y [T] and the seen share of the disc [T] (0 where it is too little to tell); in heights.
 
     The disc is matched with the map of what is the sun's colour (1), the sky's (-1) and something else (0).
     """
@@ -349,8 +353,8 @@ def locate(rest, behind, anywhere: list, kind: Templates, body) -> np.ndarray:
     for places in anywhere:
         gains, y, x = match(rest, behind, places, shifts(rest.shape[1]), kind, body)
         sights.append(np.stack([x, y, np.maximum(gains, 0)])[..., 0])  # [3, T, K]
-    sights = np.concatenate(sights, axis=-1)
-    return sights[:, np.arange(len(rest)), np.argmax(sights[2], axis=-1)]
+    found = np.concatenate(sights, axis=-1)
+    return found[:, np.arange(len(rest)), np.argmax(found[2], axis=-1)]
 
 
 def body_colors(time: str) -> np.ndarray:
@@ -388,7 +392,7 @@ def box_sums(values, half_height: int, half_width: int) -> np.ndarray:
 
 
 def best_gain(overlap, energy) -> np.ndarray:
-    """How much a drawing explains at its best opacity, of overlap r·d and energy |d|².
+    """How much a drawing explains at its best opacity, of overlap r·d and energy |d|², arrays of one shape.
 
     r is what the backdrop leaves unexplained and d what the drawing would add to it. Opacity a explains
     |r|² - |r - a d|² = 2 a r·d - a² |d|². It is free because a video model's subjects can be pale, but paleness costs
@@ -400,7 +404,7 @@ def best_gain(overlap, energy) -> np.ndarray:
 
 
 def untinted(rest, horizon: float) -> np.ndarray:
-    """Without what all pixels of a frame's sky, or of its ground, have in common: a model's colours are a bit off."""
+    """[T, H, W, 3] without what all pixels of a frame's sky, or ground, share: a model's colours are a bit off."""
     y = rows_of(rest)
     for rows in (y < horizon - 0.05, y > horizon + 0.05):
         rest[:, rows] -= np.clip(np.median(rest[:, rows], axis=(1, 2), keepdims=True), -0.06, 0.06)
@@ -422,10 +426,10 @@ class Templates(NamedTuple):
     reach: int
 
     def of_group(self, group: int) -> Templates:
-        span = slice(*(*self.firsts, len(self.subjects))[group : group + 2])
-        parts = (values[span] for values in (self.subjects, self.headings, self.cover, self.fixed, self.tint))
-        subjects, headings, cover, fixed, tint = parts
-        return Templates(subjects, headings, (0,), cover, fixed, tint, self.reach)
+        """The drawings of one of the G groups."""
+        of = slice(*(*self.firsts, len(self.subjects))[group : group + 2])
+        cover, fixed, tint = self.cover[of], self.fixed[of], self.tint[of]
+        return Templates(self.subjects[of], self.headings[of], (0,), cover, fixed, tint, self.reach)
 
 
 @lru_cache(maxsize=16)
@@ -456,7 +460,7 @@ def painters(subject: str, time: str) -> list:
 
 
 def draw(paint, size: float, heading: int, reach: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """cover, fixed and tint of one drawing; see Templates."""
+    """cover [P], fixed [3, P] and tint [P] of one drawing; see Templates."""
     offsets = np.arange(-reach, reach + 1) / height / size
 
     def painted(ground: float, body: float):

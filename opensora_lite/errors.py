@@ -4,6 +4,8 @@ All are `OpenSoraError`, so one `except` catches them; the command line prints t
 and exits with 2. They are raised before any model runs.
 """
 
+from numbers import Real
+
 
 class OpenSoraError(ValueError):
     """Something a person gave cannot be used."""
@@ -33,6 +35,25 @@ class DeviceError(OpenSoraError):
     """A device or a precision that this machine does not have."""
 
 
+def shown(value: object, most: int = 60) -> str:
+    """A value in a message: as Python writes it, and no more than `most` characters of that."""
+    try:
+        text = str(value) if isinstance(value, Real) else repr(value)
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def printable(text: str) -> str:
+    """`text` on one line, as long as before: a message can underline it, and shows what was invisible."""
+    return "".join(" " if c.isspace() else c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def underline(text: str, start: int, end: int) -> str:
-    """Two indented lines: `text`, and carets under its characters start … end - 1 (at least one caret)."""
+    """Two indented lines: `text`, and carets under its characters start … end - 1 (at least one caret).
+
+    >>> print(underline("0;x", 2, 3))
+        0;x
+          ^
+    """
     return f"    {text}\n    {' ' * start}{'^' * max(end - start, 1)}"

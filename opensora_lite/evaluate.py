@@ -169,7 +169,7 @@ def verdict(scene: Scene, frames: np.ndarray, fps: float = 24) -> tuple[Descript
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of uint8 pictures; 100 for equal ones."""
+    """Peak signal-to-noise ratio in dB of two uint8 pictures of one shape; 100 for equal ones."""
     error = np.mean((a.astype(np.float64) - b) ** 2)
     return float(min(10 * np.log10(255**2 / error), 100)) if error else 100.0
 
@@ -224,6 +224,7 @@ class Score:
     unit: str  # "share" (0 … 1), "dB" or "distance"
 
     def format(self, value: float | None) -> str:
+        """A value of this score's kind as text: "93 %", "31.4 dB", "0.125", or "–" for None."""
         if value is None:
             return "–"
         return {"share": f"{100 * value:.0f} %", "dB": f"{value:.1f} dB", "distance": f"{value:.3f}"}[self.unit]
@@ -250,7 +251,9 @@ class Report:
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             scores = {name: Score(**score) for name, score in values["scores"].items()}
-            return cls(*(values[name] for name in ("model", "settings", "prompts", "runs")), scores)
+            report = cls(values["model"], values["settings"], values["prompts"], values["runs"], scores)
+            report.table()  # what cannot be shown was not written here
+            return report
         except OSError as error:
             raise OpenSoraError(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -258,6 +261,7 @@ class Report:
 
     @property
     def heading(self) -> str:
+        """A line that says what was evaluated, and how."""
         s = self.settings
         height, width = s["image_size"]
         return (
@@ -280,7 +284,7 @@ def compare(before: Report, after: Report) -> str:
     rows = []
     for name, score in {**before.scores, **after.scores}.items():
         old, new = (report.scores[name].value if name in report.scores else None for report in (before, after))
-        change = "–" if None in (old, new) else ("+" if new >= old else "-") + score.format(abs(new - old))
+        change = "–" if old is None or new is None else ("+" if new >= old else "-") + score.format(abs(new - old))
         rows.append((name, score.format(old), score.format(new), change))
     heading = [f"before  {before.heading}", f"after   {after.heading}"]
     return "\n".join([*heading, *_columns(("", "before", "after", "change"), rows)])
@@ -312,31 +316,31 @@ def evaluate(
     the model; batch_size is 4 here. Prompt i is made with seed + i, and so is run i of a task.
     Raises OpenSoraError before work starts. With the small model it takes about ten minutes on one core.
     """
-    settings = replace(pipe.settings, **{"batch_size": 4, **settings})
-    check(settings, prompts, runs)
+    chosen = replace(pipe.settings, **{"batch_size": 4, **settings})
+    check(chosen, prompts, runs)
     wanted, tried = scenes(prompts), min(prompts, VAE_CLIPS)
-    batches = -(-prompts // settings.batch_size) + len(TASKS) * -(-runs // settings.batch_size)
-    total = batches * settings.num_sampling_steps + 3 * prompts + tried * len(_vae_sizes(settings))
+    batches = -(-prompts // chosen.batch_size) + len(TASKS) * -(-runs // chosen.batch_size)
+    total = batches * chosen.num_sampling_steps + 3 * prompts + tried * len(_vae_sizes(chosen))
     done = count(1)
 
     def tick(_=None):
         if on_progress:
             on_progress(next(done), total)
 
-    text = _make(pipe, "text", [Request(scene) for scene in wanted], settings, tick)
+    text = _make(pipe, "text", [Request(scene) for scene in wanted], chosen, tick)
     tasks = {
-        task: _make(pipe, task, [_request(task, i, settings) for i in range(runs)], settings, tick)
+        task: _make(pipe, task, [_request(task, i, chosen) for i in range(runs)], chosen, tick)
         for task in (TASKS if runs else ())
     }
 
     # LiteWorld's own clips: through the VAE to be judged, and as they are for the distances
     ideal, drawn, other, made = [], [], [], []
     for i, (scene, clip) in enumerate(zip(wanted, text, strict=True)):
-        latents = pipe.encode(_drawn(scene, HELD_OUT + i, settings))
-        ideal.append(verdict(scene, pipe.decode(latents), settings.video_fps)[1])
+        latents = pipe.encode(_drawn(scene, HELD_OUT + i, chosen))
+        ideal.append(verdict(scene, pipe.decode(latents), chosen.video_fps)[1])
         drawn.append(features(latents))
         tick()
-        other.append(features(pipe.encode(_drawn(scene, OTHER_LAYOUTS + i, settings))))
+        other.append(features(pipe.encode(_drawn(scene, OTHER_LAYOUTS + i, chosen))))
         tick()
         made.append(features(pipe.encode(clip.frames)))
         tick()
@@ -347,11 +351,11 @@ def evaluate(
     scores["text.kept"] = Score(None, None, 0, "dB")
     for task, clips in tasks.items():
         scores |= _task_scores(task, clips)
-    scores |= _reconstructions(pipe, tried, settings, tick)
+    scores |= _reconstructions(pipe, tried, chosen, tick)
     scores |= _distances(made, drawn, other)
-    used = {**asdict(settings), "image_size": list(settings.image_size)}  # as JSON gives it back
-    clips = (*text, *(clip for clips in tasks.values() for clip in clips))
-    return Report("", used, int(prompts), int(runs), scores, clips)
+    used = {**asdict(chosen), "image_size": list(chosen.image_size)}  # as JSON gives it back
+    everything = (*text, *(clip for clips in tasks.values() for clip in clips))
+    return Report("", used, int(prompts), int(runs), scores, everything)
 
 
 def _make(pipe, task: str, requests: list[Request], settings: Settings, on_step: Callable) -> list[Clip]:
@@ -377,8 +381,8 @@ def _make(pipe, task: str, requests: list[Request], settings: Settings, on_step:
 
 def _share(name: str, right: Sequence[dict], ideal: Sequence[dict] = ()) -> Score:
     values, best = ([found[name] for found in side if name in found] for side in (right, ideal))
-    means = (float(np.mean(side)) if side else None for side in (values, best))
-    return Score(*means, len(values), "share")
+    value, rendered = (float(np.mean(side)) if side else None for side in (values, best))
+    return Score(value, rendered, len(values), "share")
 
 
 def _decibels(values: list[float]) -> Score:
@@ -434,7 +438,10 @@ def _distances(made: list, drawn: list, other: list) -> dict[str, Score]:
 
 
 def picture(report: Report, prompts: int = 12, columns: int = 8):
-    """A PIL.Image: `columns` frames of each of the first prompts and of the first run of each task, and its verdict."""
+    """A PIL.Image: `columns` frames of each of the first prompts and of the first run of each task, and its verdict.
+
+    Raises OpenSoraError for a report that was read from a file, which has no clips.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     text = [clip for clip in report.clips if clip.task == "text"][:prompts]  # any stretch of the list is balanced

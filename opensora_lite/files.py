@@ -40,12 +40,14 @@ def check_writable(folder: Path) -> None:
         raise OpenSoraError(f"{folder} cannot be written: {above} is not a folder that may be written to")
 
 
-def write_json(path: str | Path, value) -> None:
+def write_json(path: str | Path, value: object) -> None:
+    """Write `value` to `path` as JSON, UTF-8, indented by one space. Raises OpenSoraError as `replacing` does."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_safetensors(path: str | Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Write `tensors`, arrays of any shape by their names, and `metadata` to `path`. Raises OpenSoraError as above."""
     from safetensors.numpy import save_file
 
     with replacing(path) as temporary:

@@ -33,14 +33,21 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from opensora_lite.errors import MaskStrategyError, underline
+from opensora_lite.errors import MaskStrategyError, printable, shown, underline
 
 # Plain ASCII: int() and float() alone would also take "1_0", "٣", "nan" and "inf".
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
 DECIMAL_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+# What nobody asks for on purpose, and what would take memory and time without end.
+MAX_FRAMES = 10_000  # of one loop
+MAX_LOOPS = 1_000
+MAX_SEGMENTS = 1_000  # of a text
 
 FRAMES_PER_LINE = 64  # of the timeline that explain() draws
 EXCERPT = 80  # characters of a long strategy that an error shows
@@ -62,12 +69,12 @@ class Segment:
     length: int | None = 1  # how many frames; None ("all"): as many as both have from there
     edit_ratio: float = 0.0  # 0: kept; 0 < r < 1: edited, in the last r of the steps
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in WHOLE_FIELDS:
             value = getattr(self, name)
             if name == "length" and value is None:
                 continue
-            if not isinstance(value, Integral) or abs(value) >= 10**9:
+            if not isinstance(value, Integral) or abs(int(value)) >= 10**9:  # int: numpy's smallest has no abs
                 raise MaskStrategyError(f"{_spoken(name)} must be a whole number of at most nine digits")
             object.__setattr__(self, name, int(value))
         if self.loop < 0:
@@ -80,7 +87,8 @@ class Segment:
             raise MaskStrategyError("edit ratio must be a number from 0 to less than 1, such as 0.4")
         if not 0 <= self.edit_ratio <= 1:
             raise MaskStrategyError(
-                f"edit ratio {self.edit_ratio} is outside 0…1; 0 keeps frames, 0.4 redraws them in 40 % of the steps"
+                f"edit ratio {shown(self.edit_ratio)} is outside 0…1;"
+                " 0 keeps frames, 0.4 redraws them in 40 % of the steps"
             )
         # The original would put the clean reference in and then take it for pure noise. As float32, because that
         # is what the frame mask holds: 0.999999999 is 1 there.
@@ -149,9 +157,10 @@ class Frame:
     edit_ratio: float = 1.0  # its entry of the frame mask: 0 kept, 1 generated, between: edited
 
 
-def joining_steps(edit_ratios, steps: int) -> np.ndarray:
-    """The step, counted down from steps - 1, at which frames of these ratios join the denoising: int(ratio · steps).
+def joining_steps(edit_ratios: ArrayLike, steps: int) -> np.ndarray:
+    """The step, counted down from steps - 1, at which frames join the denoising: int(ratio · steps), int32.
 
+    edit_ratios: a number, or an array of any shape, which the result has too.
     As released, the product is taken in float32, where 0.29 · 100 gives 29. A ratio of 1 gives `steps`: from the start.
     """
     return (np.asarray(edit_ratios, np.float32) * np.float32(steps)).astype(np.int32)
@@ -173,8 +182,10 @@ class MaskStrategy:
     # What a person wrote, for messages to point into; None for a strategy made in Python.
     text: str | None = field(default=None, init=False, compare=False, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "segments", tuple(self.segments))
+        if not all(isinstance(segment, Segment) for segment in self.segments):
+            raise MaskStrategyError('MaskStrategy takes Segments; MaskStrategy.parse("0") reads text')
 
     # -- reading and writing
 
@@ -190,14 +201,14 @@ class MaskStrategy:
             return cls()
         if not isinstance(text, str):
             raise MaskStrategyError(f'a mask strategy is text such as "0" or "0,0,-4,0,4", not {type(text).__name__}')
-        text = _printable(text)
+        text = printable(text)
         if not text.strip():
             raise MaskStrategyError(
                 'the mask strategy is empty; for no strategy leave it out, for a picture as the first frame write "0"'
             )
-        strategy = cls(
-            _parse_segment(text, index, written, start) for index, (written, start) in enumerate(_pieces(text, ";"))
-        )
+        if text.count(";") >= MAX_SEGMENTS:
+            raise MaskStrategyError(f"the mask strategy has {text.count(';') + 1} segments, of {MAX_SEGMENTS} at most")
+        strategy = cls(tuple(_parse_segment(text, index, *piece) for index, piece in enumerate(_pieces(text, ";"))))
         object.__setattr__(strategy, "text", text)
         return strategy
 
@@ -205,6 +216,9 @@ class MaskStrategy:
         """The shortest text that means the same: parse(s.format()) == s.
 
         The empty strategy has no text that stands for it; it gives "", which parse() refuses.
+
+        >>> (MaskStrategy.connect() + MaskStrategy.edit(0.4)).format()
+        '0;0,1,0,-1;0,0,0,0,all,0.4'
         """
         return ";".join(segment.format() for segment in self.segments)
 
@@ -255,7 +269,8 @@ class MaskStrategy:
     def continued(self, loops: int, condition_frames: int, references: int) -> "MaskStrategy":
         """The strategy with the segments that the original appends: each later loop begins where the last one ended.
 
-        references: how many were given; the clips of the loops are counted on from there.
+        condition_frames: how many frames each loop takes over from the one before. references: how many were given; the
+        clips of the loops are counted on from there.
         """
         later = (self.loop(condition_frames, loop, references + loop - 1) for loop in range(1, loops))
         return sum(later, self)
@@ -269,8 +284,8 @@ class MaskStrategy:
         reference given (1 for a picture). loops: how many loops are run. In loop i the i clips of the loops
         before are references too, after the given ones and T frames long.
         """
-        if not isinstance(loops, Integral) or loops < 1:
-            raise MaskStrategyError(f"loops must be a whole number of at least 1, not {loops!r}")
+        if not isinstance(loops, Integral) or not 1 <= loops <= MAX_LOOPS:
+            raise MaskStrategyError(f"loops must be a whole number from 1 to {MAX_LOOPS}, not {shown(loops)}")
         for index, segment in enumerate(self.segments):
             if segment.loop >= loops:
                 runs = "1 loop is" if loops == 1 else f"{loops} loops are"
@@ -283,13 +298,15 @@ class MaskStrategy:
 
         num_frames: T. references: the number of frames of every reference that there is in this loop, the
         clips of earlier loops among them. Raises MaskStrategyError if a segment of this loop does not fit.
+
+        >>> [frame.edit_ratio for frame in MaskStrategy.image().timeline(num_frames=3, references=[1])]
+        [0.0, 1.0, 1.0]
         """
+        segments = self._resolve(num_frames, references, loop)
         frames = [Frame()] * num_frames
-        for index, segment in self._resolve(num_frames, references, loop).items():
-            for i in range(segment.length):
-                frames[segment.target_start + i] = Frame(
-                    segment.reference, segment.reference_start + i, index, segment.edit_ratio
-                )
+        for index, segment in segments.items():
+            for source, target in zip(*_spans(segment), strict=True):
+                frames[target] = Frame(segment.reference, source, index, segment.edit_ratio)
         return tuple(frames)
 
     def apply(
@@ -319,7 +336,9 @@ class MaskStrategy:
         return latents, np.array([frame.edit_ratio for frame in timeline], dtype=np.float32)
 
     def explain(self, num_frames: int, references: Sequence[int], loops: int = 1) -> str:
-        """The strategy in plain English, with a picture of the frames. Arguments and errors as in check().
+        """The strategy in plain English, with a picture of the frames.
+
+        num_frames, references, loops, and what is raised: as in check().
 
         >>> print(MaskStrategy.parse("0;0,1,0,-1,1").explain(num_frames=16, references=[1, 1]))
         16 frames; reference 0 is a picture, reference 1 is a picture
@@ -344,7 +363,7 @@ class MaskStrategy:
         known = ", ".join(f"reference {index} is {clip}" for index, clip in enumerate(clips))
         yield f"{heading}; {known or 'no references'}"
 
-        letters = {None: "."}
+        letters: dict[int | None, str] = {None: "."}
         for number, (index, segment) in enumerate(self._resolve(num_frames, available, loop).items()):
             letter = chr(ord("A") + number) if number < 26 else "+"
             letters[index] = letter.lower() if segment.edit_ratio else letter
@@ -367,7 +386,9 @@ class MaskStrategy:
         """Index -> resolved segment for the segments of one loop, in their order."""
         for length, what in [(num_frames, "the video"), *((length, "a reference") for length in references)]:
             if not isinstance(length, Integral) or length < 1:
-                raise MaskStrategyError(f"{what} must be given as a number of frames, 1 or more, not {length!r}")
+                raise MaskStrategyError(f"{what} must be given as a number of frames, 1 or more, not {shown(length)}")
+        if num_frames > MAX_FRAMES:
+            raise MaskStrategyError(f"the video has {shown(num_frames)} frames; one loop makes {MAX_FRAMES} at most")
         resolved = {}
         for index, segment in enumerate(self.segments):
             if segment.loop == loop:
@@ -400,7 +421,7 @@ def _parse_segment(text: str, index: int, written: str, start: int) -> Segment:
         surplus = written_fields[len(FIELDS)][1]
         message = f"it has {len(written_fields)} fields, but a segment has at most {len(FIELDS)}: {', '.join(FIELDS)}"
         raise _located(text, index, surplus, start + len(written) - surplus, message)
-    values = {}
+    values: dict[str, Any] = {}
     for name, (value, position) in zip(FIELDS, written_fields, strict=False):
         try:
             values[name] = _parse_field(name, value)
@@ -433,11 +454,6 @@ def _pieces(text: str, separator: str, offset: int = 0) -> Iterator[tuple[str, i
         offset += len(piece) + 1
 
 
-def _printable(text: str) -> str:
-    """`text` on one line, as long as before: a message can underline it, and shows what was invisible."""
-    return "".join(" " if c.isspace() else c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def _located(text: str, index: int, start: int, length: int, message: str) -> MaskStrategyError:
     """An error that says which segment it is about, and underlines `length` characters of `text` from `start` on."""
     end = start + length
@@ -457,8 +473,7 @@ def _located(text: str, index: int, start: int, length: int, message: str) -> Ma
 
 def _explain(index: int, segment: Segment, timeline: Sequence[Frame]) -> str:
     """What a resolved segment does, and what is left of it in the end."""
-    target = range(segment.target_start, segment.target_start + segment.length)
-    source = range(segment.reference_start, segment.reference_start + segment.length)
+    source, target = _spans(segment)
     given = f"{_frames(source)} of reference {segment.reference}"
     if segment.edit_ratio:
         share = f"{100 * segment.edit_ratio:g} %"
@@ -466,10 +481,11 @@ def _explain(index: int, segment: Segment, timeline: Sequence[Frame]) -> str:
     else:
         text = f"{_frames(target)} {_are(target)} kept as given: {given}"
 
-    taken = {}  # later segment -> the frames of this one that it ends up with
+    taken: dict[int, list[int]] = {}  # later segment -> the frames of this one that it ends up with
     for i in target:
-        if timeline[i].segment != index:
-            taken.setdefault(timeline[i].segment, []).append(i)
+        owner = timeline[i].segment
+        if owner is not None and owner != index:
+            taken.setdefault(owner, []).append(i)
     for later, lost in sorted(taken.items()):
         text += f"; segment {later + 1} takes over {_frames(lost)}"
     if sum(map(len, taken.values())) == len(target):
@@ -479,7 +495,7 @@ def _explain(index: int, segment: Segment, timeline: Sequence[Frame]) -> str:
 
 def _frames(indices: Sequence[int]) -> str:
     """Ascending indices in words, ends included: "frame 3", "frames 0-5", "frames 0-2, 7"."""
-    runs = []
+    runs: list[list[int]] = []
     for i in indices:
         if runs and i == runs[-1][1] + 1:
             runs[-1][1] = i
@@ -503,6 +519,13 @@ def _indices(count: int) -> str:
 
 def _spoken(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _spans(segment: Segment) -> tuple[range, range]:
+    """The frames of its reference, and those of the video, that a resolved segment joins."""
+    assert segment.length is not None  # resolve() has put a number in its place
+    source, target, length = segment.reference_start, segment.target_start, segment.length
+    return range(source, source + length), range(target, target + length)
 
 
 def _from_front(start: int, frames: int, name: str, where: str) -> int:

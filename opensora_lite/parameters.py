@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin
 
-from opensora_lite.errors import OpenSoraError
+from opensora_lite.errors import OpenSoraError, shown
 
 # kind -> its name in a message, for one and for several
 WORDS = {
@@ -37,6 +37,10 @@ def check_parameters(declared: Mapping[str, Any], given: Mapping[str, Any]) -> N
     declared: name -> kind, such as a notebook's `__annotations__`: str, int, float, bool, list, dict, list[T] and
     T | None. given: name -> value; declared names may be missing. A whole number will do for a float and a tuple for a
     list; 20.0 is no int, and True and False are nothing but bool.
+
+    >>> check_parameters({"seed": int}, {"sed": 1})
+    Traceback (most recent call last):
+    opensora_lite.errors.OpenSoraError: "sed" is no parameter of this notebook; did you mean "seed"?
     """
     problems = [_problem(name, value, declared) for name, value in given.items()]
     problems = [problem for problem in problems if problem]
@@ -65,7 +69,7 @@ def given_parameters(namespace: Mapping[str, Any], before: dict[str, Any]) -> di
     return declared | appeared
 
 
-def _problem(name: str, value, declared: Mapping[str, Any]) -> str:
+def _problem(name: str, value: object, declared: Mapping[str, Any]) -> str:
     """What is wrong with one parameter; empty if nothing is."""
     if name not in declared:
         nearest = difflib.get_close_matches(name, declared, n=1)
@@ -74,12 +78,10 @@ def _problem(name: str, value, declared: Mapping[str, Any]) -> str:
     kind = declared[name]
     if _fits(value, kind):
         return ""
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:60] + "…"
-    return f"{name} must be {_words(kind)}, not {shown} ({type(value).__name__}){_spelling(name, value, kind)}"
+    return f"{name} must be {_words(kind)}, not {shown(value)} ({type(value).__name__}){_spelling(name, value, kind)}"
 
 
-def _fits(value, kind) -> bool:
+def _fits(value: object, kind: Any) -> bool:
     if get_origin(kind) in (Union, types.UnionType):
         return any(_fits(value, one) for one in get_args(kind))
     if get_origin(kind) is list:
@@ -91,7 +93,7 @@ def _fits(value, kind) -> bool:
     return isinstance(value, (list, tuple) if kind is list else kind)
 
 
-def _words(kind, several: bool = False) -> str:
+def _words(kind: Any, several: bool = False) -> str:
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(_words(one, several) for one in get_args(kind))
     if get_origin(kind) is list:
@@ -99,10 +101,10 @@ def _words(kind, several: bool = False) -> str:
     return WORDS[kind][several] if kind in WORDS else getattr(kind, "__name__", str(kind))
 
 
-def _spelling(name: str, value, kind) -> str:
+def _spelling(name: str, value: object, kind: Any) -> str:
     """How papermill's command line says what was probably meant."""
     if kind is str and isinstance(value, (bool, int, float)):
-        return f"; papermill hands over text with -r: -r {name} {value}"
+        return f"; papermill hands over text with -r: -r {name} {shown(value)}"
     if (kind is list or get_origin(kind) is list) and isinstance(value, str):
         return f'; papermill hands over lists with -y: -y "{name}: [{value}]"'
     return ""

@@ -5,28 +5,51 @@ checked `Job`s without a model; `OpenSora.generate` makes them.
 """
 
 import contextlib
-import json
 import math
 import operator
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opensora_lite.checkpoints import open_checkpoint, read_config
-from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, PromptError, SizeError
-from opensora_lite.masks import MaskStrategy, joining_steps
+from opensora_lite.checkpoints import open_checkpoint, read_config, read_json
+from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, PromptError, SizeError, shown
+from opensora_lite.masks import MAX_FRAMES, MAX_LOOPS, MaskStrategy, joining_steps
 from opensora_lite.prompts import prompts_per_loop, split_prompt
 from opensora_lite.runtime import resolve_dtype, set_device
-from opensora_lite.video import Video, count_frames, read_reference
+from opensora_lite.video import MAX_PIXELS, Reference, Video, count_frames, read_reference
+
+if TYPE_CHECKING:  # these import paddle
+    import paddle
+
+    from opensora_lite.samplers import Step
+    from opensora_lite.stdit import STDiT2
+    from opensora_lite.text import TextEncoder
+    from opensora_lite.trace import Trace
+    from opensora_lite.vae import FrameVAE
 
 WEIGHTS = Path(__file__).parent / "weights"
 PIXELS_PER_LATENT = 8  # along each side; of the VAE that Open-Sora 1.1 was trained with
 IMAGE_FPS = 120  # as released: what the model is told of a video of one frame
 SAMPLER_NAMES = ("iddpm", "ddim", "dpm-solver")
+MAX_AREA = MAX_PIXELS // 4  # pixels of one frame; of a larger one `Video.save` could not read back what it wrote
+BOUNDS = {  # of whole numbers in Settings; beyond the upper ones nobody goes on purpose
+    "num_frames": (1, MAX_FRAMES),
+    "fps": (1, 1000),  # as many as a Video can have
+    "frame_interval": (1, 1000),
+    "num_sampling_steps": (2, math.inf),
+    "loops": (1, MAX_LOOPS),
+    "seed": (0, 2**63 - 1),
+    "batch_size": (1, 10_000),
+    "num_sample": (1, 10_000),
+}
+
+References = Reference | Sequence[Reference] | None  # those of one prompt; a str can be paths joined by ";"
 
 # ---------------------------------------------------------------------------------------------------------------------
 #   What is asked for
@@ -54,33 +77,32 @@ class Settings:
     batch_size: int = 1  # videos that are made at once; changes time and memory, not the videos
     num_sample: int = 1  # videos for each prompt
 
-    def __post_init__(self):
-        at_least = dict(
-            num_frames=1, fps=1, frame_interval=1, num_sampling_steps=2, loops=1, seed=0, batch_size=1, num_sample=1
-        )
-        for name, least in at_least.items():
+    def __post_init__(self) -> None:
+        for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
+            error = SizeError if name == "num_frames" else OpenSoraError
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-                raise (SizeError if name == "num_frames" else OpenSoraError)(
-                    f"{name} must be a whole number of at least {least}, not {value!r}"
-                )
+                raise error(f"{name} must be a whole number of at least {least}, not {shown(value)}")
+            if int(value) > most:
+                raise error(f"{name} must be at most {most}, not {shown(value)}")
         object.__setattr__(self, "image_size", check_size(self.image_size))
         if self.num_sampling_steps > 1000:
             raise OpenSoraError(
-                f"num_sampling_steps is {self.num_sampling_steps}; the model knows 1000 times, give 2 to 1000"
+                f"num_sampling_steps is {shown(self.num_sampling_steps)}; the model knows 1000 times, give 2 to 1000"
             )
-        if self.sampler not in SAMPLER_NAMES:
+        if not isinstance(self.sampler, str) or self.sampler not in SAMPLER_NAMES:
             raise OpenSoraError(f'sampler "{self.sampler}" is unknown; give one of {", ".join(SAMPLER_NAMES)}')
-        if not isinstance(self.guidance_scale, Real) or not math.isfinite(self.guidance_scale):
-            raise OpenSoraError(f"guidance_scale must be a number such as 4.0, not {self.guidance_scale!r}")
+        scale = self.guidance_scale
+        if isinstance(scale, bool) or not isinstance(scale, Real) or not abs(scale) <= 1000:  # also where it is nan
+            raise OpenSoraError(f"guidance_scale must be a number such as 4.0, not {shown(scale)}")
         if self.cfg_channel is not None and (type(self.cfg_channel) is not int or not 1 <= self.cfg_channel <= 4):
             raise OpenSoraError(
-                f"cfg_channel is {self.cfg_channel!r}; latents have 4 channels: give 1 to 4, or None for all"
+                f"cfg_channel is {shown(self.cfg_channel)}; latents have 4 channels: give 1 to 4, or None for all"
             )
         n, c = self.num_frames, self.condition_frames
         if self.loops == 1 and c is not None:
             raise OpenSoraError(
-                f"condition_frames is {c!r}, but with one loop nothing is taken over; ask for more loops"
+                f"condition_frames is {shown(c)}, but with one loop nothing is taken over; ask for more loops"
             )
         if self.loops > 1 and n == 1:
             raise OpenSoraError(f"{self.loops} loops need at least 2 frames: some to take over, and some to add")
@@ -90,7 +112,7 @@ class Settings:
                 f" condition_frames={max(n // 4, 1)} would be a quarter of them"
             )
         if self.loops > 1 and (isinstance(c, bool) or not isinstance(c, Integral) or not 1 <= c < n):
-            raise OpenSoraError(f"condition_frames is {c!r}, but a loop has {n} frames: give 1 to {n - 1}")
+            raise OpenSoraError(f"condition_frames is {shown(c)}, but a loop has {n} frames: give 1 to {n - 1}")
 
     @property
     def video_fps(self) -> int:
@@ -103,21 +125,31 @@ class Settings:
         return self.num_frames + (self.loops - 1) * (self.num_frames - (self.condition_frames or 0))
 
 
-def check_size(image_size: Sequence[int]) -> tuple[int, int]:
-    """(height, width) in pixels, or a SizeError that names the nearest sizes that work."""
-    if isinstance(image_size, Integral):
-        image_size = (image_size, image_size)
+def check_size(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of `image_size`, pixels; one number is a square.
+
+    Raises a SizeError that names the nearest sizes that work.
+
+    >>> check_size(64), check_size([48, 80])
+    ((64, 64), (48, 80))
+    """
+    sides: Any = (image_size, image_size) if isinstance(image_size, Integral) else image_size
     try:
-        height, width = (operator.index(n) for n in image_size)
+        height, width = (operator.index(n) for n in sides)
     except (TypeError, ValueError):
-        raise SizeError(f"image_size must be two whole numbers, height and width, not {image_size!r}") from None
+        raise SizeError(f"image_size must be two whole numbers, height and width, not {shown(image_size)}") from None
+    above = [max(-(-side // PIXELS_PER_LATENT), 1) * PIXELS_PER_LATENT for side in (height, width)]
+    if math.prod(above) > MAX_AREA:
+        raise SizeError(
+            f"image_size {shown(height)}×{shown(width)} is more than {MAX_AREA / 1e6:g} megapixels; make it smaller"
+        )
     for name, size in (("height", height), ("width", width)):
         if size % PIXELS_PER_LATENT or size < PIXELS_PER_LATENT:
             below = size // PIXELS_PER_LATENT * PIXELS_PER_LATENT
             nearest = [n for n in (below, below + PIXELS_PER_LATENT) if n >= PIXELS_PER_LATENT] or [PIXELS_PER_LATENT]
             raise SizeError(
-                f"{name} {size} is not a multiple of {PIXELS_PER_LATENT}, the pixels that one latent stands for;"
-                f" the nearest that work: {' and '.join(map(str, nearest))}"
+                f"{name} {shown(size)} is not a multiple of {PIXELS_PER_LATENT}, the pixels that one latent stands for;"
+                f" the nearest that work: {' and '.join(map(shown, nearest))}"
             )
     return height, width
 
@@ -128,27 +160,32 @@ class Job:
 
     prompt: str  # as given, without its JSON suffix
     captions: tuple[str, ...]  # cleaned, one for each loop
-    references: tuple  # paths, Videos or arrays: whatever `read_reference` takes
+    references: tuple[Reference, ...]  # paths, Videos or arrays
     strategy: MaskStrategy  # with the frames that loops take over
     seed: int
     sample: int  # 0 … num_sample - 1: which of the videos of its prompt
 
 
-def plan(prompts, references=None, mask_strategies=None, settings: Settings = Settings()) -> list[Job]:
+def plan(
+    prompts: str | Iterable[str],
+    references: Sequence[References] | None = None,
+    mask_strategies: str | MaskStrategy | Sequence[str | MaskStrategy | None] | None = None,
+    settings: Settings = Settings(),
+) -> list[Job]:
     """The jobs of a request, in order: for each prompt `settings.num_sample` videos.
 
-    prompts: a list of prompts, each possibly with a JSON suffix and a |0| schedule.
+    prompts: a prompt or a list of them, each possibly with a JSON suffix and a |0| schedule.
     references, mask_strategies: None, or one entry a prompt: the references of that prompt (None, a path, several
     paths joined by ";", or a list of paths, Videos or arrays) and its mask strategy (None, text or MaskStrategy).
     What the JSON suffix of a prompt says comes first. Raises an OpenSoraError for whatever cannot be done.
     """
-    prompts = list(prompts)
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts:
         raise PromptError("no prompt was given")
-    references = _one_each(references, prompts, "references")
-    mask_strategies = _one_each(mask_strategies, prompts, "mask strategies")
-    jobs = []
-    for prompt, given, strategy in zip(prompts, references, mask_strategies, strict=True):
+    given_references = _one_each(references, prompts, "references")
+    strategies = _one_each(mask_strategies, prompts, "mask strategies")
+    jobs: list[Job] = []
+    for prompt, given, strategy in zip(prompts, given_references, strategies, strict=True):
         if not isinstance(prompt, str):
             raise PromptError(f"a prompt is text, not {type(prompt).__name__}")
         text, info = split_prompt(prompt)
@@ -160,7 +197,7 @@ def plan(prompts, references=None, mask_strategies=None, settings: Settings = Se
     return jobs
 
 
-def _one_each(values, prompts, what) -> list:
+def _one_each(values: Any, prompts: list[str], what: str) -> list:
     if values is None:
         return [None] * len(prompts)
     values = [values] if isinstance(values, (str, MaskStrategy)) else list(values)
@@ -172,7 +209,7 @@ def _one_each(values, prompts, what) -> list:
     return values
 
 
-def _as_references(given) -> tuple:
+def _as_references(given: Any) -> tuple[Reference, ...]:
     if given is None:
         return ()
     if isinstance(given, str):
@@ -187,7 +224,7 @@ def _as_references(given) -> tuple:
     return references
 
 
-def _checked_strategy(strategy: MaskStrategy, references: tuple, settings: Settings) -> MaskStrategy:
+def _checked_strategy(strategy: MaskStrategy, references: tuple[Reference, ...], settings: Settings) -> MaskStrategy:
     """The strategy with the segments that continue loops, or an error where it does not fit its references."""
     lengths = [count_frames(reference) for reference in references]
     if references and not strategy.segments:
@@ -214,7 +251,17 @@ def _checked_strategy(strategy: MaskStrategy, references: tuple, settings: Setti
                 f'edit ratio {segment.edit_ratio:g} in "{strategy}" is less than one of {steps} steps'
                 f" and would keep the frames: use 0 to keep them, or at least {least:g}"
             )
-    return strategy.continued(settings.loops, settings.condition_frames, len(references))
+    continued = strategy.continued(settings.loops, settings.condition_frames or 0, len(references))
+    for loop in {segment.loop for segment in strategy.segments}:
+        timeline = continued.timeline(settings.num_frames, [*lengths, *[settings.num_frames] * loop], loop)
+        left = {frame.segment for frame in timeline}
+        for index, segment in enumerate(strategy.segments):
+            if segment.loop == loop and index not in left:
+                raise MaskStrategyError(
+                    f'nothing is left of segment {index + 1} of "{strategy}": segments after it win,'
+                    " and so do the frames that a loop takes over; leave it out, or move it"
+                )
+    return continued
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -230,7 +277,7 @@ class Progress:
     first: int  # index of the first of them among all jobs
     total: int  # number of all jobs
     loop: int  # 0 … loops - 1
-    step: object  # samplers.Step: latents, predicted x_0, ε
+    step: "Step"  # latents, predicted x_0, ε
     steps: int  # steps of one loop
     seconds: float  # since the run began
 
@@ -238,25 +285,29 @@ class Progress:
 def model_defaults(model: str | Path = "tiny") -> tuple[Settings, list[tuple[int, int]]]:
     """The Settings that a model was made for, and the image sizes it was trained on (empty: any).
 
-    Read from `pipeline.json` in the model's folder; without one, the defaults of the released weights.
+    model: as in `model_folder`. Read from `pipeline.json` there; without one, the defaults of the released weights.
+    Raises CheckpointError.
     """
     path = model_folder(model) / "pipeline.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return Settings(), []
+    values = read_json(path)
     try:
-        values = json.loads(path.read_text())
-        sizes = [tuple(size) for size in values.pop("trained_sizes", [])]
+        sizes = [check_size(size) for size in values.pop("trained_sizes", [])]
         return Settings(**values), sizes
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError) as error:  # OpenSoraErrors are ValueErrors
         raise CheckpointError(
             f"{path} cannot be read ({error}); its fields are {', '.join(f.name for f in fields(Settings))}"
         ) from error
 
 
 def model_folder(model: str | Path) -> Path:
-    """The folder of a model: "tiny", which ships with the package, or a folder with stdit/, t5/ and vae/."""
+    """The folder of a model: "tiny", which ships with the package, or a folder with stdit/, t5/ and vae/.
+
+    Raises CheckpointError where there is none.
+    """
     folder = WEIGHTS / "tiny" if model == "tiny" else Path(model)
-    if not folder.is_dir():
+    if not str(model) or not os.path.isdir(folder):  # Path.is_dir() fails where a name is too long
         raise CheckpointError(
             f'model "{model}" is neither "tiny" nor a folder with stdit/, t5/ and vae/;'
             " nothing is downloaded: fetch the weights first and give their folders"
@@ -267,10 +318,11 @@ def model_folder(model: str | Path) -> Path:
 class OpenSora:
     """Open-Sora 1.1: a text encoder, a video transformer and a VAE.
 
-    stdit: STDiT2. text: TextEncoder. vae: FrameVAE. settings: the defaults of a call.
+    stdit: STDiT2. text: TextEncoder. vae: FrameVAE. settings: the defaults of a call. Raises CheckpointError where
+    the three do not belong together.
     """
 
-    def __init__(self, stdit, text, vae, settings: Settings = Settings()):
+    def __init__(self, stdit: "STDiT2", text: "TextEncoder", vae: "FrameVAE", settings: Settings = Settings()):
         if stdit.config.caption_channels != text.model.config.d_model:
             raise CheckpointError(
                 f"the models do not belong together: STDiT2 reads captions of {stdit.config.caption_channels} channels,"
@@ -310,9 +362,12 @@ class OpenSora:
             raise CheckpointError(
                 f"a model has three parts; {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not given"
             )
-        folder = model_folder(model or "tiny") if lacking else None
-        paths = {name: folder / name if path is None else path for name, path in parts.items()}
-        settings = model_defaults(folder)[0] if folder else Settings()
+        paths = {name: path for name, path in parts.items() if path is not None}
+        settings = Settings()
+        if lacking:
+            folder = model_folder("tiny" if model is None else model)
+            paths |= {name: folder / name for name in lacking}
+            settings = model_defaults(folder)[0]
         if isinstance(micro_batch_size, bool) or not isinstance(micro_batch_size, Integral) or micro_batch_size < 1:
             raise OpenSoraError(f"micro_batch_size must be a whole number of at least 1, not {micro_batch_size!r}")
         dtype = resolve_dtype(dtype, set_device(device))
@@ -329,7 +384,7 @@ class OpenSora:
         text = load_text_encoder(paths["t5"], denoiser.config.model_max_length, dtype)
         return cls(denoiser, text, load_vae(paths["vae"], dtype, micro_batch_size), settings)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         c = self.stdit.config
         return f"OpenSora(STDiT2 with hidden size {c.hidden_size}, depth {c.depth}; defaults {self.settings})"
 
@@ -337,11 +392,11 @@ class OpenSora:
         self,
         prompt: str | Sequence[str],
         *,
-        references=None,
-        mask_strategy=None,
+        references: References | Sequence[References] = None,
+        mask_strategy: str | MaskStrategy | Sequence[str | MaskStrategy | None] | None = None,
         on_step: Callable[[Progress], None] | None = None,
-        trace=None,
-        **settings,
+        trace: "Trace | None" = None,
+        **settings: Any,
     ) -> Video | list[Video]:
         """A Video for a prompt; a list of Videos for a list of prompts, or where num_sample is more than 1.
 
@@ -359,18 +414,24 @@ class OpenSora:
         single = isinstance(prompt, str)
         if not single and not isinstance(prompt, Sequence):
             raise PromptError(f"a prompt is text, or a list of texts, not {type(prompt).__name__}")
-        if single:
-            prompt, references, mask_strategy = [prompt], [references], [mask_strategy]
-        jobs = plan(prompt, references, mask_strategy, chosen)
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        given: Any = [references] if single else references
+        strategies: Any = [mask_strategy] if single else mask_strategy
+        jobs = plan(prompts, given, strategies, chosen)
         videos = [video for _, video in self.generate(jobs, chosen, on_step, trace)]
         return videos[0] if single and chosen.num_sample == 1 else videos
 
     def generate(
-        self, jobs: Sequence[Job], settings: Settings, on_step: Callable[[Progress], None] | None = None, trace=None
+        self,
+        jobs: Sequence[Job],
+        settings: Settings,
+        on_step: Callable[[Progress], None] | None = None,
+        trace: "Trace | None" = None,
     ) -> Iterator[tuple[Job, Video]]:
         """Make the videos of `jobs`, batch by batch, and yield each as soon as it is done.
 
-        trace: a Trace of the one video that is made. Raises OpenSoraError where it cannot follow.
+        on_step: called with a Progress after every denoising step. trace: a Trace of the one video that is made.
+        Raises OpenSoraError where it cannot follow.
         """
         if trace is not None:
             if len(jobs) != 1:
@@ -381,7 +442,7 @@ class OpenSora:
         for first in range(0, len(jobs), settings.batch_size):
             batch = tuple(jobs[first : first + settings.batch_size])
 
-            def report(loop, step, batch=batch, first=first):
+            def report(loop: int, step: "Step", batch: tuple[Job, ...] = batch, first: int = first) -> None:
                 if on_step:
                     seconds = time.perf_counter() - start
                     on_step(Progress(batch, first, len(jobs), loop, step, settings.num_sampling_steps, seconds))
@@ -390,7 +451,9 @@ class OpenSora:
             for job, pixels in zip(batch, frames, strict=True):
                 yield job, Video(pixels, settings.video_fps, prompt=job.prompt)
 
-    def _make(self, batch: tuple[Job, ...], settings: Settings, report: Callable, trace) -> np.ndarray:
+    def _make(
+        self, batch: tuple[Job, ...], settings: Settings, report: "Callable[[int, Step], None]", trace: "Trace | None"
+    ) -> np.ndarray:
         """uint8 frames [B, T, height, width, 3] of one batch."""
         import paddle
 
@@ -428,14 +491,18 @@ class OpenSora:
                 references = [[*given, latents[i]] for i, given in enumerate(references)]
         return np.concatenate([clips[0], *(clip[:, settings.condition_frames :] for clip in clips[1:])], axis=1)
 
-    def _watched(self, trace, caption: str, edit_ratios: np.ndarray, guided: bool, latent_shape):
+    def _watched(
+        self, trace: "Trace | None", caption: str, edit_ratios: np.ndarray, guided: bool, latent_shape: tuple[int, ...]
+    ) -> "contextlib.AbstractContextManager[Callable[[Step], None]]":
         """A context in which `trace`, if there is one, is told of every step."""
         if trace is None:
             return contextlib.nullcontext(lambda step: None)
         from opensora_lite.trace import TraceLoop
 
-        grid = tuple(math.ceil(n / p) for n, p in zip(latent_shape[3:], self.stdit.config.patch_size[1:], strict=True))
-        return trace.watching(self.stdit, TraceLoop(caption, self.text.pieces(caption), edit_ratios), guided, grid)
+        patches = zip(latent_shape[3:], self.stdit.config.patch_size[1:], strict=True)
+        rows, columns = (math.ceil(n / p) for n, p in patches)
+        loop = TraceLoop(caption, self.text.pieces(caption), edit_ratios)
+        return trace.watching(self.stdit, loop, guided, (rows, columns))
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Latents float32 [C, T, height/8, width/8] of frames uint8 [T, height, width, 3].
@@ -451,7 +518,7 @@ class OpenSora:
         return to_uint8(self.vae.decode(paddle.to_tensor(latents[None])))[0]
 
 
-def to_uint8(video) -> np.ndarray:
+def to_uint8(video: "paddle.Tensor") -> np.ndarray:
     """Frames uint8 [B, T, H, W, 3] of a video tensor [B, 3, T, H, W] with values -1 … 1."""
     pixels = (video.clip(-1, 1) + 1) * 127.5 + 0.5
     return pixels.transpose([0, 2, 3, 4, 1]).numpy().clip(0, 255).astype(np.uint8)

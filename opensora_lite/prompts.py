@@ -16,6 +16,7 @@ import re
 import urllib.parse
 import warnings
 from pathlib import Path
+from typing import Any
 
 from opensora_lite.errors import PromptError, underline
 
@@ -97,6 +98,9 @@ def clean_caption(text: str) -> str:
     empty. Source: `text_preprocessing` in Open-Sora 1.1's t5.py, which has it from PixArt-alpha and DeepFloyd IF.
 
     Raises PromptError where the text cannot be read: half a surrogate pair, or markup that no HTML parser takes.
+
+    >>> clean_caption("A <b>red</b> car, see https://cars.com")
+    'a red car, see'
     """
     from bs4.builder import ParserRejectedMarkup
 
@@ -155,6 +159,9 @@ def split_prompt(prompt: str) -> tuple[str, dict[str, str | list[str]]]:
 
     Raises PromptError where the suffix is not one JSON object at the end of the prompt, where a key is unknown or
     given twice, where a value has the wrong type, and where no text precedes the suffix.
+
+    >>> split_prompt('a boat{"reference_path": "boat.png", "mask_strategy": "0"}')
+    ('a boat', {'reference_path': 'boat.png', 'mask_strategy': '0'})
     """
     bracket = re.search(r"[{[]", prompt)
     if bracket is None:
@@ -200,7 +207,7 @@ def _check_pair(prompt: str, start: int, key: str, value: object, repeated: bool
         nearest = difflib.get_close_matches(key, _KEYS, n=1)
         hint = f'did you mean "{nearest[0]}"?' if nearest else f"write {_SUFFIX}"
         raise _pointed(f"unknown key {name} in the JSON suffix: {hint}", prompt, start, end)
-    texts = value if isinstance(value, list) and value and key == "reference_path" else [value]
+    texts: list[Any] = value if isinstance(value, list) and value and key == "reference_path" else [value]
     if not all(isinstance(text, str) for text in texts):
         raise _pointed(f"the value of {name} in the JSON suffix must be {_KEYS[key]}", prompt, start, end)
     if any(ord(character) < 32 for text in texts for character in text):  # C:\new.png is JSON, with a line break
@@ -211,7 +218,7 @@ def _check_pair(prompt: str, start: int, key: str, value: object, repeated: bool
 # Captions for loops
 # ---------------------------------------------------------------------------------------------------------------------
 
-MAX_CAPTION = 10_000  # characters; the rule for hosts takes time with the square of the length
+MAX_CAPTION = 4_000  # characters; the rules for hosts and numbers take time with the square of the length
 _FORM = "write |0|a cat|2|a dog: each loop to start at, then its caption"
 
 
@@ -224,6 +231,9 @@ def prompts_per_loop(prompt: str, loops: int) -> list[str]:
     Raises PromptError where loops < 1, where the prompt or a caption of it is empty (before or after cleaning), and
     where a schedule lacks a part, has a start that is no number, does not start at 0, does not increase, or has an
     entry that no loop reaches.
+
+    >>> prompts_per_loop("|0|A cat.|2|a dog", loops=3)
+    ['a cat.', 'a cat.', 'a dog']
     """
     if loops < 1:
         raise PromptError(f"loops must be at least 1, not {loops}")
@@ -235,7 +245,7 @@ def prompts_per_loop(prompt: str, loops: int) -> list[str]:
     parts = list(re.finditer(r"(?<=\|)[^|]*", prompt))
     if len(parts) % 2:
         raise _pointed(f"a start without a caption: {_FORM}", prompt, *parts[-1].span())
-    entries = []  # (start, caption)
+    entries: list[tuple[int, str]] = []  # start, caption
     for number, caption in zip(parts[::2], parts[1::2], strict=True):
         if not re.fullmatch(r"\s*[0-9]{1,9}\s*", number[0], re.ASCII):
             raise _pointed(f"a start must be a number of 1 to 9 digits: {_FORM}", prompt, *number.span())
@@ -274,16 +284,20 @@ def _pointed(message: str, prompt: str, start: int, end: int) -> PromptError:
 # Prompt files
 # ---------------------------------------------------------------------------------------------------------------------
 
+MAX_FILE = 10_000_000  # bytes
+
 
 def read_prompts(path: str | os.PathLike) -> list[str]:
-    """The prompts of a UTF-8 text file, one a line, stripped; blank lines are skipped.
+    """The prompts of the UTF-8 text file at `path`, one a line, stripped; blank lines are skipped.
 
-    Raises PromptError where the file is missing, a directory, unreadable, not UTF-8, or holds no prompt.
+    Raises PromptError where the file is missing, a directory, unreadable, too long, not UTF-8, or holds no prompt.
     Source: `load_prompts` of Open-Sora 1.1's inference-long.py.
     """
     name = f"prompt file {str(path)!r}"
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_FILE + 1)  # /dev/zero has no end
+        text = content[:MAX_FILE].decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except FileNotFoundError:
         raise PromptError(f"{name} does not exist") from None
     except IsADirectoryError:
@@ -292,7 +306,9 @@ def read_prompts(path: str | os.PathLike) -> list[str]:
         raise PromptError(f"{name} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: no file can have this name
         raise PromptError(f"{name} cannot be read: {error}") from None
-    prompts = [line.strip() for line in text.split("\n") if line.strip()]
+    if len(content) > MAX_FILE:
+        raise PromptError(f"{name} has more than {MAX_FILE // 10**6} MB: split it")
+    prompts = [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()]
     if not prompts:
         raise PromptError(f"{name} is empty: write one prompt a line")
     return prompts

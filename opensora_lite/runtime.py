@@ -6,6 +6,8 @@ import os
 import re
 import warnings
 import zlib  # noqa: F401  paddlepaddle 2.6's library exports zlib symbols of its own: Python's must be bound first
+from collections.abc import Iterator
+from types import ModuleType
 
 from opensora_lite.errors import DeviceError
 
@@ -44,14 +46,14 @@ def usable_cores() -> int:
 
 
 @contextlib.contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Without what libraries say while they are imported (of ccache, of OMP_NUM_THREADS, of setuptools)."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 
 
-def import_paddle():
+def import_paddle() -> ModuleType:
     """Paddle, imported quietly. Raises DeviceError where it is not installed."""
     try:
         with quiet():
@@ -93,6 +95,7 @@ def set_device(device: str | None = None) -> str:
 def resolve_dtype(dtype: str | None, device: str) -> str:
     """The Paddle name of a precision; None is float32 on a CPU and float16 (as in PaddleMIX) on a GPU.
 
+    dtype: "fp32", "float32", "fp16", … device: what `set_device` gave.
     Raises DeviceError for an unknown name, and for half precision on a CPU: Paddle has no kernels for it there.
     """
     if dtype is None:

@@ -14,6 +14,7 @@ RoFormer, arXiv:2104.09864 (rotary positions). What looks odd and must stay is m
 """
 
 import math
+import reprlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
-from opensora_lite.checkpoints import build, load, open_checkpoint, read_config
+from opensora_lite.checkpoints import build, check_fields, load, match, open_checkpoint, read_config, sketch
 from opensora_lite.errors import CheckpointError
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ class SelfAttention(nn.Layer):
         self.k_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
-    def heads(self, x, rotary=None):
+    def heads(self, x, rotary=None) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
         """Queries, keys and values, each [B, n, heads, d]."""
         B, n, _ = x.shape
         q, k, v = self.qkv(x).reshape([B, n, 3, self.num_heads, -1]).unbind(2)
@@ -141,7 +142,7 @@ class CrossAttention(nn.Layer):
         self.kv_linear = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def heads(self, x, y):
+    def heads(self, x, y) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
         """Queries [B, N, heads, d] of the video; keys and values [B, L, heads, d] of the caption."""
         (B, N, _), L = x.shape, y.shape[1]
         q = self.q_linear(x).reshape([B, N, self.num_heads, -1])
@@ -309,6 +310,19 @@ class TimeConditions:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+RANGES = {  # of the fields of a config: whatever is beyond them was not meant
+    "hidden_size": (12, 2**14),
+    "depth": (1, 128),
+    "num_heads": (1, 1024),
+    "caption_channels": (1, 2**14),
+    "model_max_length": (1, 1024),
+    "input_sq_size": (1, 2**16),
+    "in_channels": (1, 64),
+    "mlp_ratio": (0.01, 64.0),
+    "qk_norm": (False, True),
+}
+
+
 @dataclass(frozen=True)
 class STDiT2Config:
     """The sizes of an STDiT2; the defaults are those of OpenSora-STDiT-v2-stage3."""
@@ -325,13 +339,16 @@ class STDiT2Config:
     qk_norm: bool = True  # RMS norm on queries and keys
 
     def __post_init__(self):
+        config = {f.name: getattr(self, f.name) for f in fields(self)}
+        check_fields(config, RANGES, "the STDiT2 config")
         D, heads = self.hidden_size, self.num_heads
         if D % 12 or D % heads or (D // heads) % 2:
             raise CheckpointError(f"hidden_size {D} must be a multiple of 12 and an even multiple of num_heads {heads}")
-        if len(self.patch_size) != 3 or self.patch_size[0] != 1:
-            raise CheckpointError(
-                f"patch_size {list(self.patch_size)} is not supported; STDiT2 takes [1, rows, columns]"
-            )
+        patch = self.patch_size
+        whole = isinstance(patch, tuple) and all(type(n) is int and 1 <= n <= 64 for n in patch)
+        if not whole or len(patch) != 3 or patch[0] != 1:
+            given = reprlib.repr(list(patch) if isinstance(patch, tuple) else patch)
+            raise CheckpointError(f"patch_size {given} is not supported; STDiT2 takes [1, rows, columns]")
 
     @classmethod
     def from_dict(cls, config: dict) -> "STDiT2Config":
@@ -342,10 +359,11 @@ class STDiT2Config:
         for field, needed in {"model_type": "STDiT2", "pred_sigma": True, "no_temporal_pos_emb": False}.items():
             if config.get(field, needed) != needed:
                 raise CheckpointError(
-                    f"the config has {field} = {config[field]!r}; STDiT2 of Open-Sora 1.1 has {needed!r}"
+                    f"the config has {field} = {reprlib.repr(config[field])}; STDiT2 of Open-Sora 1.1 has {needed!r}"
                 )
+        check_fields(config, RANGES, "the STDiT2 config")
         known = {f.name: config[f.name] for f in fields(cls) if f.name in config}
-        if "patch_size" in known:
+        if isinstance(known.get("patch_size"), list):
             known["patch_size"] = tuple(known["patch_size"])
         return cls(**known)
 
@@ -409,7 +427,7 @@ class STDiT2(nn.Layer):
     def conditions(self, timestep, size, length, kept):
         """The TimeConditions of all layers for timestep [B], size and length [B, D]."""
 
-        def at(t):
+        def at(t) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
             embedding = self.t_embedder(t)
             space = self.t_block(embedding + size).reshape([t.shape[0], 6, -1])
             return embedding, space, self.t_block_temp(embedding + length).reshape([t.shape[0], 3, -1])
@@ -431,8 +449,9 @@ def load_stdit(path: str | Path, dtype: str = "float32") -> STDiT2:
     Raises CheckpointError, before anything is allocated, where files are missing or broken.
     """
     config = STDiT2Config.from_dict(read_config(path))
-    tensors = open_checkpoint(path)
-    return load(build(STDiT2, config, dtype=dtype), tensors, computed=COMPUTED, what=f"STDiT2 checkpoint {path}")
+    tensors, what = open_checkpoint(path), f"STDiT2 checkpoint {path}"
+    match(sketch(STDiT2, config), tensors, computed=COMPUTED, what=what)
+    return load(build(STDiT2, config, dtype=dtype), tensors, computed=COMPUTED, what=what)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -45,9 +45,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import GenericAlias
+from typing import Union
 from urllib.parse import quote
 
-from opensora_lite.errors import OpenSoraError
+from opensora_lite.errors import OpenSoraError, shown
 from opensora_lite.files import check_writable, replacing, write_json
 from opensora_lite.parameters import check_parameters
 from opensora_lite.runtime import usable_cores
@@ -58,6 +60,7 @@ FILM = "film.mp4"
 OWN_COLUMNS = ("status", "error", "seconds", "notebook", "film")
 RETRIES = 2  # of a run whose kernel or worker died; a cell that raises an error would raise it again
 ANSWER_WITHIN = 20.0  # seconds, for a scheduler
+MAX_RUNS = 10_000  # whose films one page can still show
 SAVE_EVERY = 10.0  # seconds between two writings of the table and the gallery while runs go on
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -104,6 +107,8 @@ class Grid:
         fields = dict(notebook=notebook, source=source, known=known)
         for name, value in (fields | dict(parameters=parameters, axes=axes, singles=tuple(singles))).items():
             object.__setattr__(self, name, value)
+        if (number := len(singles) + math.prod(map(len, axes.values())) * bool(axes)) > MAX_RUNS:
+            raise OpenSoraError(f"these are {number} runs; a sweep has {MAX_RUNS} at most")
         names = [run.name for run in self.runs]
         for i, name in enumerate(names):
             if name in names[:i]:  # points of a grid always differ
@@ -111,6 +116,7 @@ class Grid:
 
     @property
     def takes_film(self) -> bool:
+        """Whether the notebook has a parameter `output`, and so makes a film."""
         return "output" in self.known
 
     @property
@@ -169,12 +175,13 @@ def read_grid(path: str | Path, notebook: str | Path | None = None) -> Grid:
                 raise OpenSoraError(f"runs[{i}] must be a group of names and values, not {single!r}")
         if notebook is None:
             notebook = path.parent / values["notebook"] if "notebook" in values else DEFAULT_NOTEBOOK
-        return Grid(notebook, values.get("parameters", {}), values.get("grid", {}), tuple(singles))
+        return Grid(Path(notebook), values.get("parameters", {}), values.get("grid", {}), tuple(singles))
     except OpenSoraError as error:
         raise OpenSoraError(f"{path}: {error}") from None
 
 
 def read_yaml(path: Path) -> dict:
+    """The names and values of a YAML file. Raises OpenSoraError where it has none, or has a name twice."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -195,7 +202,7 @@ def read_yaml(path: Path) -> dict:
         raise OpenSoraError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise OpenSoraError(f"{path} is no text file; a grid is written in YAML") from None
-    except (yaml.YAMLError, TypeError) as error:  # TypeError: a list as a name
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:  # a list as a name, a 13th month …
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise OpenSoraError(f"{path}{where}: {getattr(error, 'problem', None) or error}") from None
@@ -205,7 +212,10 @@ def read_yaml(path: Path) -> dict:
 
 
 def read_source(path: Path) -> dict:
-    """A notebook as JSON, without its outputs: what it does does not depend on them."""
+    """A notebook as JSON, without its outputs: what it does does not depend on them.
+
+    Raises OpenSoraError where it cannot be read.
+    """
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         for cell in notebook["cells"]:
@@ -213,11 +223,12 @@ def read_source(path: Path) -> dict:
             if cell["cell_type"] == "code":
                 cell |= {"outputs": [], "execution_count": None}
         notebook["metadata"].pop("widgets", None)
+        canonical(notebook).encode()  # a ValueError where text holds half a character
     except FileNotFoundError:
         raise OpenSoraError(f"notebook {path} does not exist") from None
     except OSError as error:
         raise OpenSoraError(f"notebook {path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OpenSoraError(f"{path} is no Jupyter notebook of format 4") from error
     return notebook
 
@@ -233,7 +244,7 @@ def read_parameters(source: dict, path: Path) -> dict[str, Parameter]:
         raise OpenSoraError(f'notebook {path} has no cell tagged "parameters", and so nothing can be set from outside')
     try:
         lines = ast.parse(tagged[0]["source"]).body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # ValueError: a null byte
         raise OpenSoraError(f"the parameters of notebook {path} cannot be read: {error}") from None
     found = {}
     for line in lines:
@@ -249,22 +260,29 @@ KINDS = {kind.__name__: kind for kind in (str, int, float, bool, list, dict)}
 
 
 def kind_of(annotation: ast.expr):
-    try:
-        kind = eval(ast.unparse(annotation), {"__builtins__": {}}, KINDS)
-    except (NameError, TypeError, SyntaxError):
-        return object
-    return object if isinstance(kind, str) else kind
+    """The type that an annotation names; object where it is not made of KINDS, None, list[…] and |."""
+    match annotation:
+        case ast.Name(name) if name in KINDS:
+            return KINDS[name]
+        case ast.Constant(None):
+            return None
+        case ast.BinOp(left, ast.BitOr(), right):
+            return Union[kind_of(left), kind_of(right)]  # noqa: UP007  None | None is no kind
+        case ast.Subscript(ast.Name("list"), items):
+            return GenericAlias(list, (kind_of(items),))
+    return object
 
 
 def literal(node):
     """The value of a literal as JSON has it, tuples as lists; ... for anything else."""
     try:
         return json.loads(json.dumps(ast.literal_eval(node)))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError, MemoryError):
         return ...
 
 
 def check_values(known: dict[str, Parameter], values: dict, where: str, notebook: Path) -> dict:
+    """The values as they are handed over; `where` is how errors call them. Raises OpenSoraError: see check_value."""
     return {
         name: check_value(find(known, name, where, notebook), value, f"{where}.{name}", notebook)
         for name, value in values.items()
@@ -272,6 +290,7 @@ def check_values(known: dict[str, Parameter], values: dict, where: str, notebook
 
 
 def check_axis(known: dict[str, Parameter], name: str, values, notebook: Path) -> list:
+    """The values of one axis as they are handed over. Raises OpenSoraError for none, and for one that stands twice."""
     parameter, where = find(known, name, "grid", notebook), f"grid.{name}"
     if not isinstance(values, (list, tuple)):
         raise OpenSoraError(f"{where} must be a list, such as [{text_of(values)}], not {values!r}")
@@ -286,6 +305,7 @@ def check_axis(known: dict[str, Parameter], name: str, values, notebook: Path) -
 
 
 def find(known: dict[str, Parameter], name, where: str, notebook: Path) -> Parameter:
+    """The parameter of a name. Raises OpenSoraError where the notebook has none, or where it is the sweep's to set."""
     if name == "output" and name in known:
         raise OpenSoraError(f"{where}: leave out output; the sweep gives every run a place of its own for its film")
     if name not in known:
@@ -296,6 +316,7 @@ def find(known: dict[str, Parameter], name, where: str, notebook: Path) -> Param
 
 
 def nearest(name, known) -> str:
+    """A question for a misspelt name; empty where none of the known ones is near."""
     near = difflib.get_close_matches(str(name), list(known), 1)
     return f' (did you mean "{near[0]}"?)' if near else ""
 
@@ -304,9 +325,12 @@ def check_value(parameter: Parameter, value, where: str, notebook: Path):
     """The value as it is handed over. Raises OpenSoraError where it is not of the kind that is declared."""
     try:
         value = json.loads(json.dumps(value))  # tuples become lists
-    except (TypeError, ValueError):
+        canonical(value).encode()
+    except UnicodeEncodeError:
+        raise OpenSoraError(f"{where} is {value!a:.60}: text with half a character (a lone surrogate)") from None
+    except (TypeError, ValueError, RecursionError):
         raise OpenSoraError(
-            f"{where} is {value!r}, which is no number, text or list; in YAML, put dates in quotes"
+            f"{where} is {shown(value)}, which is no number, text or list; in YAML, put dates in quotes"
         ) from None
     if parameter.kind is float:
         if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
@@ -336,6 +360,7 @@ def canonical(value) -> str:
 
 
 def run_name(source: dict, parameters: dict) -> str:
+    """Twelve hexadecimal digits for a notebook and all of its parameters."""
     cells = [[cell["cell_type"], cell["source"], cell["metadata"].get("tags", [])] for cell in source["cells"]]
     return hashlib.sha256(canonical([cells, parameters]).encode()).hexdigest()[:12]
 
@@ -346,6 +371,7 @@ def describe(parameters: dict) -> str:
 
 
 def text_of(value) -> str:
+    """A value as people read it: texts as they are, others as JSON."""
     return value if isinstance(value, str) else canonical(value)
 
 
@@ -425,7 +451,7 @@ def without_fields(path: Path) -> str:
 
 def read_recorded(notebook: Path) -> dict:
     """What an executed notebook recorded: all its outputs of the MIME type, the later ones above the earlier."""
-    values = {}
+    values: dict = {}
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", ()):
             values |= output.get("data", {}).get(RESULT, {})
@@ -438,6 +464,7 @@ def renamed(text: str, temporary: Path, folder: Path) -> str:
 
 
 def put_in_place(temporary: Path, folder: Path, row: dict) -> dict:
+    """Give a complete run its name; returns its row, or that of another worker which was first."""
     if row["status"] == "failed":
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(temporary, folder)
@@ -613,6 +640,7 @@ def missing(paths: list[Path]) -> list[str]:
 
 
 def check_installed():
+    """Raise OpenSoraError where what only sweeps need is not installed."""
     for name in ("papermill", "ipykernel", "distributed", "pandas", "pyarrow"):
         if importlib.util.find_spec(name) is None:  # an import would take seconds
             raise OpenSoraError(
@@ -666,7 +694,7 @@ def tabulate(rows: list[dict]):
 
 def flattened(values: dict, prefix: str = "") -> dict:
     """{"a": {"b": 1}} -> {"a.b": 1}"""
-    flat = {}
+    flat: dict = {}
     for name, value in values.items():
         if isinstance(value, dict):
             flat |= flattened(value, f"{prefix}{name}.")
@@ -734,7 +762,8 @@ def gallery(grid: Grid, runs: list[Run], rows: dict[str, dict]) -> str:
     parts += [f"in all: {describe(grid.parameters)}"] if grid.parameters else []
     body = []
     if grid.axes:
-        *outer, down, across = [None, *grid.axes] if len(grid.axes) == 1 else grid.axes
+        *outer, across = grid.axes
+        down = outer.pop() if outer else None
         figures = iter(figure(grid.chosen(run), rows.get(run.name)) for run in runs)
         for values in itertools.product(*(grid.axes[name] for name in outer)):
             if values:
@@ -748,13 +777,14 @@ def gallery(grid: Grid, runs: list[Run], rows: dict[str, dict]) -> str:
     if grid.singles:
         body.append("<h2>single runs</h2>" if grid.axes else "")
         chosen = zip(runs[len(grid.points) :], grid.singles, strict=True)
-        figures = [figure(grid.chosen(run), rows.get(run.name), describe(single)) for run, single in chosen]
-        body.append('<div class="single">\n' + "\n".join(figures) + "\n</div>")
+        shown = [figure(grid.chosen(run), rows.get(run.name), describe(single)) for run, single in chosen]
+        body.append('<div class="single">\n' + "\n".join(shown) + "\n</div>")
     title = html.escape(f"Sweep of {grid.notebook.name}")
     return PAGE.format(title=title, summary=html.escape("; ".join(parts)), body="\n".join(body))
 
 
 def heading(name: str, value, scope: str) -> str:
+    """A <th> for one value of an axis; scope: "row" or "col"."""
     return f'<th scope="{scope}">{html.escape(describe({name: value}))}</th>'
 
 
@@ -780,4 +810,5 @@ def figure(parameters: dict, row: dict | None, caption: str = "") -> str:
 
 
 def number_of(value) -> str:
+    """A recorded value, numbers with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else text_of(value)

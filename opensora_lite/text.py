@@ -4,32 +4,33 @@ Axes: B captions · L tokens. Source: Exploring the Limits of Transfer Learning 
 Transformer, arXiv:1910.10683; Open-Sora 1.1 uses the encoder of t5-v1_1-xxl and reads its last layer.
 """
 
+import reprlib
 from pathlib import Path
 
 import numpy as np
 import paddle
 
-from opensora_lite.checkpoints import build, load, open_checkpoint, read_config
+from opensora_lite.checkpoints import build, check_fields, legible, load, match, open_checkpoint, read_config, sketch
 from opensora_lite.errors import CheckpointError, DeviceError
 from opensora_lite.runtime import quiet
 
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two names; files hold one or both
 
 
-T5_FIELDS = (
-    "vocab_size",
-    "d_model",
-    "d_kv",
-    "d_ff",
-    "num_layers",
-    "num_heads",
-    "relative_attention_num_buckets",
-    "relative_attention_max_distance",
-    "layer_norm_epsilon",
-    "feed_forward_proj",
-    "pad_token_id",
-    "eos_token_id",
-)
+RANGES = {  # of the fields of a config: whatever is beyond them was not meant
+    "vocab_size": (2, 2**20),
+    "d_model": (1, 2**14),
+    "d_kv": (1, 2**12),
+    "d_ff": (1, 2**17),
+    "num_layers": (1, 128),
+    "num_heads": (1, 1024),
+    "relative_attention_num_buckets": (4, 64),
+    "relative_attention_max_distance": (17, 2**20),  # beyond a quarter of the buckets, which hold one distance each
+    "layer_norm_epsilon": (1e-12, 1.0),
+    "pad_token_id": (0, 2**20),
+    "eos_token_id": (0, 2**20),
+}
+T5_FIELDS = (*RANGES, "feed_forward_proj")  # of a config.json, which the encoder is made from
 
 
 class TextEncoder:
@@ -77,7 +78,7 @@ class TextEncoder:
 def load_text_encoder(path: str | Path, max_length: int, dtype: str = "float32") -> TextEncoder:
     """The T5 encoder of a folder in Hugging Face's layout: config.json, spiece.model, one or several safetensors.
 
-    Raises CheckpointError where files are missing or do not fit.
+    Raises CheckpointError, before anything is allocated, where files are missing, broken or do not fit.
     """
     import sentencepiece
 
@@ -89,8 +90,16 @@ def load_text_encoder(path: str | Path, max_length: int, dtype: str = "float32")
         tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
     except RuntimeError as error:
         raise CheckpointError(f"{folder / 'spiece.model'} is no sentencepiece model ({error})") from error
-    model = load(build(new_encoder, config, dtype=dtype), tensors, what=f"T5 checkpoint {path}")
-    return TextEncoder(model, tokenizer, max_length)
+    what = f"T5 checkpoint {path}"
+    model = sketch(new_encoder, config)
+    match(model, tensors, what=what)
+    ids = max(tokenizer.get_piece_size() - 1, model.config.pad_token_id, model.config.eos_token_id)
+    if ids >= model.config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer and the special tokens of {folder} have ids up to {ids}, but the model knows"
+            f" {model.config.vocab_size} tokens: spiece.model and config.json are of different models"
+        )
+    return TextEncoder(load(build(new_encoder, config, dtype=dtype), tensors, what=what), tokenizer, max_length)
 
 
 def with_both_embeddings(tensors: dict) -> dict:
@@ -99,13 +108,25 @@ def with_both_embeddings(tensors: dict) -> dict:
 
 
 def new_encoder(config: dict):
-    """A T5EncoderModel of paddlenlp for the fields of a Hugging Face config.json, not initialised."""
+    """A T5EncoderModel of paddlenlp for the fields of a Hugging Face config.json, not initialised.
+
+    Raises CheckpointError for another model's, and for values that no T5 has.
+    """
     with quiet():
         from paddlenlp.transformers import T5Config, T5EncoderModel
         from paddlenlp.transformers.model_utils import no_init_weights
 
     if config.get("model_type", "t5") != "t5":
-        raise CheckpointError(f'the text encoder\'s config has model_type "{config["model_type"]}"; a T5 is needed')
+        raise CheckpointError(
+            f'the text encoder\'s config has model_type "{legible(config["model_type"])}"; a T5 is needed'
+        )
+    check_fields(config, RANGES, "the text encoder's config")
+    activation = config.get("feed_forward_proj", "relu")
+    if activation not in ("relu", "gated-gelu"):
+        raise CheckpointError(
+            f"the text encoder's config has feed_forward_proj = {reprlib.repr(activation)};"
+            " relu or gated-gelu is needed"
+        )
     fields = {name: config[name] for name in T5_FIELDS if name in config}
     with no_init_weights():  # its random start takes minutes at full size, and every value is replaced
         return T5EncoderModel(T5Config(**fields, dropout_rate=0.0, use_cache=False, is_encoder_decoder=False))

@@ -9,13 +9,18 @@ Everything is kept as float32 numpy, without the video axis B: a trace follows o
 is said in `samplers.Step`; attention is that of the half of the batch that has the caption.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from opensora_lite.errors import OpenSoraError
+
+if TYPE_CHECKING:  # these import paddle
+    from opensora_lite.samplers import Step
+    from opensora_lite.stdit import CrossAttention, SelfAttention, STDiT2
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class TraceLoop:
     edit_ratios: np.ndarray  # float32 [T]: 1, made; 0, given; between, edited
 
 
-class Trace(Sequence):
+class Trace(Sequence[TraceStep]):
     """The steps of one video, in the order in which they were taken, all loops one after the other.
 
     latents: whether x_t, x_0, ε … are kept. attention: names of modules of STDiT2 whose weights are kept, of the form
@@ -63,15 +68,19 @@ class Trace(Sequence):
     def __len__(self) -> int:
         return len(self._steps)
 
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: int) -> TraceStep: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TraceStep]: ...
+    def __getitem__(self, index: int | slice) -> TraceStep | list[TraceStep]:
         return self._steps[index]
 
     def __repr__(self) -> str:
         steps, loops = len(self), len(self.loops)
         return f"Trace({steps} step{'s' * (steps != 1)} of {loops} loop{'s' * (loops != 1)})"
 
-    def modules(self, stdit) -> dict:
-        """The modules that are watched, by name. Raises OpenSoraError for a name that the model has not."""
+    def modules(self, stdit: "STDiT2") -> "dict[str, SelfAttention | CrossAttention]":
+        """The modules of `stdit` that are watched, by name. Raises OpenSoraError for a name that the model has not."""
         from opensora_lite.stdit import CrossAttention, SelfAttention
 
         known = {n: m for n, m in stdit.named_sublayers() if isinstance(m, (SelfAttention, CrossAttention))}
@@ -85,8 +94,10 @@ class Trace(Sequence):
         self.loops, self._steps = [], []
 
     @contextmanager
-    def watching(self, stdit, loop: TraceLoop, guided: bool, grid: tuple[int, int]) -> Iterator:
-        """Within it, one loop is sampled; gives the function to call with every samplers.Step.
+    def watching(
+        self, stdit: "STDiT2", loop: TraceLoop, guided: bool, grid: tuple[int, int]
+    ) -> "Iterator[Callable[[Step], None]]":
+        """Within it, one `loop` of `stdit` is sampled; gives the function to call with every samplers.Step.
 
         guided: whether the batch has a second half without the caption. grid: h, w, rows and columns of tokens.
         """
@@ -96,8 +107,8 @@ class Trace(Sequence):
         seen: dict[str, np.ndarray] = {}
         number = 0  # of the step that the model is in
 
-        def watch(name):
-            def hook(module, inputs):
+        def watch(name: str) -> Callable:
+            def hook(module: "SelfAttention | CrossAttention", inputs: tuple) -> None:
                 if not self._keeps(number + 1):
                     return
                 q, k, _ = module.heads(*inputs[:2])  # x and rotary positions, or x and the caption
@@ -110,7 +121,7 @@ class Trace(Sequence):
 
             return hook
 
-        def record(step) -> None:
+        def record(step: "Step") -> None:
             nonlocal number, seen
             number = step.number
             if self._keeps(step.number):
@@ -127,8 +138,8 @@ class Trace(Sequence):
     def _keeps(self, number: int) -> bool:
         return self.chosen is None or number in self.chosen
 
-    def _kept(self, step, loop: int, attention: dict) -> TraceStep:
-        def array(tensor):
+    def _kept(self, step: "Step", loop: int, attention: dict[str, np.ndarray]) -> TraceStep:
+        def array(tensor: Any) -> Any:
             return None if tensor is None else tensor[0].astype("float32").numpy()
 
         frames = step.x_t.shape[2]
@@ -147,8 +158,8 @@ class Trace(Sequence):
 
 
 @contextmanager
-def heads_off(stdit, name: str, heads: Sequence[int]) -> Iterator[None]:
-    """Within it, some heads of one attention say nothing: their share of its output is zero.
+def heads_off(stdit: "STDiT2", name: str, heads: Sequence[int]) -> Iterator[None]:
+    """Within it, some heads of one attention of `stdit` say nothing: their share of its output is zero.
 
     name: as in `Trace`. heads: numbers from 0. Raises OpenSoraError for a module or a head that there is not.
     """

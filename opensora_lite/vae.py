@@ -6,16 +6,48 @@ Open-Sora 1.1 uses are stabilityai/sd-vae-ft-ema, the model is ppdiffusers' Auto
 """
 
 import inspect
+import reprlib
 from pathlib import Path
 
 import numpy as np
 import paddle
 
-from opensora_lite.checkpoints import build, load, open_checkpoint, read_config, rename_2022
+from opensora_lite.checkpoints import (
+    build,
+    check_fields,
+    load,
+    match,
+    open_checkpoint,
+    read_config,
+    rename_2022,
+    sketch,
+)
 from opensora_lite.errors import CheckpointError
 from opensora_lite.runtime import quiet
 
 SCALING_FACTOR = 0.18215  # of sd-vae-ft-ema, whose config.json does not name it
+
+RANGES = {  # of the fields of a config: whatever is beyond them was not meant
+    "latent_channels": (1, 64),
+    "layers_per_block": (1, 16),
+    "norm_num_groups": (1, 2**13),
+    "scaling_factor": (1e-6, 1e6),
+    "use_quant_conv": (False, True),
+    "use_post_quant_conv": (False, True),
+}
+# Whatever else a config may say, this is the autoencoder that FrameVAE is made for.
+NEEDED = {
+    "_class_name": "AutoencoderKL",
+    "mid_block_add_attention": True,
+    "in_channels": 3,
+    "out_channels": 3,
+    "act_fn": "silu",
+    "shift_factor": None,  # what later models take from their latents before they scale them
+    "latents_mean": None,
+    "latents_std": None,
+    "down_block_out_channels": None,
+    "up_block_out_channels": None,
+}
 
 
 class FrameVAE:
@@ -40,7 +72,7 @@ class FrameVAE:
 
         def latents(frames):
             distribution = self.model.encode(frames).latent_dist
-            if posterior == "mean":
+            if posterior == "mean" or rng is None:
                 return distribution.mean
             noise = rng.standard_normal(distribution.mean.shape, np.float32)
             return distribution.mean + distribution.std * paddle.to_tensor(noise).astype(distribution.mean.dtype)
@@ -70,24 +102,44 @@ class FrameVAE:
 def load_vae(path: str | Path, dtype: str = "float32", micro_batch_size: int = 16) -> FrameVAE:
     """The VAE of a folder with config.json and weights, in Hugging Face's layout (also under the names of 2022).
 
-    Raises CheckpointError where files are missing or do not fit.
+    Raises CheckpointError, before anything is allocated, where files are missing, broken or do not fit.
     """
-    config, tensors = read_config(path), open_checkpoint(path)
-    model = build(new_autoencoder, config, dtype=dtype)
-    load(model, tensors, rename=rename_2022(tensors), what=f"VAE checkpoint {path}")
+    config, tensors, what = read_config(path), open_checkpoint(path), f"VAE checkpoint {path}"
+    rename = rename_2022(tensors)
+    match(sketch(new_autoencoder, config), tensors, rename, what=what)
+    model = load(build(new_autoencoder, config, dtype=dtype), tensors, rename, what=what)
     return FrameVAE(model, config.get("scaling_factor", SCALING_FACTOR), micro_batch_size)
 
 
 def new_autoencoder(config: dict):
-    """An AutoencoderKL of ppdiffusers for the fields of a config.json that it knows."""
+    """An AutoencoderKL of ppdiffusers for the fields of a config.json that it knows.
+
+    Raises CheckpointError for another model's, and for values that no such model has.
+    """
     numpy_bool = vars(np).get("bool")  # numpy 1 has none, and warns when asked for it
     with quiet():
         from ppdiffusers.models.autoencoder_kl import AutoencoderKL
     if numpy_bool is not None:  # ppdiffusers sets it to Python's, with which functions of numpy 2 no longer work
-        np.bool = numpy_bool
+        vars(np)["bool"] = numpy_bool
 
-    for field, needed in {"_class_name": "AutoencoderKL", "mid_block_add_attention": True}.items():
+    for field, needed in NEEDED.items():
         if config.get(field, needed) != needed:
-            raise CheckpointError(f"the VAE's config has {field} = {config[field]!r}; {needed!r} is needed")
-    known = inspect.signature(AutoencoderKL.__init__).parameters
+            raise CheckpointError(f"the VAE's config has {field} = {reprlib.repr(config[field])}; {needed!r} is needed")
+    check_fields(config, RANGES, "the VAE's config")
+    channels, groups = config.get("block_out_channels", [64]), config.get("norm_num_groups", 32)
+    if not isinstance(channels, (list, tuple)) or not 1 <= len(channels) <= 8:
+        raise CheckpointError(
+            f"the VAE's config has block_out_channels = {reprlib.repr(channels)}; give 1 to 8 numbers"
+        )
+    for n in channels:
+        if type(n) is not int or not 1 <= n <= 2**13 or n % groups:
+            raise CheckpointError(
+                f"the VAE's config has {reprlib.repr(n)} among block_out_channels;"
+                f" multiples of its norm_num_groups, {groups}, up to {2**13} are needed"
+            )
+    for field, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+        if config.get(field, [kind]) != [kind] * len(channels):
+            given = reprlib.repr(config.get(field))
+            raise CheckpointError(f"the VAE's config has {field} = {given}; {kind} is needed {len(channels)} times")
+    known = set(inspect.signature(AutoencoderKL.__init__).parameters) - {"sample_size"}  # which is for tiling, unused
     return AutoencoderKL(**{name: value for name, value in config.items() if name in known})

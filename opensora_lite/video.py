@@ -18,19 +18,34 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, Union
 
 import numpy as np
 
 from opensora_lite.errors import MediaError, SizeError
 
+if TYPE_CHECKING:  # imported where they are needed
+    import av.container
+    import av.video.stream
+    import PIL.Image
+
+StrPath = str | os.PathLike[str]
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
-MAX_PIXELS = 64_000_000  # of one image or frame; a small file can claim any size
+# A small file can claim any size. With these limits no file takes more than half a gigabyte.
+MAX_PIXELS = 50_000_000  # of one image
+MAX_FRAMES = 10_000  # of one video
+MAX_VIDEO_PIXELS = 1_000_000_000  # of all its frames, which are decoded one after the other
+MAX_KEPT_PIXELS = 140_000_000  # of all frames that are in memory together
+MAX_BYTES_PER_FRAME, MAX_SECONDS_PER_FRAME = 128_000_000, 1  # that are spent on finding it
 MAX_EMBEDDED_BYTES = 1_500_000  # of media inside one notebook output, before base64
 
 
@@ -53,7 +68,7 @@ class Video:
     path: "Path | None" = None
     prompt: "str | None" = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_frames(self.frames)
         try:
             self.fps = float(self.fps)
@@ -84,7 +99,7 @@ class Video:
         frames = "1 frame" if len(self) == 1 else f"{len(self)} frames"
         return f"Video({frames}, {self.height}×{self.width}, {self.fps:g} fps)"  # height first, as in image_size
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """text/plain and text/html; the same frames give the same bytes every time."""
         return {"text/plain": repr(self), "text/html": self._html()}
 
@@ -98,8 +113,8 @@ class Video:
             try:
                 kind, data = "mp4", _mp4_bytes(self.frames, self.fps)
             except MediaError as error:  # a PyAV without an h264 encoder still gets to see the frames
-                kind, data, note = "png", None, str(error)
-        if data is None or len(data) > MAX_EMBEDDED_BYTES:
+                kind, data, note = "png", b"", str(error)
+        if note or len(data) > MAX_EMBEDDED_BYTES:
             note = note or f"{len(data) / 1e6:.1f} MB is too much for a notebook: save() it to play it"
             kind, (data, width) = "png", self._small_sheet()
         else:
@@ -129,7 +144,7 @@ class Video:
                 return data, sheet.width
             rows //= 2
 
-    def save(self, path, overwrite: bool = True) -> Path:
+    def save(self, path: StrPath, overwrite: bool = True) -> Path:
         """Writes the video; the suffix of `path` says how. Returns the path, which is kept in `self.path` too.
 
         .mp4    h264, plays in browsers
@@ -164,7 +179,14 @@ class Video:
         """The indices of at most `most` frames, from the first to the last, evenly spread."""
         return np.unique(np.linspace(0, len(self) - 1, most).round().astype(int)).tolist()
 
-    def contact_sheet(self, columns: int = 8, scale=None, frames=None, gap: int = 2, labels: bool = True):
+    def contact_sheet(
+        self,
+        columns: int = 8,
+        scale: float | None = None,
+        frames: Sequence[int] | None = None,
+        gap: int = 2,
+        labels: bool = True,
+    ) -> "PIL.Image.Image":
         """The frames side by side on white, left to right and top to bottom: a PIL.Image in mode RGB.
 
         columns: at most that many in a row. scale: size of a frame in the sheet, 1 = as it is; whole numbers
@@ -184,7 +206,7 @@ class Video:
         if not 0 < scale < math.inf:
             raise MediaError(f"scale must be a number above 0, not {scale}")
         width, height = max(1, round(self.width * scale)), max(1, round(self.height * scale))
-        resample = Image.NEAREST if scale == int(scale) else Image.BICUBIC
+        resample = Image.Resampling.NEAREST if scale == int(scale) else Image.Resampling.BICUBIC
         above = 14 if labels else 0  # the default font is 10 or 11 pixels high
         columns = min(columns, len(chosen))
         rows = math.ceil(len(chosen) / columns)
@@ -198,14 +220,17 @@ class Video:
             sheet.paste(_image(self.frames[index]).resize((width, height), resample), (x, y + above))
         return sheet
 
-    def _index(self, i) -> int:
+    def _index(self, i: int) -> int:
         i = operator.index(i)
         if not -len(self) <= i < len(self):
             raise MediaError(f"frame {i} does not exist; the video has {len(self)} (0 … {len(self) - 1})")
         return i % len(self)
 
 
-def _check_frames(frames) -> None:
+Reference = Union[StrPath, Video, np.ndarray, "PIL.Image.Image"]  # what `read_reference` takes
+
+
+def _check_frames(frames: object) -> None:
     if not isinstance(frames, np.ndarray):
         raise MediaError(f"frames must be a numpy array, uint8 [T, H, W, 3], not {type(frames).__name__}")
     shape = list(frames.shape)
@@ -254,13 +279,22 @@ _WRITERS = {".mp4": _write_mp4, ".gif": _write_gif, ".png": _write_png, "": _wri
 _FRAME_FILE = re.compile(r"frame_\d{4,}\.png")
 
 
-def _encode(path, pictures, pix_fmt, fps, container_format, container_options, codec, options) -> None:
+def _encode(
+    path: Path,
+    pictures: Iterable[Any],
+    pix_fmt: str,
+    fps: float,
+    container_format: str,
+    container_options: dict[str, str],
+    codec: str,
+    options: dict[str, str],
+) -> None:
     import av
 
     rate = Fraction(fps).limit_denominator(1001)  # 23.976… is 24000/1001
     container_options = {**container_options, "fflags": "+bitexact"}
     with av.open(os.path.abspath(path), "w", format=container_format, options=container_options) as container:
-        stream = container.add_stream(codec, rate=rate, options=options)
+        stream: Any = container.add_stream(codec, rate=rate, options=options)
         for i, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format=pix_fmt)
             if i == 0:
@@ -298,13 +332,13 @@ def _palette256(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array(image), palette
 
 
-def _image(frame: np.ndarray):
+def _image(frame: np.ndarray) -> "PIL.Image.Image":
     from PIL import Image
 
     return Image.fromarray(np.ascontiguousarray(frame))
 
 
-def _png_bytes(image) -> bytes:
+def _png_bytes(image: "PIL.Image.Image") -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
@@ -317,8 +351,11 @@ def _mp4_bytes(frames: np.ndarray, fps: float) -> bytes:
         return path.read_bytes()
 
 
-def check_target(path, num_frames: int, fps: float, overwrite: bool = True) -> Path:
-    """The path that `Video.save` would write to, or the MediaError that it would raise, without a video yet."""
+def check_target(path: StrPath, num_frames: int, fps: float, overwrite: bool = True) -> Path:
+    """The path that `Video.save` would write a video of num_frames and fps to, without a video yet.
+
+    Raises the MediaError that it would raise for `path` and `overwrite`.
+    """
     target = _as_path(path)
     suffix = target.suffix.lower()
     if not target.name or target.name == ".." or target.name.lower() in _WRITERS:
@@ -336,19 +373,28 @@ def check_target(path, num_frames: int, fps: float, overwrite: bool = True) -> P
     if suffix == ".gif" and fps > 50:
         raise MediaError(f"{path}: a .gif shows at most 50 frames per second, not {fps:g}; use .mp4")
     with _errors_named(path, "cannot be written"):
-        if os.path.lexists(target):
+        try:
+            os.lstat(target)  # which says so if a name is too long; lexists does not
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        else:
             _check_replaceable(path, target, suffix, overwrite)
-        above = next((folder for folder in target.parents if os.path.lexists(folder)), None)
-        if above is not None and not above.is_dir():
+        place = Path(os.path.realpath(target))
+        above = next(folder for folder in place.parents if os.path.lexists(folder))
+        if not above.is_dir():
             raise MediaError(f"{path} cannot be written: {above} is a file, not a folder")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise MediaError(f"{path} cannot be written: {above} is not a folder that may be written to")
     return target
 
 
-def _check_replaceable(given, target: Path, suffix: str, overwrite: bool) -> None:
+def _check_replaceable(given: StrPath, target: Path, suffix: str, overwrite: bool) -> None:
     if not overwrite:
         raise MediaError(f"{given} exists already, and overwrite is False")
     if suffix and target.is_dir():
         raise MediaError(f"{given} is a directory; a {suffix} file cannot take its place")
+    if suffix and target.exists() and not target.is_file():
+        raise MediaError(f"{given} is not a regular file; a {suffix} file cannot take its place")
     if not suffix:
         if not target.is_dir():
             raise MediaError(f"{given} is a file; a directory of PNG frames cannot take its place")
@@ -387,21 +433,22 @@ def _remove(path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------
 
 
-def read_video(path) -> Video:
-    """All frames of a video file in display order, upright, with the average frame rate of its stream.
+def read_video(path: StrPath) -> Video:
+    """All frames of the video file at `path` in display order, upright, with the average frame rate of its stream.
 
-    A rate that the file does not state counts as 24. Raises MediaError.
+    A rate that the file does not state counts as 24. Raises MediaError, also where the frames have more than
+    MAX_KEPT_PIXELS pixels in all.
     """
     file, kind = _checked_file(path)
     if kind == "image":
         raise MediaError(f"{path} is an image: read_image reads it")
-    rates = []
-    frames = list(_decoded(file, path, rates))
-    return Video(np.stack(frames), rates[0])
+    rates: list[float] = []
+    frames = _stacked(_decoded(file, path, rates), path)
+    return Video(frames, rates[0])
 
 
-def read_image(path) -> np.ndarray:
-    """An image file as uint8 [H, W, 3], turned as its EXIF orientation says. Raises MediaError.
+def read_image(path: StrPath) -> np.ndarray:
+    """The image file at `path` as uint8 [H, W, 3], turned as its EXIF orientation says. Raises MediaError.
 
     16-bit grey is scaled to 8 bits; of an image with several pages, the first is read; an alpha channel is
     dropped, as Pillow's convert("RGB") does.
@@ -409,11 +456,15 @@ def read_image(path) -> np.ndarray:
     file, kind = _checked_file(path)
     if kind == "video":
         raise MediaError(f"{path} is a video: read_video reads it")
-    with _opened_image(file, path) as image:
-        return np.asarray(_rgb(image, path))
+    image = _read_rgb(file, path)
+    with _errors_named(path, "cannot be read"):
+        pixels = np.empty((image.height, image.width, 3), np.uint8)
+        for top, strip in _strips(image):  # np.asarray(image) would hold everything three times
+            pixels[top : top + strip.height] = np.asarray(strip)
+        return pixels
 
 
-def count_frames(source) -> int:
+def count_frames(source: Reference) -> int:
     """How many frames `read_reference` would give, without decoding them wherever the file allows it.
 
     source: whatever `read_reference` takes. Raises MediaError as that does for a file that is missing or
@@ -430,34 +481,49 @@ def count_frames(source) -> int:
         with _opened_image(file, source) as image:
             image.load()  # or a picture that is cut short would only be found out when it is needed
             return 1
-    with _opened_video(file, source) as (container, stream):
-        if stream.codec_context.name not in _ONE_PACKET_PER_FRAME:
-            count = sum(1 for _ in container.decode(stream))
-        else:
-            # Not stream.frames: it also counts what an edit list cuts away, and what a cut-off file has lost.
-            count = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
+    count = 0
+    with _opened_video(file, source) as (stream, packets):
+        height, width = stream.codec_context.height, stream.codec_context.width
+        for packet in packets:
+            if stream.codec_context.name not in _ONE_PACKET_PER_FRAME:
+                count += len(packet.decode())
+            else:  # Not stream.frames: it also counts what an edit list cuts away, and what a cut-off file has lost.
+                count += bool(packet.size and not packet.is_discard)
+            _check_length(source, count, height, width, MAX_VIDEO_PIXELS)
     if not count:
         raise MediaError(f"{source} holds no frames")
     return count
 
 
-# Others, like vp8 and mpeg4 with its packed pictures, put invisible or several frames into a packet.
-_ONE_PACKET_PER_FRAME = {"h264", "hevc", "vp9", "libdav1d", "av1", "gif", "mjpeg", "png", "ffv1", "rawvideo"}
+# Others, like vp8, gif with its comments and mpeg4 with its packed pictures, put no or several frames into a packet.
+_ONE_PACKET_PER_FRAME = {"h264", "hevc", "vp9", "libdav1d", "av1", "mjpeg", "png", "ffv1", "rawvideo"}
 
 
-def _decoded(file: Path, given, rates=None):
-    """Yields the frames of a video as uint8 [H, W, 3]; at the end puts the frames per second into `rates`."""
-    times = []
-    with _opened_video(file, given) as (container, stream):
-        for frame in container.decode(stream):
+def _decoded(
+    file: Path, given: object, rates: list[float] | None = None, kept: tuple[int, int] | None = None
+) -> Iterator[np.ndarray]:
+    """Yields the frames of a video as uint8 [H, W, 3]; at the end puts the frames per second into `rates`.
+
+    kept: the height and width at which they will be in memory together, if not those of the video.
+    """
+    times: list[Any] = []
+    with _opened_video(file, given) as (stream, packets):
+        for frame in (frame for packet in packets for frame in packet.decode()):
+            if frame.is_corrupt:  # FFmpeg has filled a gap with what might have been there
+                raise ValueError("a frame is damaged")
             if not times:
-                how = {"format": "rgb24", "width": frame.width, "height": frame.height}
+                # The first frame decides: should others have another size, they are scaled to its.
+                how: dict[str, Any] = {"format": "rgb24", "width": frame.width, "height": frame.height}
                 if frame.colorspace == 1:  # BT.709. PyAV before 17 only looks at it if told another one to go to.
                     how.update(src_colorspace="ITU709", dst_colorspace="ITU601")
+                turns = round(_rotation(frame, stream) / 90) % 4
             times.append(frame.time)
-            picture = frame.to_ndarray(**how)
-            # The angle is counter-clockwise, as numpy's; older PyAV does not tell it.
-            yield np.rot90(picture, round(getattr(frame, "rotation", 0) / 90) % 4)
+            height, width = how["height"], how["width"]
+            _check_length(given, len(times), height, width, MAX_VIDEO_PIXELS)
+            # A decoder may hold 16 frames, with half the bytes of those that are kept.
+            kept_height, kept_width = kept or (height, width)
+            _check_length(given, len(times), kept_height, kept_width, MAX_KEPT_PIXELS - 8 * height * width)
+            yield np.rot90(frame.to_ndarray(**how), turns)
         if not times:
             raise MediaError(f"{given} holds no frames")
         if rates is not None:
@@ -467,35 +533,100 @@ def _decoded(file: Path, given, rates=None):
             rates.append(min(max(float(rate), 0.01), 1000.0))
 
 
+def _rotation(frame: Any, stream: Any) -> float:
+    """The degrees by which the frames have to be turned, counter-clockwise as numpy does it."""
+    return frame.rotation if hasattr(frame, "rotation") else stream.side_data.get("DISPLAYMATRIX", 0)  # before PyAV 14
+
+
+def _stacked(pictures: Iterable[np.ndarray], given: object) -> np.ndarray:
+    """uint8 [H, W, 3] of one size -> uint8 [T, H, W, 3], without holding them twice as np.stack does."""
+    data, shape = bytearray(), (1, 1, 3)
+    with _errors_named(given, "cannot be read"):
+        for picture in pictures:
+            shape = picture.shape
+            data += np.ascontiguousarray(picture).data
+    return np.frombuffer(data, np.uint8).reshape(-1, *shape)
+
+
+def _check_length(given: object, frames: int, height: int, width: int, most_pixels: int) -> None:
+    most = min(MAX_FRAMES, most_pixels // max(1, height * width))
+    if frames > most:
+        raise MediaError(
+            f"{given} is too long: at {width}×{height} pixels, at most {most} frames are read;"
+            " cut out the part that is needed"
+        )
+
+
+class _Watched(io.FileIO):
+    """A file that is not read to its end in search of the next frame, which in a broken one can take minutes."""
+
+    def found(self) -> None:
+        self.bytes, self.since = 0, time.thread_time()  # of work, so that a slow disk is no fault
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size) or b""
+        self.bytes += len(data)
+        if self.bytes > MAX_BYTES_PER_FRAME or time.thread_time() - self.since > MAX_SECONDS_PER_FRAME:
+            raise ValueError("nothing was found")
+        return data
+
+
 @contextmanager
-def _opened_video(file: Path, given):
-    """The container and its first video stream; everything that PyAV raises inside becomes a MediaError."""
+def _opened_video(file: Path, given: object) -> "Iterator[tuple[av.video.stream.VideoStream, Iterator[av.Packet]]]":
+    """The first video stream and its packets; everything that PyAV raises inside becomes a MediaError."""
     import av
 
-    with _errors_named(given, "cannot be read as a video", file), open(file, "rb") as handle:
-        _check_complete(given, handle)
+    with _errors_named(given, "cannot be read as a video", file), _Watched(file) as handle:
+        _check_complete(given, file)
+        handle.found()
+        most = {"max_pixels": str(MAX_PIXELS // 4)}  # a decoder holds several frames; looked at before it takes memory
         # Only containers that hold their own data: a playlist called .mp4 must not open other files or addresses.
-        options = {"format_whitelist": "mov,matroska,avi,gif"}
-        with av.open(handle, options=options, metadata_errors="replace") as container:
+        options = {"format_whitelist": "mov,matroska,avi,gif", **most}
+        with av.open(handle, "r", options=options, metadata_errors="replace") as container:
             if not container.streams.video:
                 other = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
                 raise MediaError(f"{given} holds no video stream (only {other})")
             stream = container.streams.video[0]
-            _check_pixels(given, stream.codec_context.width, stream.codec_context.height)
+            width, height = stream.codec_context.width, stream.codec_context.height
+            if not width * height:  # what some decoders leave behind that have met max_pixels
+                raise MediaError(f"{given} has frames of no size, or of more than {MAX_PIXELS / 4e6:.3g} megapixels")
+            _check_pixels(given, width, height, 4)
+            stream.codec_context.options = most  # the size may change later on
             stream.thread_type = "AUTO"
-            yield container, stream
+            stream.codec_context.thread_count = 2  # each may hold frames of its own, and a machine has many cores
+
+            def packets() -> "Iterator[av.Packet]":
+                for packet in container.demux(stream):
+                    handle.found()
+                    yield packet
+
+            yield stream, packets()
 
 
-def _check_complete(given, handle) -> None:
-    """Refuses an mp4, mov or avi that says it is longer than it is: FFmpeg would quietly give the frames left."""
-    total = handle.seek(0, os.SEEK_END)
-    start, end = 0, 0
-    while start < total:
+def _check_complete(given: object, file: Path) -> None:
+    """Refuses a video that says it is longer than it is: FFmpeg would quietly give the frames left."""
+    with open(file, "rb") as handle:
+        total = handle.seek(0, os.SEEK_END)
+        handle.seek(0)
+        head = handle.read(8)
+        if head[:4] == b"RIFF":
+            end = 8 + int.from_bytes(head[4:], "little")
+        elif head[:4] == b"\x1a\x45\xdf\xa3":
+            end = _matroska_end(handle)
+        elif head[:4] == b"GIF8":
+            end = _gif_end(handle)
+        else:
+            end = _mp4_end(handle, total)
+    if end > total:
+        raise MediaError(f"{given} is cut short: it should have {end} bytes and has {total}; fetch or copy it again")
+
+
+def _mp4_end(handle: BinaryIO, total: int) -> int:
+    """Where the last box of an mp4 or mov ends that begins before `total`; less where it is something else."""
+    start = 0
+    for _ in range(100_000):  # what has more boxes is left to FFmpeg
         handle.seek(start)
         head = handle.read(16)
-        if head[:4] == b"RIFF" and start == 0:
-            end = 8 + int.from_bytes(head[4:8], "little")
-            break
         if start == 0 and head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
             break
         size = int.from_bytes(head[:4], "big")  # of this box, with its 8 bytes of size and name
@@ -503,14 +634,58 @@ def _check_complete(given, handle) -> None:
             size = int.from_bytes(head[8:16], "big")
         if size < 8:  # 0 stands for "to the end"; anything else is for FFmpeg to judge
             break
-        start = end = start + size
-    if end > total:
-        raise MediaError(f"{given} is cut short: it should have {end} bytes and has {total}; fetch or copy it again")
+        start += size
+        if start >= total:
+            break
+    return start
+
+
+def _matroska_end(handle: BinaryIO) -> int:
+    """Where the segment of a Matroska or WebM file ends; 0 where it does not say so, as live recordings do not."""
+
+    def number() -> int:  # the zeros that its first byte begins with say how many bytes follow
+        first = handle.read(1)[0]
+        following = 8 - first.bit_length()
+        value = (first & (0x7F >> following)) << 8 * following | int.from_bytes(handle.read(following), "big")
+        return value if value + 1 < 1 << 7 * (following + 1) else -1  # all ones: not known
+
+    handle.seek(4)
+    handle.seek(number(), os.SEEK_CUR)
+    if handle.read(4) != b"\x18\x53\x80\x67":
+        return 0
+    size = number()
+    return 0 if size < 0 else handle.tell() + size
+
+
+def _gif_end(handle: BinaryIO) -> int:
+    """Where a GIF ends, or, if its end is missing, where it would have to go on at least."""
+
+    def colours(flags: int) -> int:  # the bytes of the table that follows
+        return 3 << flags % 8 + 1 if flags & 0x80 else 0
+
     handle.seek(0)
+    handle.seek(colours(handle.read(13)[10]), os.SEEK_CUR)
+    inside = False
+    for _ in range(1_000_000):  # a quarter of a gigabyte; what has more blocks is left to FFmpeg
+        head = handle.read(1)
+        if not head:
+            return handle.tell() + 1
+        if inside:  # a block of that many bytes; one of 0 is the last
+            handle.seek(head[0], os.SEEK_CUR)
+            inside = head[0] > 0
+        elif head == b"!":
+            handle.seek(1, os.SEEK_CUR)
+            inside = True
+        elif head == b",":
+            handle.seek(colours(handle.read(9)[8]) + 1, os.SEEK_CUR)
+            inside = True
+        else:  # ";", or what is for FFmpeg to judge
+            break
+    return handle.tell()
 
 
 @contextmanager
-def _opened_image(file: Path, given):
+def _opened_image(file: Path, given: object) -> "Iterator[PIL.Image.Image]":
     """The image with its size checked, its pixels not yet decoded."""
     from PIL import Image
 
@@ -521,32 +696,65 @@ def _opened_image(file: Path, given):
             image = Image.open(file, formats=["PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF"])
         except Image.DecompressionBombError:
             raise MediaError(f"{given} has far more than {MAX_PIXELS // 10**6} megapixels; make it smaller") from None
+        progressive = "progressive" in image.info
+        if any(tile[0] in Image.DECODERS for tile in image.tile):  # written in Python: a megapixel takes a second
+            part = 16
+        else:
+            part = 2 if progressive or image.format == "WEBP" else 1  # whose decoders take as much as the picture
         with image:
-            _check_pixels(given, *image.size)
+            _check_pixels(given, *image.size, part)
+            if progressive:
+                _check_passes(given, file)
             yield image
 
 
-def _rgb(image, given):
-    """A PIL image in any mode -> upright, in mode RGB."""
+def _check_passes(given: object, file: Path) -> None:
+    """Refuses a progressive JPEG that goes over its pixels again and again; libjpeg itself makes ten passes."""
+    with open(file, "rb") as handle:
+        passes = sum(part.count(b"\xff\xda") for part in iter(lambda: handle.read(1 << 20), b""))
+    if passes > 100:
+        raise MediaError(f"{given} is a JPEG that is drawn in {passes} passes, far more than it needs; save it again")
+
+
+def _read_rgb(file: Path, given: object) -> "PIL.Image.Image":
+    with _opened_image(file, given) as image:
+        return _rgb(image, given)
+
+
+def _rgb(image: "PIL.Image.Image", given: object) -> "PIL.Image.Image":
+    """A PIL image in any mode -> upright, in mode RGB. `image` itself is turned, which takes less memory."""
     from PIL import Image, ImageOps
 
-    _check_pixels(given, *image.size)
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
         raise MediaError(f"{given} holds floating-point pixels, whose white is unknown; save it with 8 bits")
+    if image.mode == "LAB":
+        raise MediaError(f"{given} holds CIELAB colours, which are not read; save it as RGB")
     if image.mode == "I" or image.mode.startswith("I;16"):  # convert("RGB") would clip nearly all of it to white
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # which Pillow otherwise warns about
-    return image.convert("RGB")
+        grey = Image.new("L", image.size)
+        for top, strip in _strips(image):
+            values = np.asarray(strip).astype(np.int64)
+            if values.min() < 0 or values.max() > 65535:
+                raise MediaError(f"{given} holds more than 16 bits per pixel; save it with 8 or 16")
+            grey.paste(Image.fromarray(((values + 128) // 257).astype(np.uint8)), (0, top))
+        image = grey
+    image.info.pop("transparency", None)  # it is dropped, and Pillow would warn that it does so
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _check_pixels(given, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
+def _strips(image: "PIL.Image.Image") -> "Iterator[tuple[int, PIL.Image.Image]]":
+    """All of an image in pieces of at most 256 rows, each with the number of its first row."""
+    for top in range(0, image.height, 256):
+        yield top, image.crop((0, top, image.width, min(top + 256, image.height)))
+
+
+def _check_pixels(given: object, width: int, height: int, part: int = 1) -> None:
+    """Refuses more than that part of MAX_PIXELS."""
+    if width * height > MAX_PIXELS // part:
         raise MediaError(
             f"{given} has {width * height / 1e6:.0f} megapixels ({width}×{height}); "
-            f"at most {MAX_PIXELS // 10**6} are read: make it smaller"
+            f"at most {MAX_PIXELS // part / 1e6:.3g} are read: make it smaller"
         )
 
 
@@ -555,7 +763,7 @@ def _check_pixels(given, width: int, height: int) -> None:
 # ------------------------------------------------------------------------------------------------------------
 
 
-def read_reference(source, height: int, width: int) -> np.ndarray:
+def read_reference(source: Reference, height: int, width: int) -> np.ndarray:
     """A reference at the size of the video to be made: uint8 [T, height, width, 3].
 
     source: the path of an image (T = 1) or a video (T = all its frames), a Video, an array uint8 [T, H, W, 3]
@@ -569,57 +777,65 @@ def read_reference(source, height: int, width: int) -> np.ndarray:
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise SizeError(f"the {name} of a reference must be a whole number of pixels above 0, not {value!r}")
     size = int(height), int(width)
+    given: object = source
     if isinstance(source, Video):
-        given, frames = source, source.frames
+        frames = source.frames
     elif isinstance(source, np.ndarray):
         given, frames = "the array", _frames_of_array(source)
     elif _is_pil(source):
-        with _errors_named("the PIL image", "cannot be used"):
-            return _resize_crop_image(_rgb(source, "the PIL image"), size, "the PIL image")[None]
+        from PIL import ImageOps
+
+        given = "the PIL image"
+        with _errors_named(given, "cannot be used"):
+            _check_pixels(given, *source.size)
+            return _resize_crop_image(_rgb(ImageOps.exif_transpose(source), given), size, given)[None]
     else:
         file, kind = _checked_file(source)
         if kind == "video":
+            _check_length(source, count_frames(source), *size, MAX_KEPT_PIXELS)
             # Frame by frame: a long clip in full size may not fit into memory.
-            return np.stack([_resize_crop_frame(frame, size, source) for frame in _decoded(file, source)])
-        with _opened_image(file, source) as image:
-            return _resize_crop_image(_rgb(image, source), size, source)[None]
+            decoded = _decoded(file, source, kept=size)
+            return _stacked((_resize_crop_frame(frame, size, source) for frame in decoded), source)
+        return _resize_crop_image(_read_rgb(file, source), size, source)[None]
     if len(frames) == 1:
         return _resize_crop_image(_image(frames[0]), size, given)[None]
     return np.stack([_resize_crop_frame(frame, size, given) for frame in frames])
 
 
-def _covering_size(height: int, width: int, target: tuple[int, int], given) -> tuple[int, int]:
+def _covering_size(height: int, width: int, target: tuple[int, int], given: object) -> tuple[int, int]:
     """The size that (height, width) is resized to, so that it covers `target` with one side exact."""
     ratio_h, ratio_w = target[0] / height, target[1] / width
     covering = (target[0], round(width * ratio_h)) if ratio_h > ratio_w else (round(height * ratio_w), target[1])
-    if covering[0] * covering[1] > MAX_PIXELS:
+    if covering[0] * covering[1] > MAX_PIXELS // 2:  # it is in memory beside what it is made of
         raise MediaError(
             f"{given} is {width}×{height}, too far from {target[1]}×{target[0]} to be resized and cropped to it"
         )
     return covering
 
 
-def _resize_crop_image(image, target: tuple[int, int], given) -> np.ndarray:
+def _resize_crop_image(image: "PIL.Image.Image", target: tuple[int, int], given: object) -> np.ndarray:
     """PIL image in mode RGB -> uint8 [*target, 3]."""
     from PIL import Image
 
     height, width = _covering_size(image.height, image.width, target, given)
     top, left = round((height - target[0]) / 2), round((width - target[1]) / 2)
-    pixels = np.asarray(image.resize((width, height), Image.BICUBIC))
-    return pixels[top : top + target[0], left : left + target[1]].copy()
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.array(resized.crop((left, top, left + target[1], top + target[0])))
 
 
-def _resize_crop_frame(frame: np.ndarray, target: tuple[int, int], given) -> np.ndarray:
+def _resize_crop_frame(frame: np.ndarray, target: tuple[int, int], given: object) -> np.ndarray:
     """uint8 [H, W, 3] -> uint8 [*target, 3]."""
     height, width = _covering_size(frame.shape[0], frame.shape[1], target, given)
     top, left = int(round(height - target[0]) / 2.0), int(round(width - target[1]) / 2.0)  # as released: rounds down
     above, below, weight_y = _neighbours(frame.shape[0], height, top, target[0])
     before, after, weight_x = _neighbours(frame.shape[1], width, left, target[1])
-    rows = _blend(frame[above], frame[below], weight_y[:, None, None])  # [target height, W, 3]
-    return np.rint(_blend(rows[:, before], rows[:, after], weight_x[None, :, None])).astype(np.uint8)
+    used = slice(before[0], after[-1] + 1)  # of the columns: a very wide frame is cropped first
+    frame, before, after = frame[:, used], before - used.start, after - used.start
+    rows = _blend(frame.take(above, 0), frame.take(below, 0), weight_y[:, None, None])  # [target height, used, 3]
+    return np.rint(_blend(rows.take(before, 1), rows.take(after, 1), weight_x[None, :, None])).astype(np.uint8)
 
 
-def _neighbours(old: int, new: int, start: int, count: int):
+def _neighbours(old: int, new: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For the lines start … start + count - 1 of `new`: the two of `old` they lie between, and how near the second.
 
     The rule of torch.nn.functional.interpolate(mode="bilinear", align_corners=False): centres of pixels lie at
@@ -632,7 +848,12 @@ def _neighbours(old: int, new: int, start: int, count: int):
 
 
 def _blend(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return first.astype(np.float32) * (1 - weight) + second.astype(np.float32) * weight
+    """first * (1 - weight) + second * weight in float32, in the memory of the two where they are that already."""
+    first, second = first.astype(np.float32, copy=False), second.astype(np.float32, copy=False)
+    first *= 1 - weight
+    second *= weight
+    first += second
+    return first
 
 
 def _frames_of_array(array: np.ndarray) -> np.ndarray:
@@ -647,7 +868,7 @@ def _frames_of_array(array: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------------
 
 
-def _is_pil(source) -> bool:
+def _is_pil(source: object) -> "TypeGuard[PIL.Image.Image]":
     if isinstance(source, (str, os.PathLike)):
         return False  # without importing PIL
     from PIL import Image
@@ -655,24 +876,28 @@ def _is_pil(source) -> bool:
     return isinstance(source, Image.Image)
 
 
-def _as_path(given) -> Path:
+def _as_path(given: Any) -> Path:
     if not isinstance(given, (str, os.PathLike)):
         raise MediaError(f"a path was expected, not {type(given).__name__}: {given!r:.60}")
     text = os.fsdecode(os.fspath(given))
     if not text.strip() or "\0" in text:
         raise MediaError(f"a path was expected, not {text!r}")
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):  # one letter and a colon is a Windows drive
-        raise MediaError(f"{text} is an address, and nothing is downloaded here: download it first, and give the file")
-    return Path(text).expanduser()
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/|data:", text):  # one letter and a colon is a Windows drive
+        raise MediaError(
+            f"{text:.200} is an address, and nothing is downloaded here: download it first, and give the file"
+        )
+    return Path(os.path.expanduser(text))  # which leaves a name such as ~a.png, where nobody is called that, as it is
 
 
-def _checked_file(given) -> tuple[Path, str]:
+def _checked_file(given: object) -> tuple[Path, str]:
     """The path of an existing, readable, non-empty file, and "image" or "video"."""
     file = _as_path(given)
     with _errors_named(given, "cannot be read"):
         try:
             found = file.stat()
         except (FileNotFoundError, NotADirectoryError):
+            if file.is_symlink():
+                raise MediaError(f"{given} is a link to {os.readlink(file)}, which does not exist") from None
             raise MediaError(f"{given} does not exist (working directory: {os.getcwd()})") from None
         if stat.S_ISDIR(found.st_mode):
             raise MediaError(f"{given} is a directory: give one image or video file")
@@ -696,15 +921,17 @@ def _first_bytes(file: Path) -> bytes:
 
 
 @contextmanager
-def _errors_named(given, what: str, file=None):
+def _errors_named(given: object, what: str, file: Path | None = None) -> Iterator[None]:
     """Turns whatever a library raises inside into a MediaError: `given` `what`: the reason."""
     try:
         yield
-    except (MediaError, MemoryError):
+    except MediaError:
         raise
     except Exception as error:  # the decoders of PyAV and Pillow raise nearly everything on broken files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        if file is not None and not isinstance(error, PermissionError):
+        if isinstance(error, MemoryError):
+            reason = "there is not enough memory" + ("" if file is None else ", or it is damaged and asks for too much")
+        elif file is not None and not isinstance(error, PermissionError):
             reason = (
                 f"it is damaged, cut short, or something else by that name (begins with {_first_bytes(file)[:16]!r})"
             )

@@ -21,6 +21,7 @@ The shipped model was trained on exactly these pixels; tests/golden/world holds 
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import NamedTuple
@@ -197,7 +198,9 @@ def sample_layout(scene: Scene, rng: np.random.Generator) -> Scene:
         phase=rng.uniform(0, 2 * np.pi),
         phase2=rng.uniform(0, 2 * np.pi),
         lift=rng.uniform(-0.04, 0.04),
-        buildings=tuple((rng.uniform(0, 1), rng.uniform(0.06, 0.10), rng.uniform(0.14, 0.34)) for _ in range(8)),
+        buildings=tuple(
+            Building(rng.uniform(0, 1), rng.uniform(0.06, 0.10), rng.uniform(0.14, 0.34)) for _ in range(8)
+        ),
     )
     return replace(scene, layout=layout)
 
@@ -208,22 +211,27 @@ def sample_layout(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
-    """The full caption; with `rng` one of many partial ones, as a person might type it. Both are true of the clip."""
-    return caption_place(scene, rng) if scene.subject is None else caption_subject(scene, rng)
+    """The full caption; with `rng` one of many partial ones, as a person might type it. Both are true of the clip.
+
+    >>> caption(Scene("ocean", "sunset", "car", color="red", direction="right"))
+    'a red car driving right on the ocean at sunset'
+    """
+    return caption_place(scene, rng) if scene.subject is None else caption_subject(scene, scene.subject, rng)
 
 
-def caption_place(scene: Scene, rng) -> str:
+def caption_place(scene: Scene, rng: np.random.Generator | None) -> str:
     """Such as "the ocean at noon" or "a cyberpunk-style city"; with `rng` also "a breathtaking sunrise scene"."""
-    decorated = rng is not None and rng.random() < 0.4
-    adjective = ("breathtaking", "beautiful")[rng.integers(2)] if decorated else ""
-    if decorated and scene.time in ("sunrise", "sunset"):
-        return f"a {adjective} {scene.time} " + ("scene", f"over the {scene.place}")[rng.integers(2)]
+    adjective = ""
+    if rng is not None and rng.random() < 0.4:
+        adjective = ("breathtaking", "beautiful")[rng.integers(2)]
+        if scene.time in ("sunrise", "sunset"):
+            return f"a {adjective} {scene.time} " + ("scene", f"over the {scene.place}")[rng.integers(2)]
     if scene.time == "cyberpunk":
         return f"a cyberpunk-style {scene.place}"
-    return f"a {adjective} {scene.place} at {scene.time}" if decorated else f"the {scene.place} at {scene.time}"
+    return f"a {adjective} {scene.place} at {scene.time}" if adjective else f"the {scene.place} at {scene.time}"
 
 
-def caption_subject(scene: Scene, rng) -> str:
+def caption_subject(scene: Scene, subject: str, rng: np.random.Generator | None) -> str:
     """Such as "a red car driving right on the ocean at sunset"; with `rng` some of its parts are left out."""
 
     def keep(probability):
@@ -233,10 +241,10 @@ def caption_subject(scene: Scene, rng) -> str:
     style = "cyberpunk-style " if cyberpunk else ""
     color = f"{scene.color} " if keep(0.85) else ""
     direction = f" {scene.direction}" if keep(0.8) else ""
-    where = f" {PREPOSITIONS[scene.subject]} the {scene.place}" if keep(0.9) else ""
+    where = f" {PREPOSITIONS[subject]} the {scene.place}" if keep(0.9) else ""
     when = f" at {scene.time}" if not cyberpunk and keep(0.85) else ""
-    verb = f" {VERBS[scene.subject]}" if direction or where else ""
-    return f"a {style}{color}{scene.subject}{verb}{direction}{where}{when}"
+    verb = f" {VERBS[subject]}" if direction or where else ""
+    return f"a {style}{color}{subject}{verb}{direction}{where}{when}"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -249,8 +257,7 @@ def render(scene: Scene, num_frames: int = 16, height: int = 64, width: int = 64
 
     Raises OpenSoraError for a scene without a layout and for sizes that are no whole numbers from 1.
     """
-    if scene.layout is None:
-        raise OpenSoraError("this scene has no layout yet; sample_layout(scene, np.random.default_rng(0)) gives it one")
+    layout_of(scene)  # raises where there is none
     num_frames, height, width = (
         check_count(name, value) for name, value in (("num_frames", num_frames), ("height", height), ("width", width))
     )
@@ -263,8 +270,15 @@ def render(scene: Scene, num_frames: int = 16, height: int = 64, width: int = 64
     return frames
 
 
+def layout_of(scene: Scene) -> Layout:
+    """The layout of a scene. Raises OpenSoraError where it has none yet."""
+    if scene.layout is None:
+        raise OpenSoraError("this scene has no layout yet; sample_layout(scene, np.random.default_rng(0)) gives it one")
+    return scene.layout
+
+
 def draw_frame(scene: Scene, t: float, height: int, width: int) -> np.ndarray:
-    """The scene at time t: uint8 [H, W, 3]."""
+    """The scene at time t: uint8 [H, W, 3]. Raises OpenSoraError for a scene without a layout."""
     canvas = Canvas.blank(height, width)
     paint_sky(canvas, scene)
     paint_sun(canvas, scene, t)
@@ -287,6 +301,7 @@ class Canvas:
 
     @classmethod
     def blank(cls, height: int, width: int) -> Canvas:
+        """A whole frame of height × width pixels, not painted yet."""
         x = (np.arange(width) + 0.5)[None, :] / height
         y = (np.arange(height) + 0.5)[:, None] / height
         return cls(x, y, np.empty((height, width, 3)), soft=1.3 / height, aspect=width / height)
@@ -313,10 +328,12 @@ class Canvas:
 
 
 def disc(x, y, radius):
+    """Distance of (x, y) from the edge of a disc around the origin."""
     return np.hypot(x, y) - radius
 
 
 def box(x, y, half_width, half_height):
+    """Distance of (x, y) from the edge of a box around the origin; at its corners a bit less."""
     return np.maximum(abs(x) - half_width, abs(y) - half_height)
 
 
@@ -324,7 +341,8 @@ def box(x, y, half_width, half_height):
 
 
 def paint_sky(canvas: Canvas, scene: Scene):
-    canvas.pixels[:] = sky_color(scene.time, canvas.y, scene.layout.horizon)
+    """The whole canvas; ground and sun come above it."""
+    canvas.pixels[:] = sky_color(scene.time, canvas.y, layout_of(scene).horizon)
 
 
 def sky_color(time: str, y: np.ndarray, horizon: float) -> np.ndarray:
@@ -335,7 +353,7 @@ def sky_color(time: str, y: np.ndarray, horizon: float) -> np.ndarray:
 
 def paint_sun(canvas: Canvas, scene: Scene, t: float):
     """The sun rises or sinks by 0.014 heights per time unit; at noon, at night (a moon) and in cyberpunk it stands."""
-    horizon = scene.layout.horizon
+    horizon = layout_of(scene).horizon
     y = {
         "sunrise": horizon + 0.02 - 0.014 * t,
         "noon": 0.14,
@@ -344,7 +362,7 @@ def paint_sun(canvas: Canvas, scene: Scene, t: float):
         "cyberpunk": 0.26,
     }[scene.time]
     radius, color = SUN[scene.time]
-    x = scene.layout.sun_x * canvas.aspect
+    x = layout_of(scene).sun_x * canvas.aspect
     part = canvas.crop(x - radius, x + radius, y - radius, y + radius)
     part.paint(disc(part.x - x, part.y - y, radius), color)
 
@@ -354,7 +372,7 @@ def paint_sun(canvas: Canvas, scene: Scene, t: float):
 
 def paint_ocean(canvas: Canvas, scene: Scene, t: float):
     """Two waves run along the horizon; bands of ripples grow stronger towards the viewer."""
-    layout = scene.layout
+    layout = layout_of(scene)
     sea = canvas.crop(top=layout.horizon - 0.015)
     x, y, depth = sea.x, sea.y, sea.y - layout.horizon
     crest = 0.010 * np.sin(14 * x + layout.phase + 0.5 * t) + 0.005 * np.sin(31 * x - 0.8 * t + layout.phase2)
@@ -374,7 +392,7 @@ def paint_meadow(canvas: Canvas, scene: Scene, t: float):
 
 def paint_waves_of_land(canvas: Canvas, scene: Scene, height: float, density: float, shade: float):
     """Ground that rises and falls by `height`, `density` radians to a height, darker by `shade` towards the viewer."""
-    layout = scene.layout
+    layout = layout_of(scene)
     land = canvas.crop(top=layout.horizon - height)
     depth = land.y - layout.horizon
     waves = height * np.sin(density * land.x + layout.phase)
@@ -383,9 +401,9 @@ def paint_waves_of_land(canvas: Canvas, scene: Scene, height: float, density: fl
 
 def paint_city(canvas: Canvas, scene: Scene, t: float):
     """Buildings with rows of windows, and the street before them; in cyberpunk a neon line runs along it."""
-    horizon = scene.layout.horizon
+    horizon = layout_of(scene).horizon
     walls, windows = wall_colors(scene.time)
-    for building in scene.layout.buildings:
+    for building in layout_of(scene).buildings:
         x = building.x * canvas.aspect
         part = canvas.crop(x - building.half, x + building.half, horizon - building.tall, horizon)
         outside = np.maximum(horizon - building.tall - part.y, part.y - horizon)
@@ -401,11 +419,12 @@ def paint_city(canvas: Canvas, scene: Scene, t: float):
 
 
 def ground_color(place: str, time: str) -> np.ndarray:
+    """RGB [3] of the ground, lit."""
     return np.array(GROUND[place]) * np.array(LIGHT[time])
 
 
 def wall_colors(time: str) -> tuple[np.ndarray, np.ndarray]:
-    """Of the city's buildings: between the rows of windows, and at them."""
+    """RGB [3] of the city's buildings: between the rows of windows, and at them."""
     walls = np.array(WALLS) * np.array(LIGHT[time])
     return walls, walls + np.array(WINDOWS.get(time, DARK_WINDOWS)) * 0.7
 
@@ -418,7 +437,7 @@ PAINT_GROUND = {"ocean": paint_ocean, "city": paint_city, "desert": paint_desert
 
 def subject_position(scene: Scene, t: float, aspect: float) -> tuple[float, float]:
     """x (0 … aspect) and y (0 … 1) of the subject's centre at time t."""
-    layout = scene.layout
+    layout = layout_of(scene)
     if scene.direction == "right":
         x = layout.start + layout.speed * t
     else:
@@ -432,13 +451,14 @@ def subject_position(scene: Scene, t: float, aspect: float) -> tuple[float, floa
 
 
 def body_color(color: str, time: str) -> np.ndarray:
-    """Half lit: a colour stays recognisable at night."""
+    """RGB [3] of a subject, half lit: a colour stays recognisable at night."""
     return np.array(COLORS[color]) * (0.55 * np.array(LIGHT[time]) + 0.45)
 
 
 def paint_subject(canvas: Canvas, scene: Scene, t: float):
+    """The subject, where it is at time t."""
     x, y = subject_position(scene, t, canvas.aspect)
-    part = canvas.around(x, y, scene.layout.size, heading=1 if scene.direction == "right" else -1)
+    part = canvas.around(x, y, layout_of(scene).size, heading=1 if scene.direction == "right" else -1)
     light = np.array(LIGHT[scene.time])
     body = body_color(scene.color, scene.time)
     if scene.subject == "car":
@@ -448,13 +468,14 @@ def paint_subject(canvas: Canvas, scene: Scene, t: float):
     elif scene.subject == "balloon":
         paint_balloon(part, body)
     else:
-        paint_bird(part, body, flap=np.sin(1.3 * t + scene.layout.phase))
+        paint_bird(part, body, flap=np.sin(1.3 * t + layout_of(scene).phase))
 
 
 # Below, u points forward and v down, in units of the subject's size.
 
 
 def paint_car(canvas: Canvas, body: np.ndarray):
+    """Body and cabin in the subject's colour, RGB [3]."""
     u, v = canvas.x, canvas.y
     canvas.paint(box(u, v, 1.05, 0.34), body)
     canvas.paint(box(u + 0.15, v + 0.58, 0.60, 0.28), body * 0.8)  # cabin
@@ -465,6 +486,7 @@ def paint_car(canvas: Canvas, body: np.ndarray):
 
 
 def paint_boat(canvas: Canvas, body: np.ndarray, light: np.ndarray):
+    """Hull in the subject's colour, RGB [3]; sail in the light of the hour, [3]."""
     u, v = canvas.x, canvas.y
     hull = np.maximum(np.maximum(-v, v - 0.48), abs(u) - 1.05 + 0.7 * v)
     mast = np.maximum(abs(u) - 0.06, np.maximum(v, -v - 1.6))
@@ -475,6 +497,7 @@ def paint_boat(canvas: Canvas, body: np.ndarray, light: np.ndarray):
 
 
 def paint_balloon(canvas: Canvas, body: np.ndarray):
+    """Envelope in the subject's colour, RGB [3]."""
     u, v = canvas.x, canvas.y
     canvas.paint(disc(u, 0.88 * v, 0.98), body)
     canvas.paint(box(u, v - 1.25, 0.05, 0.28), (0.30, 0.26, 0.22))  # ropes
@@ -482,7 +505,7 @@ def paint_balloon(canvas: Canvas, body: np.ndarray):
 
 
 def paint_bird(canvas: Canvas, body: np.ndarray, flap: float):
-    """`flap` is -1 (wings down) … 1 (wings up)."""
+    """Body and wings in the subject's colour, RGB [3]. `flap` is -1 (wings down) … 1 (wings up)."""
     u, v = canvas.x, canvas.y
     spread = u + 0.1  # along the wings, from the shoulder
     wings = np.maximum(abs(v + 0.75 * flap * np.clip(abs(spread), 0, 1.4)) - 0.17, abs(spread) - 1.3)
@@ -513,11 +536,13 @@ def describe(video):
 
 
 def check_word(what: str, word, words: tuple):
+    """Raise OpenSoraError where a word is none of the words."""
     if word not in words:
         raise OpenSoraError(f"LiteWorld has no {what} {word!r}; it has {', '.join(str(w) for w in words)}")
 
 
-def check_keys(what: str, values: dict, required: list[str], optional: list[str] = ()):
+def check_keys(what: str, values: dict, required: Sequence[str], optional: Sequence[str] = ()):
+    """Raise OpenSoraError where values have a name too many, or lack one that is required."""
     allowed = [*required, *(key for key in optional if key not in required)]
     unknown = [key for key in values if key not in allowed]
     missing = [key for key in required if key not in values]
@@ -528,6 +553,7 @@ def check_keys(what: str, values: dict, required: list[str], optional: list[str]
 
 
 def check_count(what: str, value) -> int:
+    """The value as an int. Raises OpenSoraError where it is no whole number from 1."""
     try:
         count = operator.index(value)
     except TypeError:

@@ -337,6 +337,25 @@ def test_a_report_comes_back_from_its_file_and_failure_leaves_the_old_one(perfec
     assert sorted(path.name for path in paths[0].parent.iterdir()) == ["report.json", "sheet.png"]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda report: report["settings"].pop("fps"),
+        lambda report: report["settings"].update(image_size=[64]),
+        lambda report: report.update(scores={"text.kept": dict(value="many", rendered=None, count=1, unit="dB")}),
+        lambda report: report.update(scores={"text.kept": dict(value=1.0, rendered=None, count=1, unit="furlong")}),
+        lambda report: report.update(scores={"text.kept": dict(value=1.0)}),
+    ],
+)
+def test_a_report_that_was_changed_by_hand(perfect, tmp_path, damage):
+    report = perfect.to_dict()
+    report.pop("clips")
+    damage(report)
+    (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    with pytest.raises(OpenSoraError, match="is not a report that"):
+        Report.read(tmp_path / "report.json")
+
+
 def run(capsys, *arguments):
     code = cli.main(["evaluate", *map(str, arguments)])
     captured = capsys.readouterr()

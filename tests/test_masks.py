@@ -225,6 +225,8 @@ def test_strategies_are_values():
     assert strategy.format() == "0,0,0,0,1,0.4"
     with pytest.raises(FrozenInstanceError):
         strategy.segments = ()
+    with pytest.raises(MaskStrategyError, match="at most nine digits"):
+        Segment(target_start=np.int64(-(2**63)))  # which numpy's abs gives back
 
 
 # -- timeline and apply

@@ -102,6 +102,10 @@ def test_a_request_is_checked_without_a_model():
             plan(prompts, references, strategies)
 
 
+def test_one_prompt_is_not_its_letters():
+    assert [job.prompt for job in plan("car")] == ["car"]
+
+
 def test_a_plan_lists_every_video_with_its_seed():
     picture = clip(1)[0]
     settings = Settings(num_sample=2, seed=5, loops=3, condition_frames=4)

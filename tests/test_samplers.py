@@ -125,6 +125,15 @@ def test_kept_frames_come_out_as_they_went_in():
         np.testing.assert_allclose(last.sample.numpy(), x_0.numpy(), atol=2e-3, err_msg=name)
 
 
+def test_noise_that_cannot_be_drawn():
+    z, mask = paddle.randn(SHAPE), np.zeros((1, 5), np.float32)
+    for sampler, frame_mask in ((IDDPM, None), (IDDPM, mask), (DDIM, mask), (DPMSolver, mask)):
+        with pytest.raises(OpenSoraError, match="draws noise, and has no source"):
+            list(sampler(4).sample(perfect(z, 4), z, frame_mask))
+    for sampler in (DDIM, DPMSolver):  # which draw none
+        assert len(list(sampler(4).sample(perfect(z, 4), z))) == 4
+
+
 def smooth(x_t, timestep, x_mask=None):
     """A model of the ideal kind for data that is normal with variance 0.25: ε = √(1 − ᾱ) x_t / (1 − 0.75 ᾱ)."""
     abar = float(Schedule(1000).alphas_cumprod[timestep])

@@ -20,9 +20,11 @@ from opensora_lite.world import (
     Layout,
     Scene,
     caption,
+    draw_frame,
     render,
     sample_layout,
     sample_scene,
+    subject_position,
 )
 
 GOLDEN = Path(__file__).parent / "golden" / "world"
@@ -235,8 +237,13 @@ def test_a_size_that_cannot_be_drawn(sizes, message):
 
 
 def test_a_scene_without_a_layout():
+    scene = Scene("ocean", "noon", "boat")
     with pytest.raises(OpenSoraError, match="no layout yet; sample_layout"):
-        render(Scene("ocean", "noon"))
+        render(scene)
+    with pytest.raises(OpenSoraError, match="no layout yet; sample_layout"):
+        draw_frame(scene, 0.0, 8, 8)
+    with pytest.raises(OpenSoraError, match="no layout yet; sample_layout"):
+        subject_position(scene, 0.0, 1.0)
 
 
 def test_a_scene_does_not_change_behind_ones_back():

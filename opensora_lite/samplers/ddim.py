@@ -9,7 +9,10 @@ from opensora_lite.samplers.sampler import Sampler
 
 
 class DDIM(Sampler):
-    """x_{t-1} from x_0 and ε alone. eta: 0, no noise is added; 1, as much as DDPM's β̃ (DDIM, eq. 16)."""
+    """x_{t-1} from x_0 and ε alone.
+
+    spacing: as in `Sampler`. eta: 0, no noise is added; 1, as much as DDPM's β̃ (DDIM, eq. 16).
+    """
 
     def __init__(self, spacing: str | int, eta: float = 0.0):
         super().__init__(spacing)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import paddle
 
+from opensora_lite.errors import OpenSoraError
 from opensora_lite.masks import joining_steps
 from opensora_lite.samplers.guidance import Prediction
 from opensora_lite.samplers.schedule import Schedule
@@ -28,7 +29,7 @@ class Step:
     index: int  # steps - 1 … 0: position in the schedule
     timestep: int  # 999 … 0: the time that the model was told
     x_t: paddle.Tensor  # what went in, with the joining frames noised
-    prediction: Prediction
+    prediction: Prediction  # what the model said
     x_0: paddle.Tensor  # the clean latent that the prediction implies
     sample: paddle.Tensor  # what came out
     active: paddle.Tensor | None  # bool [B, 1, T, 1, 1]: frames that this step changed; None: all
@@ -44,7 +45,7 @@ class NoiseSource:
         self.rngs = [np.random.default_rng(seed) for seed in seeds]
         self.shape = tuple(shape)
 
-    def __call__(self, rows: Sequence[bool] | None = None):
+    def __call__(self, rows: Sequence[bool] | None = None) -> paddle.Tensor:
         """float32 [B, C, T, H, W]. rows: the videos that need it; the others get zeros, and draw nothing."""
         rows = [True] * len(self.rngs) if rows is None else rows
         draws = (
@@ -64,28 +65,41 @@ class Sampler:
         self.schedule = Schedule(spacing)
         self.timesteps = self.schedule.timesteps[::-1]  # in the order in which they are visited
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.schedule)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} steps)"
 
-    def step(self, x_t, prediction: Prediction, index: int, draw: Callable, before: Step | None):
-        """(x_0, x_{t-1}) of one step. draw: gives noise like x_t. before: the step before this one."""
+    def step(
+        self,
+        x_t: paddle.Tensor,
+        prediction: Prediction,
+        index: int,
+        draw: Callable[..., paddle.Tensor],
+        before: Step | None = None,
+    ) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """(x_0, x_{t-1}) of one step, [B, C, T, H, W] as x_t is.
+
+        prediction: what the model says of x_t. index: position in the schedule. draw: gives noise like x_t. before: the
+        step before this one.
+        """
         raise NotImplementedError
 
     def sample(
         self,
         predict: Callable[..., Prediction],
-        z,
+        z: paddle.Tensor,
         frame_mask: np.ndarray | None = None,
         draw: Callable[..., paddle.Tensor] | None = None,
     ) -> Iterator[Step]:
         """Go from z to latents, and yield after every step; the last Step's `sample` is the result.
 
         predict: (x_t, timestep, x_mask) -> Prediction, a Guidance. z: [B, C, T, H, W] noise, with the references in
-        the frames that are given. frame_mask: float32 [B, T], see above, or None. draw: a NoiseSource.
+        the frames that are given. frame_mask: float32 [B, T], see above, or None. draw: a NoiseSource; it may be left
+        out where nothing is drawn, by DDIM and DPM-Solver without a mask. Raises OpenSoraError where something is.
         """
+        draw = _no_noise if draw is None else draw
         steps, x, step = len(self), z, None
         if frame_mask is None:
             joins_at = masked = None
@@ -107,6 +121,10 @@ class Sampler:
             yield step
 
 
-def _spread(mask):
+def _no_noise(rows: object = None) -> paddle.Tensor:
+    raise OpenSoraError("this sampler draws noise, and has no source: sample(predict, z, frame_mask, NoiseSource(…))")
+
+
+def _spread(mask: paddle.Tensor) -> paddle.Tensor:
     """[B, T] -> [B, 1, T, 1, 1]"""
     return mask[:, None, :, None, None]

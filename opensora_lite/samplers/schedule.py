@@ -7,10 +7,14 @@
 """
 
 import itertools
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from opensora_lite.errors import OpenSoraError
+from opensora_lite.errors import OpenSoraError, printable, shown
+
+if TYPE_CHECKING:
+    import paddle
 
 TRAIN_STEPS = 1000
 
@@ -20,8 +24,11 @@ def space_timesteps(spacing: str | int, train_steps: int = TRAIN_STEPS) -> list[
 
     spacing: a number of steps ("30"); numbers of steps for equal sections ("10,15,20", the first for the least
     noise); or "ddim25", a whole-number stride that gives 25 steps. Raises OpenSoraError if that is not possible.
+
+    >>> space_timesteps(5), space_timesteps("3,2", train_steps=10), space_timesteps("ddim4")
+    ([0, 250, 500, 749, 999], [0, 2, 4, 5, 9], [0, 250, 500, 750])
     """
-    spacing = str(spacing)
+    spacing = spacing if isinstance(spacing, str) else shown(spacing)
     try:
         if spacing.startswith("ddim"):
             strides = (range(0, train_steps, stride) for stride in range(1, train_steps))
@@ -29,7 +36,7 @@ def space_timesteps(spacing: str | int, train_steps: int = TRAIN_STEPS) -> list[
         counts = [int(count) for count in spacing.split(",")]
     except ValueError:
         raise OpenSoraError(
-            f'steps "{spacing}" cannot be read; give a number such as 30, "10,15,20" or "ddim25"'
+            f'steps "{printable(spacing):.60}" cannot be read; give a number such as 30, "10,15,20" or "ddim25"'
         ) from None
     except StopIteration:
         raise OpenSoraError(f"no whole-number stride over {train_steps} times gives {spacing[4:]} steps") from None
@@ -48,6 +55,7 @@ def space_timesteps(spacing: str | int, train_steps: int = TRAIN_STEPS) -> list[
 class Schedule:
     """The linear schedule (β from 1e-4 to 0.02) at the kept times; all tables float32 [steps], index 0 the least noise.
 
+    spacing, train_steps: as in `space_timesteps`.
     timesteps: the kept times. betas: noise added by one kept step. alphas_cumprod: ᾱ at the kept times;
     alphas_cumprod_prev: ᾱ one kept step closer to the video, 1 at the end. The others are named where they are used.
     """
@@ -70,15 +78,15 @@ class Schedule:
         floor = self.posterior_variance[1:2] if len(self.timesteps) > 1 else self.betas
         self.posterior_log_variance = np.log(np.append(floor, self.posterior_variance[1:]))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.timesteps)
 
-    def add_noise(self, x_0, noise, index: int):
-        """x_t of the kept time `index`: DDPM, eq. 4."""
+    def add_noise(self, x_0: "paddle.Tensor", noise: "paddle.Tensor", index: int) -> "paddle.Tensor":
+        """x_t of the kept time `index`, of x_0 and noise of one shape: DDPM, eq. 4."""
         abar = self.alphas_cumprod[index]
         return float(np.sqrt(abar)) * x_0 + float(np.sqrt(1 - abar)) * noise
 
-    def predict_x_0(self, x_t, epsilon, index: int):
-        """The clean latent that x_t and its noise imply: DDPM, eq. 15."""
+    def predict_x_0(self, x_t: "paddle.Tensor", epsilon: "paddle.Tensor", index: int) -> "paddle.Tensor":
+        """The clean latent that x_t and its noise `epsilon`, of one shape, imply: DDPM, eq. 15."""
         abar = self.alphas_cumprod[index]
         return float(np.sqrt(1 / abar)) * x_t - float(np.sqrt(1 / abar - 1)) * epsilon

@@ -112,7 +112,7 @@ class Batch:
 
 
 def by_size(clips: list[Clip], arrays: list[np.ndarray]) -> dict[tuple[int, int], tuple[np.ndarray, list[Clip]]]:
-    """(height, width) -> the arrays of all clips of that size, stacked, and the clips."""
+    """(height, width) -> the arrays of all clips of that size, stacked to [clips, ...], and the clips."""
     pools = {}
     for size in dict.fromkeys((clip.height, clip.width) for clip in clips):
         rows = [i for i, clip in enumerate(clips) if (clip.height, clip.width) == size]

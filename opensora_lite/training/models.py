@@ -113,11 +113,12 @@ def check_same(what: str, found: dict, wanted: dict):
 
 
 def normal(rng, shape, std) -> np.ndarray:
+    """float32 of this shape, of a normal distribution around 0."""
     return (rng.standard_normal(shape, np.float32) * std).astype(np.float32)
 
 
 def xavier(rng, shape) -> np.ndarray:
-    """Uniform, with the variance 2 / (inputs + outputs) (Glorot and Bengio, 2010, eq. 16)."""
+    """float32 of this shape, uniform, with the variance 2 / (inputs + outputs) (Glorot and Bengio, 2010, eq. 16)."""
     bound = (6 / (shape[0] + shape[1])) ** 0.5
     return rng.uniform(-bound, bound, shape).astype(np.float32)
 
@@ -128,6 +129,7 @@ def xavier(rng, shape) -> np.ndarray:
 
 
 def t5_config(d: DiffusionRecipe, vocabulary: int) -> dict:
+    """config.json of the T5 encoder; vocabulary: number of tokens."""
     return dict(
         vocab_size=vocabulary,
         d_model=d.d_model,
@@ -145,6 +147,7 @@ def t5_config(d: DiffusionRecipe, vocabulary: int) -> dict:
 
 
 def vae_config(v: VAERecipe) -> dict:
+    """config.json of the VAE, without its scaling factor, which is measured."""
     levels = len(v.block_out_channels)
     return dict(
         in_channels=3,
@@ -156,7 +159,6 @@ def vae_config(v: VAERecipe) -> dict:
         act_fn="silu",
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=v.norm_num_groups,
-        sample_size=64,
     )
 
 
@@ -164,6 +166,7 @@ VAE_FIELDS = tuple(vae_config(VAERecipe()))
 
 
 def stdit_config(model: STDiT2) -> dict:
+    """config.json of an STDiT2, with the fields of the released one."""
     c = model.config
     return dict(
         model_type="STDiT2",

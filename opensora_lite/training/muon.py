@@ -23,6 +23,7 @@ class Muon:
 
     @paddle.no_grad()
     def step(self, learning_rate: float):
+        """Move every parameter along its `grad`, which all of them must have."""
         for name, parameter in self.parameters.items():
             gradient = parameter.grad
             moment = self.momentum * self.moments[name] + (1 - self.momentum) * gradient

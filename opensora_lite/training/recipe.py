@@ -149,6 +149,7 @@ class Stage:
             raise OpenSoraError(f"lengths are numbers of frames from 1, not {min(self.lengths)}")
 
     def batch_of(self, num_frames: int) -> int:
+        """How many videos of this length a step takes."""
         return self.batch * min(max(self.lengths) // num_frames, 8)
 
 
@@ -207,7 +208,7 @@ class DiffusionRecipe(Learning):
         return self.optimizer == "muon" and in_block and ndim == 2 and not table
 
     def loss_weights(self) -> np.ndarray:
-        """Factors of the mse at the times 0 … 999, float32.
+        """Factors of the mse at the times 0 … 999, float32 [1000].
 
         min-SNR, min(SNR, γ) / SNR (arXiv:2303.09556, sec. 3.4): times with hardly any noise, whose ε cannot be
         guessed, count less. And at the noisy end, where ε is nearly known and its error tiny, but where is decided
@@ -220,6 +221,7 @@ class DiffusionRecipe(Learning):
         return (weights * (1 / snr).clip(min=1) ** self.high_noise).clip(max=50).astype(np.float32)
 
     def stage_at(self, step: int) -> Stage:
+        """The stage of step 0 … steps - 1."""
         for stage in self.stages:
             if step < stage.steps:
                 return stage
@@ -253,6 +255,7 @@ class Recipe:
             raise OpenSoraError(f"a stage has clips of {longest} frames, the world only {self.world.num_frames}")
 
     def to_dict(self) -> dict:
+        """Plain values, as recipe.json has them."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
@@ -293,7 +296,7 @@ def read_recipe(path: str | Path = "tiny", changes: dict[str, str] | None = None
 
 
 def build(cls, values, where: str):
-    """A dataclass from a tree of plain values; `where` is the dotted name that errors give."""
+    """A dataclass from a tree of plain values; `where` is the dotted name that errors, OpenSoraError, give."""
     if not isinstance(values, dict):
         raise OpenSoraError(f"{where or 'the recipe'} must be a group of fields, not {values!r}")
     known = {f.name: f for f in fields(cls)}
@@ -313,7 +316,7 @@ def build(cls, values, where: str):
 
 
 def convert(wanted, value, where: str):
-    """`value`, as YAML gave it, as the type that a field has."""
+    """`value`, as YAML gave it, as the type that a field has. Raises OpenSoraError where it is of another."""
     if dataclasses.is_dataclass(wanted):
         return build(wanted, value, where)
     origin, inner = get_origin(wanted), get_args(wanted)
@@ -342,7 +345,7 @@ def convert(wanted, value, where: str):
 
 
 def parse_size(name: str) -> tuple[int, int]:
-    """(height, width) of "48x80"."""
+    """(height, width) in pixels of "48x80". Raises OpenSoraError for other texts, and sides that are not 8, 16, …"""
     try:
         height, width = (int(part) for part in name.split("x"))
     except ValueError:
@@ -353,25 +356,28 @@ def parse_size(name: str) -> tuple[int, int]:
 
 
 def at_least(recipe, **least):
+    """Raise OpenSoraError where a field of the recipe is less than its bound."""
     for name, value in least.items():
         if getattr(recipe, name) < value:
             raise OpenSoraError(f"{name} is {getattr(recipe, name)!r}; it must be at least {value}")
 
 
 def above_zero(recipe, *names):
+    """Raise OpenSoraError where one of the fields is not a finite number above 0."""
     for name in names:
         if not 0 < getattr(recipe, name) < math.inf:
             raise OpenSoraError(f"{name} is {getattr(recipe, name)!r}; it must be a number above 0")
 
 
 def between(recipe, **bounds):
+    """Raise OpenSoraError where a field is outside its bounds (least, most), or infinite."""
     for name, (low, high) in bounds.items():
         if not low <= getattr(recipe, name) <= high or math.isinf(getattr(recipe, name)):
             raise OpenSoraError(f"{name} is {getattr(recipe, name)!r}; it must lie between {low} and {high}")
 
 
 def check_shares(recipe, name: str):
-    """Shares are positive and sum to 1."""
+    """Raise OpenSoraError where the shares in a field are negative or do not sum to 1."""
     shares = getattr(recipe, name)
     if not shares or not all(share >= 0 for share in shares.values()) or not abs(sum(shares.values()) - 1) < 1e-3:
         raise OpenSoraError(f"{name} holds shares that sum to 1, not {shares}")

@@ -94,7 +94,10 @@ def train(
 
 
 def start_processes(recipe: Recipe):
-    """Join the other processes, where paddle.distributed.launch has started several."""
+    """Join the other processes, where paddle.distributed.launch has started several.
+
+    Raises OpenSoraError where they cannot share the batches evenly.
+    """
     if dist.ParallelEnv().world_size > 1 and not dist.is_initialized():
         dist.init_parallel_env()
     n = dist.get_world_size()
@@ -247,6 +250,7 @@ def pipeline_defaults(recipe: Recipe) -> dict:
 
 
 def sheet_settings(recipe: Recipe) -> Settings:
+    """The Settings of the sheets of samples: those of the finished model, with the recipe's seed."""
     values = pipeline_defaults(recipe)
     del values["trained_sizes"]
     return Settings(**{**values, "seed": recipe.seed})

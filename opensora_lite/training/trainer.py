@@ -79,17 +79,20 @@ class Trainer:
             learning.learning_rate, *learning.betas, parameters=others, weight_decay=0.0
         )
         self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-        self.step, self.history = 0, []
+        self.step = 0
+        self.history: list[Record] = []
         if self.checkpoint.exists():
             self.restore()
         check_equal_everywhere(self.step, self.parameters)
 
     @property
     def checkpoint(self) -> Path:
+        """The file that a run goes on from."""
         return self.folder / f"{self.stage}.safetensors"
 
     @property
     def done(self) -> bool:
+        """Whether all steps are taken."""
         return self.step >= self.learning.steps
 
     def fit(self, until: int | None = None) -> list[Record]:
@@ -107,6 +110,7 @@ class Trainer:
         return self.history
 
     def take_step(self) -> Record:
+        """One step of all models. Raises CheckpointError, before a weight is changed, where the loss is not finite."""
         for layer in self.models.values():
             layer.train()
         rate = self.learning.rate_at(self.step)
@@ -204,6 +208,7 @@ class Trainer:
 
     @property
     def losses_file(self) -> Path:
+        """A line for each step, as `Record`."""
         return self.folder / f"{self.stage}_losses.csv"
 
 
@@ -217,6 +222,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def assign(targets: dict, values: dict):
+    """Set each target to the value of its name."""
     with paddle.no_grad():
         for name, target in targets.items():
             target.set_value(values[name])
@@ -227,7 +233,7 @@ def check_equal_everywhere(step: int, parameters: dict):
     if dist.get_world_size() == 1:
         return
     mine = paddle.to_tensor([float(step), sum(float(p.detach().abs().sum()) for p in parameters.values())], "float64")
-    all_of_them = []
+    all_of_them: list[paddle.Tensor] = []
     dist.all_gather(all_of_them, mine)
     if any((other != mine).any() for other in all_of_them):
         raise CheckpointError("the processes begin from different weights or steps; they need one folder, on one disk")
