@@ -8,7 +8,8 @@ from test_masks import cases
 
 from opensora_lite import MaskStrategy
 from opensora_lite.errors import MaskStrategyError, MediaError, SizeError
-from widgets import MaskTimeline
+from widgets import MaskTimeline, figures
+from widgets.widget import STYLE
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 
@@ -219,6 +220,12 @@ def test_the_still_picture_shows_given_edited_and_generated():
     assert edited[24:].max() < 230
     assert generated.max() < 230
     assert text == timeline.explanation
+
+
+def test_colours_mean_the_same_as_in_the_figures():
+    meanings = {"given": figures.GIVEN, "edited": figures.EDITED, "generated": figures.GENERATED}
+    for name, color in meanings.items():
+        assert f"--osl-{name}: {color.lower()};" in STYLE
 
 
 def test_64_frames_are_drawn_quickly_and_stay_small():
