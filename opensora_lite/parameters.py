@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin
 
-from opensora_lite.errors import OpenSoraError, shown
+from opensora_lite.errors import OpenSoraError, printable, shown
 
 # kind -> its name in a message, for one and for several
 WORDS = {
@@ -106,5 +106,5 @@ def _spelling(name: str, value: object, kind: Any) -> str:
     if kind is str and isinstance(value, (bool, int, float)):
         return f"; papermill hands over text with -r: -r {name} {shown(value)}"
     if (kind is list or get_origin(kind) is list) and isinstance(value, str):
-        return f'; papermill hands over lists with -y: -y "{name}: [{value}]"'
+        return f'; papermill hands over lists with -y: -y "{name}: [{printable(value):.60}]"'
     return ""

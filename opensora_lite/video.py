@@ -535,7 +535,8 @@ def _decoded(
 
 def _rotation(frame: Any, stream: Any) -> float:
     """The degrees by which the frames have to be turned, counter-clockwise as numpy does it."""
-    return frame.rotation if hasattr(frame, "rotation") else stream.side_data.get("DISPLAYMATRIX", 0)  # before PyAV 14
+    angle = frame.rotation if hasattr(frame, "rotation") else stream.side_data.get("DISPLAYMATRIX", 0)  # before PyAV 14
+    return angle if -180 <= angle <= 180 else 0  # not a number, where the file holds no matrix that turns
 
 
 def _stacked(pictures: Iterable[np.ndarray], given: object) -> np.ndarray:
@@ -584,7 +585,8 @@ def _opened_video(file: Path, given: object) -> "Iterator[tuple[av.video.stream.
         options = {"format_whitelist": "mov,matroska,avi,gif", **most}
         with av.open(handle, "r", options=options, metadata_errors="replace") as container:
             if not container.streams.video:
-                other = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+                kinds = ("audio", "subtitles", "data")  # not stream.type, which crashes on what PyAV 14 does not know
+                other = ", ".join(kind for kind in kinds if getattr(container.streams, kind)) or "nothing that is known"
                 raise MediaError(f"{given} holds no video stream (only {other})")
             stream = container.streams.video[0]
             width, height = stream.codec_context.width, stream.codec_context.height

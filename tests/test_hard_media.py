@@ -321,21 +321,15 @@ def test_variable_frame_rate(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "matrix, turns",  # counter-clockwise, as numpy's rot90; the last two are none that turn
-    [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1), ((1, 0, 0, 1), 0), ((0, 0, 0, 0), None)],
+    "matrix, turns",  # counter-clockwise, as numpy's rot90; the last two turn nothing
+    [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1), ((1, 0, 0, 1), 0), ((0, 0, 0, 0), 0)],
 )
 def test_the_display_matrix(files, tmp_path, matrix, turns):
     data, path = (files / "a.mp4").read_bytes(), tmp_path / "a.mp4"
     at = data.index(b"tkhd") + 44  # a, b, u, c, d, v, x, y, w
     a, b, c, d = (number * 65536 for number in matrix)
     path.write_bytes(data[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[at + 36 :])
-    if turns is None:
-        try:
-            assert read_video(path).frames.shape == (12, 48, 64, 3)
-        except MediaError:
-            pass
-    else:
-        assert np.array_equal(read_video(path).frames, np.rot90(read_video(files / "a.mp4").frames, turns, (1, 2)))
+    assert np.array_equal(read_video(path).frames, np.rot90(read_video(files / "a.mp4").frames, turns, (1, 2)))
 
 
 def test_frames_that_change_their_size_are_scaled_to_the_first(tmp_path):
