@@ -45,7 +45,7 @@ MAX_PIXELS = 50_000_000  # of one image
 MAX_FRAMES = 10_000  # of one video
 MAX_VIDEO_PIXELS = 1_000_000_000  # of all its frames, which are decoded one after the other
 MAX_KEPT_PIXELS = 140_000_000  # of all frames that are in memory together
-MAX_BYTES_PER_FRAME, MAX_SECONDS_PER_FRAME = 128_000_000, 1  # that are spent on finding it
+MAX_BYTES_PER_FRAME, MAX_SECONDS_PER_FRAME = 128_000_000, 2  # that are spent on finding it
 MAX_EMBEDDED_BYTES = 1_500_000  # of media inside one notebook output, before base64
 
 
@@ -535,7 +535,10 @@ def _decoded(
 
 def _rotation(frame: Any, stream: Any) -> float:
     """The degrees by which the frames have to be turned, counter-clockwise as numpy does it."""
-    angle = frame.rotation if hasattr(frame, "rotation") else stream.side_data.get("DISPLAYMATRIX", 0)  # before PyAV 14
+    if hasattr(frame, "rotation"):
+        angle = frame.rotation
+    else:  # before PyAV 14, of which the first says nothing about it
+        angle = getattr(stream, "side_data", {}).get("DISPLAYMATRIX", 0)
     return angle if -180 <= angle <= 180 else 0  # not a number, where the file holds no matrix that turns
 
 
@@ -559,17 +562,23 @@ def _check_length(given: object, frames: int, height: int, width: int, most_pixe
 
 
 class _Watched(io.FileIO):
-    """A file that is not read to its end in search of the next frame, which in a broken one can take minutes."""
+    """A file that ends early where the next frame is not found, for FFmpeg would go on for minutes in a broken one."""
+
+    given_up = False
 
     def found(self) -> None:
         self.bytes, self.since = 0, time.thread_time()  # of work, so that a slow disk is no fault
 
     def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(size) or b""
-        self.bytes += len(data)
         if self.bytes > MAX_BYTES_PER_FRAME or time.thread_time() - self.since > MAX_SECONDS_PER_FRAME:
-            raise ValueError("nothing was found")
+            self.given_up = True  # and not an exception, on which PyAV 13 goes on
+        data = b"" if self.given_up else super().read(size) or b""
+        self.bytes += len(data)
         return data
+
+    def check(self) -> None:
+        if self.given_up:
+            raise ValueError("nothing was found")
 
 
 @contextmanager
@@ -584,6 +593,7 @@ def _opened_video(file: Path, given: object) -> "Iterator[tuple[av.video.stream.
         # Only containers that hold their own data: a playlist called .mp4 must not open other files or addresses.
         options = {"format_whitelist": "mov,matroska,avi,gif", **most}
         with av.open(handle, "r", options=options, metadata_errors="replace") as container:
+            handle.check()
             if not container.streams.video:
                 kinds = ("audio", "subtitles", "data")  # not stream.type, which crashes on what PyAV 14 does not know
                 other = ", ".join(kind for kind in kinds if getattr(container.streams, kind)) or "nothing that is known"
@@ -598,9 +608,11 @@ def _opened_video(file: Path, given: object) -> "Iterator[tuple[av.video.stream.
             stream.codec_context.thread_count = 2  # each may hold frames of its own, and a machine has many cores
 
             def packets() -> "Iterator[av.Packet]":
+                handle.found()
                 for packet in container.demux(stream):
-                    handle.found()
                     yield packet
+                    handle.found()  # what was done with it took time, too
+                handle.check()
 
             yield stream, packets()
 
