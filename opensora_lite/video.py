@@ -40,7 +40,7 @@ StrPath = str | os.PathLike[str]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
-# A small file can claim any size. With these limits no file takes more than half a gigabyte.
+# A small file can claim any size. With these limits, reading one takes half a gigabyte at most, or little more.
 MAX_PIXELS = 50_000_000  # of one image
 MAX_FRAMES = 10_000  # of one video
 MAX_VIDEO_PIXELS = 1_000_000_000  # of all its frames, which are decoded one after the other
@@ -785,7 +785,8 @@ def read_reference(source: Reference, height: int, width: int) -> np.ndarray:
     middle: Open-Sora 1.1's transform "resize_crop" (opensora/datasets/utils.py and video_transforms.py), which
     differs between the two: single images bicubic with antialiasing, videos bilinear without. Rounding to
     uint8, where the original keeps floats, costs at most half a grey level.
-    Raises MediaError for the source, SizeError for the target.
+    Raises MediaError for the source, also where what comes out has more than MAX_KEPT_PIXELS pixels in all;
+    SizeError for the target.
     """
     for name, value in (("height", height), ("width", width)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
