@@ -20,10 +20,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import ipywidgets
-import matplotlib
 import numpy as np
 import traitlets
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from opensora_lite.errors import MaskStrategyError, OpenSoraError, PromptError
 from opensora_lite.masks import MaskStrategy
@@ -31,7 +30,7 @@ from opensora_lite.pipeline import SAMPLER_NAMES, Job, Progress, Settings, model
 from opensora_lite.prompts import split_prompt
 from opensora_lite.video import Video, _mp4_bytes
 from widgets.timeline import MaskTimeline
-from widgets.widget import Widget, encoded, module
+from widgets.widget import Widget, encoded, module, still_fonts
 
 KEPT = 12  # results, with their videos
 MOST_SYNCED = 150_000  # bytes of a video that the notebook's file keeps; a larger one is fetched when it is shown
@@ -639,8 +638,7 @@ class TaskLab(Widget):
         return f'TaskLab("{self.form["prompt"]}": {asked}; {count} result{"s" * (count != 1)})'
 
     def still(self) -> tuple[np.ndarray, str]:
-        fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-        small, bold = (ImageFont.truetype(fonts / f"DejaVuSans{s}.ttf", 12) for s in ("", "-Bold"))
+        small, bold = still_fonts()
         width = 900
         last = self._results[-1] if self._results else None
         lines = [(self.form["prompt"], bold), (str(self._request or "The form has errors."), small)]

@@ -13,17 +13,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import traitlets
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from opensora_lite.errors import MaskStrategyError, OpenSoraError
 from opensora_lite.masks import Frame, MaskStrategy
 from opensora_lite.pipeline import check_size
 from opensora_lite.video import count_frames, read_reference
 from widgets.figures import EDITED, GENERATED, GIVEN
-from widgets.widget import Widget, image_url, module
+from widgets.widget import Widget, image_url, module, still_fonts
 
 THUMBNAIL = 48  # pixels, height of a frame in the page
 MOST_THUMBNAILS = 64  # of one reference; a longer one shows its frames in groups
@@ -316,8 +315,7 @@ def _drawn(rows: Sequence[Sequence[Frame]], pictures: Sequence[np.ndarray], leng
     width = max([THUMBNAIL, *(p.shape[2] for p in pictures)])
     cell, left, top, bar = width + 4, 60, 44, 6
     height = THUMBNAIL + bar + 20
-    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    font, bold = (ImageFont.truetype(fonts / f"DejaVuSans{style}.ttf", 12) for style in ("", "-Bold"))
+    font, bold = still_fonts()
     canvas = Image.new("RGB", (left + cell * max(map(len, rows)) + 8, top + height * len(rows)), "white")
     draw = ImageDraw.Draw(canvas)
     draw.text((8, 4), title, "black", bold)

@@ -10,8 +10,9 @@ import io
 from pathlib import Path
 
 import anywidget
+import matplotlib
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFont
 
 HERE = Path(__file__).parent
 STYLE = (HERE / "style.css").read_text(encoding="utf-8")
@@ -45,6 +46,13 @@ class Widget(anywidget.AnyWidget):
             f"<figcaption>{alt}</figcaption></figure>"
         )
         return data, metadata
+
+
+def still_fonts() -> tuple[ImageFont.FreeTypeFont, ImageFont.FreeTypeFont]:
+    """The font of still pictures, and its bold: matplotlib's own, and so the same on every machine."""
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    regular, bold = (ImageFont.truetype(str(folder / f"DejaVuSans{style}.ttf"), 12) for style in ("", "-Bold"))
+    return regular, bold
 
 
 def encoded(picture: np.ndarray, kind: str = "PNG") -> bytes:
