@@ -1,12 +1,18 @@
 """Device, precision and threads: what must be settled before Paddle is imported, and checked before a model is."""
 
 import contextlib
+import importlib
+import importlib.abc
+import importlib.metadata
+import importlib.util
 import io
 import os
 import re
+import sys
 import warnings
 import zlib  # noqa: F401  paddlepaddle 2.6's library exports zlib symbols of its own: Python's must be bound first
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 from opensora_lite.errors import DeviceError
@@ -65,7 +71,58 @@ def import_paddle() -> ModuleType:
             "Paddle is not installed, of which there are two builds:"
             ' pip install "opensora-lite[cpu]", or "opensora-lite[gpu]" for an NVIDIA GPU'
         ) from None
+    paddle.disable_signal_handler()  # which would print a stack of C++ where a process is told to stop
     return paddle
+
+
+class LeanPackage(importlib.abc.MetaPathFinder):
+    """A package whose submodules can be imported without its __init__, which runs when somebody imports the package.
+
+    name: of a package that has not been imported. attributes: what its submodules read of it.
+    """
+
+    def __init__(self, name: str, **attributes: object):
+        spec = PathFinder.find_spec(name)
+        if spec is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        self.module = importlib.util.module_from_spec(spec)
+        vars(self.module).update(attributes)
+        sys.meta_path.insert(0, self)
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """How Python is to import the package `fullname`: into the module that its submodules know already."""
+        spec = PathFinder.find_spec(fullname) if fullname == self.module.__name__ else None
+        if spec is not None and spec.loader is not None:
+            vars(spec.loader)["create_module"] = lambda spec: self.module
+        return spec
+
+    @contextlib.contextmanager
+    def without_init(self) -> Iterator[None]:
+        """A block in which its submodules can be imported; to everybody else the package is one not yet imported."""
+        sys.modules[self.module.__name__] = self.module
+        try:
+            yield
+        finally:
+            del sys.modules[self.module.__name__]
+
+
+@contextlib.contextmanager
+def lean_paddlenlp() -> Iterator[None]:
+    """A block in which T5 of paddlenlp, and ppdiffusers, are imported without the __init__ of paddlenlp.
+
+    That also imports a server (fastapi), ready-made applications (scikit-learn) and data sets (pandas): four fifths of
+    the time, and nothing that a T5 or ppdiffusers need. A later `import paddlenlp` runs it, and is as ever.
+    Raises ModuleNotFoundError where paddlenlp is not installed.
+    """
+    if "paddlenlp" in sys.modules:  # in full
+        yield
+        return
+    package = next((finder for finder in sys.meta_path if isinstance(finder, LeanPackage)), None)
+    if package is None:
+        package = LeanPackage("paddlenlp", __version__=importlib.metadata.version("paddlenlp"))
+    with package.without_init():
+        importlib.import_module("paddlenlp.data")  # the __init__ begins with it: its circles hold in that order only
+        yield
 
 
 def set_device(device: str | None = None) -> str:

@@ -12,7 +12,7 @@ import paddle
 
 from opensora_lite.checkpoints import build, check_fields, legible, load, match, open_checkpoint, read_config, sketch
 from opensora_lite.errors import CheckpointError, DeviceError
-from opensora_lite.runtime import quiet
+from opensora_lite.runtime import lean_paddlenlp, quiet
 
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two names; files hold one or both
 
@@ -112,7 +112,7 @@ def new_encoder(config: dict):
 
     Raises CheckpointError for another model's, and for values that no T5 has.
     """
-    with quiet():
+    with quiet(), lean_paddlenlp():
         from paddlenlp.transformers import T5Config, T5EncoderModel
         from paddlenlp.transformers.model_utils import no_init_weights
 

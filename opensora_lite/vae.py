@@ -23,7 +23,7 @@ from opensora_lite.checkpoints import (
     sketch,
 )
 from opensora_lite.errors import CheckpointError
-from opensora_lite.runtime import quiet
+from opensora_lite.runtime import lean_paddlenlp, quiet
 
 SCALING_FACTOR = 0.18215  # of sd-vae-ft-ema, whose config.json does not name it
 
@@ -117,7 +117,7 @@ def new_autoencoder(config: dict):
     Raises CheckpointError for another model's, and for values that no such model has.
     """
     numpy_bool = vars(np).get("bool")  # numpy 1 has none, and warns when asked for it
-    with quiet():
+    with quiet(), lean_paddlenlp():
         from ppdiffusers.models.autoencoder_kl import AutoencoderKL
     if numpy_bool is not None:  # ppdiffusers sets it to Python's, with which functions of numpy 2 no longer work
         vars(np)["bool"] = numpy_bool
