@@ -1,6 +1,7 @@
 """Device, precision and threads: what must be settled before Paddle is imported, and checked before a model is."""
 
 import contextlib
+import gc
 import importlib
 import importlib.abc
 import importlib.metadata
@@ -16,6 +17,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 from opensora_lite.errors import DeviceError
+from opensora_lite.machine import processor, usable_cores
 
 PRECISIONS = {
     "fp32": "float32",
@@ -25,6 +27,11 @@ PRECISIONS = {
     "bf16": "bfloat16",
     "bfloat16": "bfloat16",
 }
+COSTS = {  # of what Paddle was not told in time
+    "OMP_NUM_THREADS": "it computes on one of {} cores",
+    "MKL_DEBUG_CPU_TYPE": "matrix products take three times as long on this AMD processor",
+    "FLAGS_use_stride_kernel": "attention works on strided views, which makes a step take 1.6 times as long",
+}
 
 
 def prepare() -> None:
@@ -33,30 +40,43 @@ def prepare() -> None:
     Paddle computes on one thread unless OMP_NUM_THREADS says more, and the MKL that it bundles
     takes a path three times as slow on AMD processors unless MKL_DEBUG_CPU_TYPE is 5. Its strided views make every
     transpose of an attention a slow copy later on: without them a step of the small model takes 0.6 of the time.
+    Where Paddle has been imported before, a RuntimeWarning says what that costs.
     """
     warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)  # of Paddle, at import
-    os.environ.setdefault("FLAGS_use_stride_kernel", "0")
-    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
-    try:
-        with open("/proc/cpuinfo") as cpuinfo:
-            amd = "AuthenticAMD" in cpuinfo.read(4096)
-    except OSError:  # not Linux
-        amd = False
-    if amd:
-        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
-
-
-def usable_cores() -> int:
-    """The processors that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = {"FLAGS_use_stride_kernel": "0", "OMP_NUM_THREADS": str(usable_cores())}
+    if processor().get("vendor_id") == "AuthenticAMD":
+        wanted["MKL_DEBUG_CPU_TYPE"] = "5"
+    lacking = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(lacking)
+    if "paddle" not in sys.modules:
+        return
+    if os.environ["OMP_NUM_THREADS"] == "1" != wanted["OMP_NUM_THREADS"]:  # Paddle sets it to 1 when it is not set
+        lacking["OMP_NUM_THREADS"] = "1"
+    costs = [cost.format(wanted[name]) for name, cost in COSTS.items() if name in lacking]
+    if costs:
+        warnings.warn(
+            f"paddle was imported before opensora_lite, too early for its settings: {'; '.join(costs)}."
+            " Restart, and import opensora_lite first",
+            RuntimeWarning,
+            stacklevel=3,  # the line that imports opensora_lite
+        )
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what libraries say while they are imported (of ccache, of OMP_NUM_THREADS, of setuptools)."""
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    """For imports: without what libraries say meanwhile (of ccache, of OMP_NUM_THREADS, of setuptools).
+
+    And without the search for garbage, which takes a sixth of the time and finds none: what is imported stays.
+    """
+    searching = gc.isenabled()
+    gc.disable()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if searching:
+            gc.enable()
 
 
 def import_paddle() -> ModuleType:

@@ -51,8 +51,8 @@ from urllib.parse import quote
 
 from opensora_lite.errors import OpenSoraError, shown
 from opensora_lite.files import check_writable, replacing, write_json
+from opensora_lite.machine import usable_cores
 from opensora_lite.parameters import check_parameters
-from opensora_lite.runtime import usable_cores
 
 RESULT = "application/vnd.opensora-lite.result+json"  # what a notebook records
 DEFAULT_NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "10_generate.ipynb"

@@ -4,6 +4,9 @@
 # that is imported later binds to those and crashes (a segmentation fault in inflateReset2).
 import zlib  # noqa: F401, I001
 
+# Then opensora_lite: it settles threads before a test module imports paddle, and says so where it comes too late.
+import opensora_lite  # noqa: F401
+
 import json
 from pathlib import Path
 

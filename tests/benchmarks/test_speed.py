@@ -11,7 +11,7 @@ import time
 import paddle
 
 from opensora_lite import OpenSora
-from opensora_lite.runtime import usable_cores
+from opensora_lite.machine import usable_cores
 from opensora_lite.samplers import Guidance
 
 RUNS = 5

@@ -15,8 +15,8 @@ import paddle
 import pytest
 from peers.client import NOT_INSTALLED, Peer, interpreter
 
+from opensora_lite.machine import usable_cores
 from opensora_lite.pipeline import WEIGHTS
-from opensora_lite.runtime import usable_cores
 from opensora_lite.stdit import load_stdit
 from opensora_lite.training.losses import TrainingSchedule, training_losses
 
