@@ -110,7 +110,10 @@ class LeanPackage(importlib.abc.MetaPathFinder):
         sys.meta_path.insert(0, self)
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """How Python is to import the package `fullname`: into the module that its submodules know already."""
+        """How Python is to import the package `fullname`: into the module that its submodules know already.
+
+        path, target: what Python says of other imports than this one.
+        """
         spec = PathFinder.find_spec(fullname) if fullname == self.module.__name__ else None
         if spec is not None and spec.loader is not None:
             vars(spec.loader)["create_module"] = lambda spec: self.module
