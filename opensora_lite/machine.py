@@ -23,7 +23,7 @@ def allowed_processors() -> set[int]:
 def usable_cores(root: Path = ROOT, processors: set[int] | None = None) -> int:
     """How many threads can compute at once: cores, not their hyperthreads, and no more than a container's quota.
 
-    processors: those that may be used, by number; None: those of this process.
+    root: see above. processors: those that may be used, by number; None: those of this process.
     """
     cores = set()
     for number in allowed_processors() if processors is None else processors:
@@ -47,14 +47,14 @@ def _processor_quota(root: Path) -> float:
 
 @functools.cache
 def processor(root: Path = ROOT) -> dict[str, str]:
-    """What /proc/cpuinfo says of the first processor: "vendor_id", "model name", "flags" and so on; {} if nothing."""
+    """What /proc/cpuinfo below `root` says of the first processor: "vendor_id", "flags" and so on; {} if nothing."""
     first, _, _ = (_read(root / "proc/cpuinfo") or "").partition("\n\n")
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def has_instructions(flag: str, root: Path = ROOT) -> bool:
-    """Whether the processor has the instructions `flag`: "avx512f", "avx512_bf16", "amx_tile"."""
+    """Whether the processor (of the machine at `root`) has the instructions `flag`: "avx512_bf16", "amx_tile"."""
     return flag in processor(root).get("flags", "").split()
 
 
@@ -67,7 +67,7 @@ class Memory:
 
 
 def memory(root: Path = ROOT) -> Memory:
-    """The memory of the machine, or of the container that this process is in, or up to its own limit (ulimit -v)."""
+    """The memory of the machine at `root`, of the container that this process is in, or up to its limit (ulimit -v)."""
     pairs = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _read(root / "proc/meminfo") or "", re.MULTILINE))
     totals = [1024 * int(pairs["MemTotal"])] if "MemTotal" in pairs else []
     available = [1024 * int(pairs["MemAvailable"])] if "MemAvailable" in pairs else []
