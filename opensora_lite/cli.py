@@ -1,4 +1,4 @@
-"""The command line: `opensora-lite generate`, `explain`, `evaluate`, `train` and `sweep`.
+"""The command line: `opensora-lite generate`, `explain`, `evaluate`, `train`, `sweep` and `doctor`.
 
 `generate` takes the flags of PaddleMIX's Open-Sora example, in either spelling (--frame-interval, --frame_interval).
 Everything that can be wrong is checked before a model is loaded; errors are one message and exit code 2. What exists is
@@ -30,7 +30,8 @@ SWEPT = ("results.csv", "results.parquet", "index.html")  # beside the runs of a
 def main(argv: list[str] | None = None) -> int:
     """Run a command; argv: its words, None for those of the process.
 
-    Returns the exit code: 0, 1 where runs of a sweep failed, 2 for what a person can mend, 130 after Ctrl-C.
+    Returns the exit code: 0, 1 where runs of a sweep failed or `doctor` found that no video can be made, 2 for what a
+    person can mend, 130 after Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a notebook's have no encoding
@@ -157,6 +158,9 @@ def parser() -> argparse.ArgumentParser:
     add("--workers", type=int, default=2, help="notebooks that run at once on this machine [2]")
     where = "its workers run the notebooks, and need the notebook's folder and --out under the same paths"
     add("--scheduler", help=f"tcp://host:port of a dask scheduler instead: {where}")
+
+    p = commands.add_parser("doctor", help="say what this machine has, what of it is slow or lacking, and what to do")
+    p.set_defaults(run=doctor)
     return top
 
 
@@ -346,6 +350,16 @@ def sweep(a) -> int:
             print(f"failed: {describe(grid.chosen(run))}: {error}{where}")
     print(f"{(~failed).sum()} finished, {failed.sum()} failed, of {len(table)}: {(a.out / 'index.html').resolve()}")
     return int(failed.any())
+
+
+def doctor(a) -> int:
+    """`opensora-lite doctor`: print what was found; the exit code, 1 where no video can be made."""
+    from opensora_lite.doctor import examine, report
+
+    print("Trying the packages, and 3 seconds of matrix products …\n", flush=True)
+    found = examine()
+    print(report(found))
+    return int(any(finding.blocks for finding in found))
 
 
 def _prompts(a) -> list[str]:
