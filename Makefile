@@ -65,7 +65,7 @@ $(VENV26)/stamp-full: pyproject.toml | $(VENV26)/stamp-venv
 # CUDA, several gigabytes, which no version number can decline (pip config can name an index that has CPU builds).
 $(VENVPEERS)/stamp: Makefile | $(VENVPEERS)/stamp-venv
 	$(VENVPEERS)/bin/python -m pip install --quiet torch==2.13.0 "numpy>=1.24" "safetensors>=0.4" \
-	    "transformers>=4.40" "sentencepiece>=0.2" "pyyaml>=6"
+	    "transformers>=4.40" "sentencepiece>=0.2" "pyyaml>=6" "diffusers==0.42.1"
 	@touch $@
 
 .PRECIOUS: %/stamp-venv

@@ -1,65 +1,111 @@
-"""How long the parts of a video take with the small model: `make bench` prints the table. Nothing is asserted.
+"""The package beside PyTorch, one piece of work after the other: `make bench` prints the tables. Nothing is asserted.
 
-Medians of five. Machines differ and are busy with other things: compare rows of one run, not of two.
+Every way of doing a piece of work has a process of its own; the processes take turns. All get the same weights and the
+same inputs, other ones in every turn. Environment variables: OPENSORA_BENCH names the pieces (such as
+"a,b,vae,growth"; default: all but vae-sd), OPENSORA_BENCH_OUT where the results go (default: build/bench),
+OPENSORA_BENCH_TURNS how many turns there are (at least, and by default, 5), OMP_NUM_THREADS how many threads compute;
+with one thread, processor time is measured, which the load of a busy machine hardly changes.
 """
 
-import statistics
-import subprocess
-import sys
-import time
+import os
+from pathlib import Path
 
-import paddle
+import pytest
+from alternate import Row, Table, alternate, machine, write
+from conftest import psnr, relative_error
+from growth import AXES, measure, plot
+from sides import OURS, PEERS, SIZE, Side, reason
+from work import WORK
 
-from opensora_lite import OpenSora
-from opensora_lite.machine import usable_cores
-from opensora_lite.samplers import Guidance
-
-RUNS = 5
-
-
-def median(function) -> float:
-    """Milliseconds of a call, the median of five after one to warm up."""
-    function()
-    times = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        function()
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)
+OUT = Path(os.environ.get("OPENSORA_BENCH_OUT", Path(__file__).resolve().parent.parent.parent / "build" / "bench"))
+CHOSEN = [name for name in os.environ.get("OPENSORA_BENCH", "").split(",") if name]
+LEFT_OUT = ["vae-sd"]  # where nothing is chosen: minutes
+NO_ENGINE = ["caption"]  # kinds of work that always run in dynamic mode
+PEAKS = ["PyTorch, eager fp32", "Paddle, dynamic fp32"]  # whose processes multiply large matrices
 
 
-def child(program: str) -> float:
-    """Milliseconds of a whole Python process."""
-    return median(lambda: subprocess.run([sys.executable, "-c", program], check=True, capture_output=True))
+def left_out(name: str) -> bool:
+    return name not in CHOSEN if CHOSEN else name in LEFT_OUT
 
 
-def test_the_small_model(tmp_path):
-    rows = [("python -c pass", child("pass"))]
-    rows.append(("import opensora_lite", child("import opensora_lite")))
-    rows.append(("import paddle", child("import opensora_lite, paddle")))
-    rows.append(
-        ("load the small model, imports included", child("import opensora_lite as o; o.OpenSora.from_pretrained()"))
-    )
-    program = (
-        f"from opensora_lite.cli import main; main({['generate', '--prompt', 'a car', '--save-dir', str(tmp_path)]})"
-    )
-    rows.append(("opensora-lite generate, 16×64×64, 30 steps", child(program)))
+@pytest.fixture(scope="module")
+def results():
+    """Tables by name, and how time grows; written when all are there."""
+    tables, growth = {}, {}
+    yield tables, growth
+    if tables or growth:
+        path = OUT / f"{machine()['date'].replace(':', '')}.json"
+        write(path, machine(), tables, growth=growth)
+        print(f"\n\n{path}")
 
-    pipe = OpenSora.from_pretrained("tiny")
-    y, mask = pipe.text.encode(["a red car driving right on the ocean at sunset"])
-    z = paddle.randn([1, 4, 16, 8, 8])
-    sizes = dict(num_frames=16, height=64, width=64, ar=1, fps=24)
-    guided, plain = (Guidance(pipe.stdit, y, mask, scale, **sizes) for scale in (4.0, 1.0))
-    rows.append(("text encoder, 1 caption", median(lambda: pipe.text.encode(["a red car"]))))
-    rows.append(("a denoising step, guided", median(lambda: guided(z, 500).epsilon.numpy())))
-    rows.append(("a denoising step, guidance 1", median(lambda: plain(z, 500).epsilon.numpy())))
-    rows.append(("VAE, decoding 16 frames", median(lambda: pipe.vae.decode(z).numpy())))
-    rows.append(("a whole video, 30 steps, loaded", median(lambda: pipe("a car"))))
-    a, b = paddle.randn([1024, 1152]), paddle.randn([1152, 4608])
-    rate = 2 * 1024 * 1152 * 4608 / 1e6 / median(lambda: paddle.matmul(a, b).numpy())
 
-    print(
-        f"\n\nPaddle {paddle.__version__}, {usable_cores()} cores, matrix product of 1024×1152×4608: {rate:.0f} GFLOP/s"
-    )
-    for name, milliseconds in rows:
-        print(f"{milliseconds:10.1f} ms  {name}")
+@pytest.fixture(scope="module")
+def products():
+    """Processes that multiply matrices between the turns: what the machine gives while others are at work too."""
+    sides = {}
+    for name in PEAKS:
+        try:
+            sides[name] = Side(name, OUT)
+        except RuntimeError:  # no PyTorch here
+            continue
+        for precision in ("fp32", "bf16"):
+            sides[name].product(precision)
+    yield sides
+    for side in sides.values():
+        side.close()
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_work(name, results, products):
+    if left_out(name):
+        pytest.skip("not chosen")
+    work, rows, sides, expected = WORK[name], {}, {}, None
+    for way in [*OURS, *PEERS]:
+        if work.kind in NO_ENGINE and OURS.get(way, {}).get("engine"):
+            continue
+        rows[way] = Row()
+        try:
+            side = Side(way, OUT)
+        except RuntimeError as error:
+            rows[way].unable = reason(error)
+            continue
+        try:
+            loading = side.ready(name, work)
+            first, out = side.out(name, work, 0)
+        except RuntimeError as error:  # what a library cannot do is a row of the table too
+            rows[way].unable = reason(error)
+            side.close()
+            continue
+        sides[way], rows[way].first = side, loading + first
+        expected = out if expected is None else expected
+        rows[way].error = relative_error(out, expected) if out is not expected else 0.0
+        if work.kind == "video":
+            rows[way].psnr = psnr(out, expected)
+
+    ways = {way: lambda turn, side=side: side.turn(name, work, turn) for way, side in sides.items()}
+    for side, process in products.items():
+        for precision in ("fp32", "bf16"):
+            ways[f"{side} {precision}"] = lambda turn, p=process, precision=precision: p.product(precision)
+    seconds = alternate(ways)
+    peaks = {}
+    for way, found in seconds.items():
+        if way in rows:
+            rows[way].seconds = found
+        else:
+            precision = way.rpartition(" ")[2]
+            rate = 2 * SIZE**3 / sorted(found)[len(found) // 2]
+            peaks[precision] = max(peaks.get(precision, 0), rate)
+    for way, side in sides.items():
+        rows[way].memory = side.memory()
+        side.close()
+    results[0][name] = Table(work.title, rows, work.flops(OUT), peaks)
+    results[0][name].print({peer: peer.removeprefix("PyTorch, ") for peer in PEERS})
+
+
+def test_growth(results):
+    if left_out("growth"):
+        pytest.skip("not chosen")
+    for axis in AXES:
+        results[1][axis] = measure(axis, OUT)
+    plot(results[1], OUT / "growth.png")
+    print(f"\n{OUT / 'growth.png'}")

@@ -1,4 +1,4 @@
-"""The parent's side of run.py: starts the PyTorch process and asks it things. Imports neither torch nor paddle."""
+"""The parent's side of serve.py: starts a process and asks it things. Imports neither torch nor paddle."""
 
 import contextlib
 import json
@@ -20,34 +20,44 @@ def interpreter() -> str | None:
 
 
 class Peer:
-    """A running PyTorch process. `folder` is where the tensors of requests and answers are written."""
+    """A running process, by default the PyTorch one. Tensors of requests and answers are written into `folder`.
 
-    def __init__(self, python: str, folder: Path):
+    script: what it runs. environment: variables that it gets beside those of this process.
+    """
+
+    def __init__(self, python: str, folder: Path, script: Path = HERE / "run.py", **environment: str):
         self.folder, self.requests = folder, 0
         # without PYTHONPATH, so that the peer could not import the package even if it wanted to
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self.process = subprocess.Popen(
-            [python, HERE / "run.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**inherited, **environment}
         )
 
-    def __call__(self, do: str, inputs: dict | None = None, **request) -> dict:
-        """The answer to one request, with the tensors that came back. inputs: {name: array}."""
+    def __call__(self, do: str, inputs: dict | None = None, *, wants: bool | None = None, **request) -> dict:
+        """The answer to one request, with the tensors that came back. inputs: {name: array}.
+
+        wants: whether tensors are to come back; None: as that request always does.
+        """
         self.requests += 1
         request, outputs = {"do": do, **request}, self.folder / f"{self.requests}_outputs.safetensors"
         if inputs is not None:
             request["inputs"] = str(self.folder / f"{self.requests}_inputs.safetensors")
             save_file({name: np.ascontiguousarray(array) for name, array in inputs.items()}, request["inputs"])
-        if do in ("forward", "losses"):
+        if do in ("forward", "losses") if wants is None else wants:
             request["outputs"] = str(outputs)
         with contextlib.suppress(BrokenPipeError):  # of a process that has ended: it gives no line below
             print(json.dumps(request), file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the PyTorch peer ended with exit code {self.process.wait()}; see its messages above")
+            raise RuntimeError(f"the process ended with exit code {self.process.wait()}; see its messages above")
         answer = json.loads(line)
         if "error" in answer:
-            raise RuntimeError(f"the PyTorch peer failed:\n{answer['error']}")
-        return {**answer, **(load_file(outputs) if outputs.exists() else {})}
+            raise RuntimeError(f"the process failed:\n{answer['error']}")
+        tensors = load_file(outputs) if outputs.exists() else {}
+        for file in (request.get("inputs"), request.get("outputs")):
+            if file:
+                Path(file).unlink(missing_ok=True)
+        return {**answer, **tensors}
 
     def close(self):
         with contextlib.suppress(BrokenPipeError):

@@ -1,20 +1,17 @@
-"""The PyTorch side of tests/test_peers.py and of the training benchmark: a process of its own that answers requests.
+"""The PyTorch side of tests/test_peers.py and of tests/benchmarks: a process of its own that answers requests.
 
     python run.py < requests > answers
 
-A request is one line of JSON, {"do": …}, and so is its answer. Tensors travel in safetensors files, whose paths a
-request gives as "inputs" and "outputs". {"error": traceback} answers a request that failed.
+serve.py says what requests and answers look like.
 """
 
-import json
-import os
-import sys
 import time
-import traceback
 
 import torch
 from losses_torch import training_losses
 from safetensors.torch import load_file, save_file
+from serve import serve, threads
+from speed_torch import flops, memory, product, ready, turn
 from stdit2_torch import load
 
 trainers = {}
@@ -60,17 +57,6 @@ def step(name):
     return {"loss": loss.item(), "seconds": time.perf_counter() - start}
 
 
-def main():
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    functions = {function.__name__: function for function in (forward, losses, trainer, step)}
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = functions[request.pop("do")](**request)
-        except Exception:
-            answer = {"error": traceback.format_exc()}
-        print(json.dumps(answer), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(threads())
+    serve([forward, losses, trainer, step, ready, turn, memory, product, flops])

@@ -29,7 +29,7 @@ class ScalarEmbedder(nn.Module):
     def forward(self, value):
         frequencies = torch.exp(-math.log(10000) * torch.arange(128) / 128)
         angles = value.float().unsqueeze(-1) * frequencies
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], -1))
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], -1).to(self.mlp[0].weight.dtype))
 
 
 class Mlp(nn.Module):
@@ -184,11 +184,12 @@ class STDiT2(nn.Module):
         """
         H, W = x.shape[3:]
         rows, columns = self.patch_size[1:]
-        x = F.pad(x.float(), (0, -W % columns, 0, -H % rows))
+        x = F.pad(x.to(self.x_embedder.proj.weight.dtype), (0, -W % columns, 0, -H % rows))
         x = self.x_embedder.proj(x)  #                                        (B, D, T, h, w)
         h, w = x.shape[3:]
-        scale = math.sqrt(height[0].item() * width[0].item()) / self.input_sq_size
-        x = x.flatten(3).permute(0, 2, 3, 1) + position_embedding(h, w, self.dim, scale)  # (B, T, S, D)
+        scale = (height[0] * width[0]).sqrt() / self.input_sq_size
+        positions = position_embedding(h, w, self.dim, scale).to(x.dtype)
+        x = x.flatten(3).permute(0, 2, 3, 1) + positions  #                   (B, T, S, D)
 
         size = torch.cat([self.csize_embedder(height), self.csize_embedder(width), self.ar_embedder(ar)], -1)
         length = self.fl_embedder(num_frames) + self.fps_embedder(fps)
@@ -206,21 +207,23 @@ class STDiT2(nn.Module):
             space, motion = torch.where(live, space, space_kept), torch.where(live, motion, motion_kept)
             time_kept = time_kept + size  # as released: the last layer sees the size here, but not in `time`
 
-        y, y_mask = self.y_embedder.y_proj(y.squeeze(1)), mask.bool()
+        y, y_mask = self.y_embedder.y_proj(y.squeeze(1).to(x.dtype)), mask.bool()
         for block in self.blocks:
             x = block(x, y, y_mask, space, motion, self.rope.freqs)
 
         x = self.final_layer(x, time, time_kept, live)
         x = x.unflatten(2, (h, w)).unflatten(-1, (rows, columns, -1))  #      (B, T, h, w, rows, columns, 2C)
         x = torch.einsum("bthwpqc->bcthpwq", x).flatten(5, 6).flatten(3, 4)
-        return x[..., :H, :W]
+        return x[..., :H, :W].float()
 
 
 FIELDS = ["hidden_size", "depth", "num_heads", "caption_channels", "model_max_length", "input_sq_size", "qk_norm"]
 
 
-def load(config: dict, weights: str) -> STDiT2:
-    """The model of a released config.json and a safetensors file, in float32."""
+def load(config: dict, weights: str, dtype=torch.float32) -> STDiT2:
+    """The model of a released config.json and a safetensors file; what is computed, not learned, stays in float32."""
     model = STDiT2(**{field: config[field] for field in FIELDS})
     model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
     return model.eval()
