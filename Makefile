@@ -1,10 +1,10 @@
-# make demo | test | fuzz | notebooks | lab | site | bench | peers | test-paddle26 | clean
+# make demo | test | fuzz | notebooks | lab | site | bench | bench-compare | peers | test-paddle26 | clean
 #
 # Each target makes the virtual environment that it needs on first use. The stamp files inside remember what was
 # installed, so a second run installs nothing until pyproject.toml (for the peers: this file) changes.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz notebooks lab site bench peers test-paddle26 clean
+.PHONY: help demo test fuzz notebooks lab site bench bench-compare peers test-paddle26 clean
 
 # `make demo PYTHON=/path/to/python3.11` tries that one alone; otherwise the first of these that is 3.10, 3.11 or 3.12.
 PYTHON ?= python3
@@ -26,7 +26,8 @@ help:
 	@echo "make notebooks      executes the notebooks and writes them back with their outputs"
 	@echo "make lab            JupyterLab in notebooks/"
 	@echo "make site           the course as pages, in build/site; of the outputs that are committed"
-	@echo "make bench          the benchmarks"
+	@echo "make bench          the benchmarks, beside PyTorch where make peers has been run; BENCH=a,vae chooses among them"
+	@echo "make bench-compare  BEFORE=… AFTER=…, two result files of make bench, side by side"
 	@echo "make peers          installs PyTorch, for the tests that compare Paddle with it; without it they are skipped"
 	@echo "make test-paddle26  the tests, without the notebooks, on paddlepaddle-gpu 2.6.2"
 	@echo "make clean          removes the virtual environments, build folders and caches; videos stay"
@@ -102,9 +103,12 @@ site: $(VENV)/stamp-full
 	$(VENV)/bin/python -m sphinx -E -W --keep-going -q -d build/doctrees -c notebooks/site notebooks build/site
 	@echo "build/site/index.html"
 
+# Result files, the growth of time as a picture, and what PyTorch compiled, are in build/bench.
 bench: $(VENV)/stamp-full
-	@if [ -d tests/benchmarks ]; then $(VENV)/bin/python -m pytest tests/benchmarks -s; \
-	else echo "There are no benchmarks yet: tests/benchmarks does not exist."; fi
+	OPENSORA_BENCH=$(BENCH) $(VENV)/bin/python -m pytest tests/benchmarks -s
+
+bench-compare: $(VENV)/stamp-full
+	@$(VENV)/bin/python tests/benchmarks/alternate.py "$(BEFORE)" "$(AFTER)"
 
 peers: $(VENVPEERS)/stamp
 

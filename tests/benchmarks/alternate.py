@@ -29,7 +29,7 @@ class Row:
     seconds: list[float] = field(default_factory=list)  # of each turn
     first: float | None = None  # seconds until the first turn was done: loading and compiling included
     memory: int | None = None  # most bytes that its process held beyond its imports
-    error: float | None = None  # ‖out − expected‖ / ‖expected‖, expected: the first row's
+    error: float | None = None  # ‖out − expected‖ / ‖expected‖, expected: what dynamic fp32 gives
     psnr: float | None = None  # dB, of videos
     unable: str | None = None  # why there is nothing else here
 

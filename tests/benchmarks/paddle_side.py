@@ -6,6 +6,7 @@ python paddle_side.py < requests > answers
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -16,7 +17,12 @@ from opensora_lite import runtime  # noqa: E402
 runtime.prepare()
 
 import numpy as np  # noqa: E402
-import paddle  # noqa: E402
+
+with runtime.quiet():
+    import paddle
+    import paddlenlp.transformers  # noqa: F401  imports are no part of what a model needs
+    import ppdiffusers.models.autoencoder_kl  # noqa: F401
+
 from peers.serve import clock, forget_peak, peak_memory, serve, threads  # noqa: E402
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
@@ -34,13 +40,14 @@ def pipeline(models, engine):
     pipe = OpenSora.from_pretrained(**models, device="cpu")
     if engine:
         pipe.compile(precision=engine)
+        warnings.simplefilter("error", UserWarning)  # what cannot be compiled runs uncompiled, with a warning
     return pipe
 
 
 def step(models, engine, told, y, mask):
     told = {name: value for name, value in told.items() if name != "timesteps"}
     predict = Guidance(pipeline(models, engine).stdit, paddle.to_tensor(y), paddle.to_tensor(mask), **told)
-    return lambda x, timestep: predict(paddle.to_tensor(x), int(timestep)).epsilon
+    return lambda x, timestep: predict(paddle.to_tensor(x), int(timestep.item())).epsilon
 
 
 def decode(models, engine, told):
@@ -71,7 +78,7 @@ def video(models, engine, told, caption):
     )
 
     def make(ids, mask, z, seed):
-        frames = pipe(caption, seed=int(seed), **settings).frames
+        frames = pipe(caption, seed=int(seed.item()), **settings).frames
         return paddle.to_tensor(frames.transpose(3, 0, 1, 2)[None])
 
     return make
@@ -84,9 +91,6 @@ def ready(name, kind, models, told, engine=None, inputs=None, **more):
     """Loads what a piece of work needs. models: folders by part; told: numbers that do not change between turns."""
     global before
     if not works:
-        import paddlenlp.transformers  # noqa: F401  imports are no part of what a model needs
-        import ppdiffusers.models.autoencoder_kl  # noqa: F401
-
         forget_peak()
         before = peak_memory()
     start = time.perf_counter()
