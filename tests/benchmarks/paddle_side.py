@@ -18,10 +18,10 @@ runtime.prepare()
 
 import numpy as np  # noqa: E402
 
-with runtime.quiet():
+with runtime.quiet(), runtime.lean_paddlenlp():  # imports are no part of what a model needs
     import paddle
-    import paddlenlp.transformers  # noqa: F401  imports are no part of what a model needs
-    import ppdiffusers.models.autoencoder_kl  # noqa: F401
+    from paddlenlp.transformers import T5EncoderModel  # noqa: F401
+    from ppdiffusers.models.autoencoder_kl import AutoencoderKL  # noqa: F401
 
 from peers.serve import clock, forget_peak, peak_memory, serve, threads  # noqa: E402
 from safetensors.numpy import load_file, save_file  # noqa: E402

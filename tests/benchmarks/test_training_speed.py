@@ -7,12 +7,12 @@ PyTorch runs in a process of its own: `make peers` installs it.
 """
 
 import json
-import statistics
 import time
 
 import numpy as np
 import paddle
 import pytest
+from alternate import Row, alternate, table
 from peers.client import NOT_INSTALLED, Peer, interpreter
 
 from opensora_lite.machine import usable_cores
@@ -20,10 +20,8 @@ from opensora_lite.pipeline import WEIGHTS
 from opensora_lite.stdit import load_stdit
 from opensora_lite.training.losses import TrainingSchedule, training_losses
 
-RUNS = 7
 LEARNING_RATE = 1e-4
 TINY = WEIGHTS / "tiny" / "stdit"
-PAUSE = 0.3  # seconds; after a step the threads of Intel OpenMP, which Paddle uses, spin for 0.2 s (KMP_BLOCKTIME)
 
 
 def make_batch(videos: int, frames: int) -> dict:
@@ -106,33 +104,38 @@ def test_training_steps(peer, videos, frames):
     if peer:
         steps["PyTorch, eager"] = torch_step(peer, batch, f"{videos}×{frames}")
 
-    first, unable = {}, {}
+    rows, losses = {name: Row() for name in steps}, {}
+    if not peer:
+        rows["PyTorch, eager"] = Row(unable=NOT_INSTALLED)
     for name, step in list(steps.items()):
         try:
-            _, first[name] = step()
+            _, rows[name].first = step()
         except Exception as error:  # a model that Paddle cannot compile is a row of the table too
-            unable[name] = f"{type(error).__name__}: {static_message(error)}"
+            rows[name].unable = f"{type(error).__name__}: {static_message(error)}"
             del steps[name]
-    seconds, losses = {name: [] for name in steps}, {}
-    for _ in range(RUNS):
-        for name, step in steps.items():
-            time.sleep(PAUSE)
-            losses[name], took = step()
-            seconds[name].append(took)
+
+    def way(name, step):
+        def turn(number):
+            losses[name], seconds = step()
+            return seconds
+
+        return turn
+
+    for name, seconds in alternate({name: way(name, step) for name, step in steps.items()}, turns=7).items():
+        rows[name].seconds = seconds
 
     print(
         f"\n\nTraining the small model, {videos} × {frames}×64×64, Paddle {paddle.__version__}, {usable_cores()} cores"
     )
-    print("  steps/s      ms   ratio   first step   loss after")
-    reference = statistics.median(seconds["Paddle, dynamic"])
-    for name in steps:
-        took = statistics.median(seconds[name])
-        row = f"{1 / took:9.2f} {1000 * took:7.0f} {reference / took:7.2f} {first[name]:10.1f} s {losses[name]:12.5f}"
-        print(f"{row}  {name}")
-    for name, why in unable.items():
-        print(f"{'—':>9}  {name}: {why}")
-    if not peer:
-        print(f"{'—':>9}  PyTorch, eager: {NOT_INSTALLED}")
+    reference = rows["Paddle, dynamic"].median
+    lines = [["steps/s", "ms", "ratio", "first step", "loss after", ""]]
+    for name, row in rows.items():
+        if row.unable:
+            lines.append(["—", "", "", "", "", f"{name}: {row.unable}"])
+            continue
+        numbers = [f"{1 / row.median:.2f}", f"{1000 * row.median:.0f}", f"{reference / row.median:.2f}"]
+        lines.append([*numbers, f"{row.first:.1f} s", f"{losses[name]:.5f}", name])
+    print(table(lines))
 
 
 def static_message(error: Exception) -> str:
