@@ -24,6 +24,7 @@ from opensora_lite.stdit import load_stdit
 from opensora_lite.training import train
 from opensora_lite.training.losses import TrainingSchedule, training_losses
 from opensora_lite.training.recipe import read_recipe
+from opensora_lite.vae import load_vae
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = WEIGHTS / "tiny" / "stdit"
@@ -264,3 +265,26 @@ def test_training_agrees(micro_file, tmp_path):
     assert max(errors) < 1e-3  # the start is handed over in float16
     a, b = (load_stdit(tmp_path / name / "stdit").state_dict() for name in ("run", "torch"))
     assert max(relative_error(a[n].numpy(), b[n].numpy()) for n in a if "qkv.weight" in n) < 1e-2
+
+
+def test_training_of_the_vae_agrees(micro_file, tmp_path):
+    """The decoder's training, Paddle's and that of tests/peers/train_vae_torch.py: equal losses, equal weights."""
+    if interpreter() is None:
+        pytest.skip(NOT_INSTALLED)
+    stage = "vae.decoder={steps: 4, batch: 4, warmup: 2, learning_rate: 1e-3, ema: 0.5, crop_share: 0.5}"
+    ours = train(read_recipe(micro_file, dict([stage.split("=")])), tmp_path / "paddle", prepare=True).decoder
+    command = [interpreter(), HERE / "train_vae_torch.py", micro_file, tmp_path / "torch", "--set", stage]
+    root = str(HERE.parent.parent)
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "torch" / "state" / "decoder_losses.csv", newline="") as file:
+        theirs = list(csv.DictReader(file))
+    assert [(r.step, r.kind) for r in ours] == [(int(r["step"]), r["kind"]) for r in theirs] and len(ours) == 4
+    np.testing.assert_allclose([r.rate for r in ours], [float(r["rate"]) for r in theirs], rtol=1e-6)
+    errors = [abs(float(b["loss"]) / a.loss - 1) for a, b in zip(ours, theirs, strict=True)]
+    print("\nthe decoder, Paddle against PyTorch, four losses: " + ", ".join(f"{error:.1e}" for error in errors))
+    assert max(errors) < 1e-3
+    a, b = (load_vae(tmp_path / name / "vae") for name in ("paddle", "torch"))
+    assert a.scaling_factor == b.scaling_factor
+    a, b = (vae.model.state_dict() for vae in (a, b))
+    assert max(relative_error(a[n].numpy(), b[n].numpy()) for n in a if n.endswith("conv1.weight")) < 1e-2

@@ -16,7 +16,7 @@ import numpy as np
 
 from opensora_lite import world
 from opensora_lite.pipeline import IMAGE_FPS
-from opensora_lite.training.recipe import DiffusionRecipe, Recipe, VAERecipe, World, parse_size
+from opensora_lite.training.recipe import DiffusionRecipe, PictureLearning, Recipe, World, parse_size
 
 LATENT_CHANNELS = 4  # of the VAE, as STDiT2 reads them
 
@@ -178,14 +178,14 @@ class Pictures:
     def __init__(self, clips: list[Clip], frames: list[np.ndarray]):
         self.pools = by_size(clips, frames)
 
-    def batch(self, recipe: Recipe, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures float32 [B, 3, h, w], −1 … 1, and noise float32 [B, C, h/8, w/8], of a step.
+    def batch(self, v: PictureLearning, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures float32 [B, 3, h, w], −1 … 1, and noise float32 [B, C, h/8, w/8], of a step of a stage of the VAE.
 
-        Whole frames, or crops around the subject, where the small things are that are hardest to keep.
+        Whole frames, or crops around the subject, where the small things are that are hardest to keep. All sizes come
+        alike: what is drawn to the same rules has other details in pixels at each height.
         """
-        v: VAERecipe = recipe.vae
-        rng = np.random.default_rng([recipe.seed, 1, step])
-        size = pick_size(rng, self.pools)
+        rng = np.random.default_rng([seed, v.STREAM, step])
+        size = list(self.pools)[rng.integers(len(self.pools))]
         frames, clips = self.pools[size]
         rows, times = rng.integers(len(clips), size=v.batch), rng.integers(frames.shape[1], size=v.batch)
         pictures = frames[rows, times]

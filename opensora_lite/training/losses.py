@@ -128,7 +128,7 @@ def mean_of_live(x, x_mask=None):
 
 
 def vae_loss(model, pictures, noise, v):
-    """The loss of ppdiffusers' AutoencoderKL `model` on pictures [B, 3, h, w], −1 … 1; `v` is the VAERecipe.
+    """The loss of ppdiffusers' AutoencoderKL `model` on pictures [B, 3, h, w], −1 … 1, of a stage `v`.
 
     noise: standard normal [B, C, h/8, w/8], which draws the latents (arXiv:1312.6114, sec. 2.4). The mean of the
     absolute and of the squared error, the absolute error of the differences between neighbouring pixels, for sharp

@@ -14,7 +14,7 @@ import json
 import math
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import get_args, get_origin, get_type_hints
+from typing import ClassVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -98,37 +98,76 @@ class Learning:
 
 
 @dataclass(frozen=True)
-class VAERecipe(Learning):
-    """The frame VAE: pictures in, the same pictures out."""
+class PictureLearning(Learning):
+    """What both stages of the frame VAE have: pictures in, the same pictures out."""
 
-    steps: int = 8250
+    STREAM: ClassVar[int]  # of random numbers, so that the stages see other batches
+
     learning_rate: float = 2e-3
-    clips: int = 3000  # it learns from the first so many clips of the world, which stay in memory as pixels
-    batch: int = 192  # pictures of a step
+    batch: int = 192  # pictures of a step, all of one size; each size as often as the others
     crop: int = 32  # side of the crops around the subject, pixels: the smallest things fill more of them
     crop_share: float = 0.8  # share of the steps on such crops; the others see whole frames
     gradient_weight: float = 0.5  # of the L1 distance between neighbouring pixels' differences: sharp edges
     squared_weight: float = 1.0  # of the mean squared error
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least(self, batch=1, crop=8)
+        between(self, crop_share=(0, 1), gradient_weight=(0, math.inf), squared_weight=(0, math.inf))
+        if self.crop % 8:
+            raise OpenSoraError(f"crop is {self.crop}; a VAE that makes 8 pixels one needs a multiple of 8")
+
+
+@dataclass(frozen=True)
+class DecoderRecipe(PictureLearning):
+    """The VAE's decoder alone, afterwards: what latents mean stays, how well they are drawn gets better.
+
+    A model that was trained on these latents can therefore go on with the new decoder.
+    """
+
+    STREAM = 3
+    kl_weight: ClassVar[float] = 0.0  # the latents' divergence is what it is
+
+    learning_rate: float = 8e-4
+    warmup: int = 100
+    decay: float = 1.0
+    ema: float = 0.995
+    batch: int = 24
+    crop_share: float = 0.0
+    squared_weight: float = 20.0  # dB are measured by it; the absolute error alone gives more to what is nearly right
+
+
+@dataclass(frozen=True)
+class VAERecipe(PictureLearning):
+    """The frame VAE."""
+
+    STREAM = 1
+
+    steps: int = 8250
+    clips: int = 3000  # it learns from the first so many clips of the world, which stay in memory as pixels
     kl_weight: float = 3e-4  # of the divergence from a standard normal: keeps latents in bounds
     block_out_channels: tuple[int, ...] = (16, 32, 64, 64)
     layers_per_block: int = 1
     norm_num_groups: int = 8
     init: str | None = None  # a folder with a trained VAE, which is then taken as it is; "tiny": the shipped one
+    decoder: DecoderRecipe | None = None  # its decoder's further training, that of a VAE from `init`, too; null: none
 
     def __post_init__(self):
         super().__post_init__()
-        at_least(self, clips=1, batch=1, crop=8, layers_per_block=1, norm_num_groups=1)
-        between(self, crop_share=(0, 1))
-        for name in ("gradient_weight", "squared_weight", "kl_weight"):
-            between(self, **{name: (0, math.inf)})
-        if self.crop % 8:
-            raise OpenSoraError(f"crop is {self.crop}; a VAE that makes 8 pixels one needs a multiple of 8")
+        at_least(self, clips=1, layers_per_block=1, norm_num_groups=1)
+        between(self, kl_weight=(0, math.inf))
         channels, groups = self.block_out_channels, self.norm_num_groups
         if len(channels) != 4 or any(n < 1 or n % groups for n in channels):
             raise OpenSoraError(
                 f"block_out_channels are {list(channels)}; give four, for 8 pixels become one in three halvings,"
                 f" all multiples of norm_num_groups, {groups}"
             )
+
+    @property
+    def stages(self) -> dict[str, PictureLearning]:
+        """What is to be trained, by the names that its files have."""
+        stages = {"vae": self if self.init is None else None, "decoder": self.decoder}
+        return {name: stage for name, stage in stages.items() if stage is not None}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A whole run: render the world, train the VAE, turn the clips into latents, train T5 and STDiT2.
 
 out/recipe.json         what is being trained; a run is only continued with the same recipe
-out/state/              checkpoints (vae.safetensors, diffusion.safetensors), losses, the clips as latents
+out/state/              checkpoints (vae, decoder, diffusion.safetensors), losses, the clips as latents
 out/sheets/             samples on the way
 out/vae, t5, stdit      the model, as `OpenSora.from_pretrained(out)` takes it, with pipeline.json
 """
@@ -25,7 +25,7 @@ from opensora_lite.runtime import set_device
 from opensora_lite.training import models
 from opensora_lite.training.data import Batch, Latents, Pictures, clip_at
 from opensora_lite.training.losses import TrainingSchedule, training_losses, vae_loss
-from opensora_lite.training.recipe import Recipe, parse_size, read_recipe
+from opensora_lite.training.recipe import PictureLearning, Recipe, parse_size, read_recipe
 from opensora_lite.training.trainer import Progress, Record, Trainer, read_records
 from opensora_lite.vae import FrameVAE, load_vae
 from opensora_lite.video import Video
@@ -39,6 +39,7 @@ class Trained:
 
     folder: Path
     vae: list[Record]
+    decoder: list[Record]
     diffusion: list[Record]
 
 
@@ -72,7 +73,7 @@ def train(
 
     # 2. the VAE, and the clips as it sees them
     clips = [clip_at(recipe.world, i) for i in range(recipe.world.clips)]
-    vae, vae_records = train_vae(recipe, vae, clips, out, on_step, say)
+    vae = train_vae(recipe, vae, clips, out, on_step, say)
     latents = Latents(clips, make_latents(recipe, clips, vae, out, say))
 
     # 3. T5 and STDiT2
@@ -90,7 +91,8 @@ def train(
     if dist.get_rank() == 0:
         with trainer.averaged():
             export(recipe, out, text, stdit)
-    return Trained(out, vae_records, trainer.history)
+    records = (read_records(out / "state" / f"{stage}_losses.csv") for stage in ("vae", "decoder"))
+    return Trained(out, *records, trainer.history)
 
 
 def start_processes(recipe: Recipe):
@@ -102,7 +104,7 @@ def start_processes(recipe: Recipe):
         dist.init_parallel_env()
     n = dist.get_world_size()
     batches = {stage.batch_of(length) for stage in recipe.diffusion.stages for length in stage.lengths}
-    batches |= set() if recipe.vae.init else {recipe.vae.batch}
+    batches |= {stage.batch for stage in recipe.vae.stages.values()}
     if any(batch % n for batch in batches):
         raise OpenSoraError(f"{n} processes cannot share batches of {sorted(batches)} evenly; choose multiples of {n}")
 
@@ -153,31 +155,49 @@ def differences(a: dict, b: dict, where: str = "") -> list[str]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def train_vae(recipe: Recipe, vae: FrameVAE, clips: list, out: Path, on_step, say) -> tuple[FrameVAE, list[Record]]:
+def train_vae(recipe: Recipe, vae: FrameVAE, clips: list, out: Path, on_step, say) -> FrameVAE:
     """The VAE of out/vae; trained first, where there is none."""
-    v, config, rank, processes = recipe.vae, out / "vae" / "config.json", dist.get_rank(), dist.get_world_size()
-    if v.init is None and not config.exists():
+    v, config = recipe.vae, out / "vae" / "config.json"
+    if v.stages and not config.exists():
         clips = clips[: v.clips]
         say(f"rendering {len(clips)} clips for the VAE")
         pictures = Pictures(clips, [clip.render(recipe.world.num_frames) for clip in clips])
-
-        def loss(step):
-            batch, noise = (part[rank::processes] for part in pictures.batch(recipe, step))
-            size = "x".join(map(str, batch.shape[2:]))
-            return vae_loss(vae.model, paddle.to_tensor(batch), paddle.to_tensor(noise), v), size
-
-        trainer = Trainer("vae", {"vae": vae.model}, v, loss, out / "state", recipe.save_every, on_step)
-        say(f"the VAE: {sum(p.size for p in vae.model.parameters()):,} values, step {trainer.step} of {v.steps}")
-        trainer.fit()
-        trainer.finish()
-        vae.scaling_factor = 1.0
-        some = [vae.encode_frames(clip.render(recipe.world.num_frames)).ravel() for clip in clips[:100]]
-        vae.scaling_factor = 1 / float(np.concatenate(some).std())  # latents of standard deviation 1
-    if rank == 0 and not config.exists():
+        for name, stage in v.stages.items():
+            if name == "decoder":
+                hold(vae.model.encoder, vae.model.quant_conv)
+            trainer = picture_trainer(name, recipe, stage, vae, pictures, out / "state", on_step)
+            values = sum(p.size for p in trainer.parameters.values())
+            say(f"the {'VAE' if name == 'vae' else 'decoder'}: {values:,} values, step {trainer.step} of {stage.steps}")
+            trainer.fit()
+            trainer.finish()
+        if v.init is None:
+            vae.scaling_factor = 1.0
+            some = [vae.encode_frames(clip.render(recipe.world.num_frames)).ravel() for clip in clips[:100]]
+            vae.scaling_factor = 1 / float(np.concatenate(some).std())  # latents of standard deviation 1
+    if dist.get_rank() == 0 and not config.exists():
         models.export_vae(out, vae)
     wait_for(config)
     # as it was written, in float16: a run that goes on later has no other
-    return load_vae(out / "vae"), read_records(out / "state" / "vae_losses.csv")
+    return load_vae(out / "vae")
+
+
+def hold(*layers):
+    """Leave layers as they are in the trainings that follow."""
+    for layer in layers:
+        for parameter in layer.parameters():
+            parameter.stop_gradient = True
+
+
+def picture_trainer(name, recipe: Recipe, stage: PictureLearning, vae, pictures, folder: Path, on_step) -> Trainer:
+    """The Trainer of a stage of the VAE, at the step where an earlier run stopped."""
+    rank, processes = dist.get_rank(), dist.get_world_size()
+
+    def loss(step):
+        batch, noise = (part[rank::processes] for part in pictures.batch(stage, recipe.seed, step))
+        size = "x".join(map(str, batch.shape[2:]))
+        return vae_loss(vae.model, paddle.to_tensor(batch), paddle.to_tensor(noise), stage), size
+
+    return Trainer(name, {"vae": vae.model}, stage, loss, folder, recipe.save_every, on_step)
 
 
 def make_latents(recipe: Recipe, clips: list, vae: FrameVAE, out: Path, say) -> list[np.ndarray]:

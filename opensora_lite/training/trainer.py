@@ -39,7 +39,7 @@ class Record:
 class Progress:
     """Where a stage stands; `on_step` gets one after every step."""
 
-    stage: str  # "vae" or "diffusion"
+    stage: str  # "vae", "decoder" or "diffusion"
     record: Record
     steps: int  # of the whole stage
     steps_per_second: float  # since `fit` was called
@@ -125,7 +125,8 @@ class Trainer:
             )
         self.muon.step(rate)
         self.adamw.set_lr(rate)
-        self.adamw.step()
+        with paddle.utils.unique_name.guard():  # else what it keeps is named after other trainings of these parameters
+            self.adamw.step()
         for parameter in self.parameters.values():
             parameter.clear_gradient(set_to_zero=False)
         decay = self.learning.ema_at(self.step)
