@@ -91,8 +91,8 @@ def train(
     if dist.get_rank() == 0:
         with trainer.averaged():
             export(recipe, out, text, stdit)
-    records = (read_records(out / "state" / f"{stage}_losses.csv") for stage in ("vae", "decoder"))
-    return Trained(out, *records, trainer.history)
+    vae_records, decoder_records = (read_records(out / "state" / f"{stage}_losses.csv") for stage in ("vae", "decoder"))
+    return Trained(out, vae_records, decoder_records, trainer.history)
 
 
 def start_processes(recipe: Recipe):
