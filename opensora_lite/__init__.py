@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers, which do not
     from opensora_lite.errors import OpenSoraError as OpenSoraError
     from opensora_lite.masks import MaskStrategy as MaskStrategy
     from opensora_lite.masks import Segment as Segment
+    from opensora_lite.memory import estimate_memory as estimate_memory
     from opensora_lite.pipeline import OpenSora as OpenSora
     from opensora_lite.pipeline import Settings as Settings
     from opensora_lite.trace import Trace as Trace
@@ -23,6 +24,7 @@ _HOMES = {
     "Settings": "pipeline",
     "MaskStrategy": "masks",
     "Segment": "masks",
+    "estimate_memory": "memory",
     "Trace": "trace",
     "Video": "video",
     "read_video": "video",

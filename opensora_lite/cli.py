@@ -192,7 +192,9 @@ def explain(a) -> None:
 
 def generate(a) -> None:
     """`opensora-lite generate`: make videos, and save each as soon as it is done. Raises OpenSoraError before that."""
+    from opensora_lite.memory import for_settings, refuse_what_cannot_fit
     from opensora_lite.pipeline import OpenSora, Settings, model_defaults, plan
+    from opensora_lite.runtime import resolve_dtype, set_device
 
     # 1. everything that can be said without a model
     released = any((a.stdit, a.t5, a.vae))
@@ -230,8 +232,11 @@ def generate(a) -> None:
         print(f"note: this model was trained at {sizes}; at {height}×{width} given frames are kept, the others blurred")
 
     # 2. the model
-    start = time.perf_counter()
     parts = dict(stdit=a.stdit, t5=a.t5, vae=a.vae)
+    device = set_device(a.device)
+    known = dict(dtype=resolve_dtype(a.dtype, device), device=device, micro_batch_size=max(a.micro_batch_size, 1))
+    refuse_what_cannot_fit(settings, for_settings(settings, model=a.model, **parts, **known), device)
+    start = time.perf_counter()
     pipe = OpenSora.from_pretrained(
         a.model, **parts, device=a.device, dtype=a.dtype, micro_batch_size=a.micro_batch_size
     )

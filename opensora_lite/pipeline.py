@@ -21,7 +21,7 @@ from opensora_lite.checkpoints import open_checkpoint, read_config, read_json
 from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, PromptError, SizeError, shown
 from opensora_lite.masks import MAX_FRAMES, MAX_LOOPS, MaskStrategy, joining_steps
 from opensora_lite.prompts import prompts_per_loop, split_prompt
-from opensora_lite.runtime import resolve_dtype, set_device
+from opensora_lite.runtime import give_back_memory, resolve_dtype, set_device
 from opensora_lite.video import MAX_PIXELS, Reference, Video, count_frames, read_reference
 
 if TYPE_CHECKING:  # these import paddle
@@ -431,8 +431,9 @@ class OpenSora:
         """Make the videos of `jobs`, batch by batch, and yield each as soon as it is done.
 
         on_step: called with a Progress after every denoising step. trace: a Trace of the one video that is made.
-        Raises OpenSoraError where it cannot follow.
+        Raises OpenSoraError where it cannot follow, DeviceError where that takes more memory than there is.
         """
+        self._check_memory(settings)
         if trace is not None:
             if len(jobs) != 1:
                 raise OpenSoraError(f"a trace follows one video, and {len(jobs)} were asked for; make them one by one")
@@ -450,6 +451,17 @@ class OpenSora:
             frames = self._make(batch, settings, report, trace)
             for job, pixels in zip(batch, frames, strict=True):
                 yield job, Video(pixels, settings.video_fps, prompt=job.prompt)
+
+    def _check_memory(self, settings: Settings) -> None:
+        """Raise DeviceError where the memory that is left does not suffice for what the models work with."""
+        import paddle
+
+        from opensora_lite.memory import for_settings, refuse_what_cannot_fit
+
+        device, dtype = paddle.get_device(), str(self.stdit.x_embedder.proj.weight.dtype).removeprefix("paddle.")
+        loaded = dict(stdit=vars(self.stdit.config), vae=self.vae.model.config, text_encoder=False)
+        sizes = dict(dtype=dtype, device=device, micro_batch_size=self.vae.micro_batch_size)
+        refuse_what_cannot_fit(settings, for_settings(settings, **loaded, **sizes), device, loaded=True)
 
     def _make(
         self, batch: tuple[Job, ...], settings: Settings, report: "Callable[[int, Step], None]", trace: "Trace | None"
@@ -483,6 +495,7 @@ class OpenSora:
                     record(step)
                     report(loop, step)
             # 4. from latents to pixels
+            give_back_memory()  # that the transformer has worked with
             clip = self.vae.decode(step.sample)
             clips.append(to_uint8(clip))
             # 5. what the next loop may take over

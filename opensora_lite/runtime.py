@@ -1,6 +1,7 @@
 """Device, precision and threads: what must be settled before Paddle is imported, and checked before a model is."""
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import importlib.abc
@@ -170,6 +171,17 @@ def set_device(device: str | None = None) -> str:
         )
     paddle.set_device(device)
     return device
+
+
+def give_back_memory() -> None:
+    """Give memory that has been freed back to the system, which the C library and Paddle would keep for later."""
+    import paddle
+
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # not with every C library
+        ctypes.CDLL(None).malloc_trim(0)
+    if paddle.get_device() != "cpu":
+        paddle.device.cuda.empty_cache()
 
 
 def resolve_dtype(dtype: str | None, device: str) -> str:

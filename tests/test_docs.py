@@ -24,7 +24,19 @@ SOURCES = {
     for path in sorted((ROOT / "opensora_lite").rglob("*.py"))
 }
 # Modules that people call: here a docstring names every argument. Elsewhere a good signature can be enough.
-FACE = ("errors", "files", "machine", "masks", "parameters", "pipeline", "prompts", "runtime", "samplers", "trace")
+FACE = (
+    "errors",
+    "files",
+    "machine",
+    "masks",
+    "memory",
+    "parameters",
+    "pipeline",
+    "prompts",
+    "runtime",
+    "samplers",
+    "trace",
+)
 FACE += ("video",)
 ERRORS = {name for name in vars(errors) if name.endswith("Error")}
 
