@@ -90,6 +90,10 @@ def parser() -> argparse.ArgumentParser:
     add("--sampler", help="iddpm, ddim or dpm-solver [iddpm]")
     add("--cfg-scale", dest="guidance_scale", type=float, help="guidance scale; 1 is without [4.0 with tiny, 7.0 else]")
     add("--cfg-channel", type=int, help="latent channels that are guided; 0 is all [0 with tiny, 3 else]")
+    interval: dict[str, Any] = dict(
+        metavar=("FIRST", "LAST"), help="times, 0 to 999, with guidance; outside, steps take half as long"
+    )
+    add("--guidance-interval", type=int, nargs=2, **interval)
     add("--seed", type=int, help="the i-th video is made with seed + i [42]")
     add("--batch-size", type=int, help="videos made at once [1]")
     add("--num-sample", type=int, help="videos for each prompt [1]")

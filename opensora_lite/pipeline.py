@@ -70,6 +70,7 @@ class Settings:
     sampler: str = "iddpm"  # or "ddim", "dpm-solver"
     num_sampling_steps: int = 100
     guidance_scale: float = 7.0  # 1: without guidance, in half the time
+    guidance_interval: tuple[int, int] | None = None  # first and last time (0 … 999) with guidance; None: always
     cfg_channel: int | None = 3  # latent channels that are guided, counted from the first; None: all
     loops: int = 1  # how often the video is continued, the first time included
     condition_frames: int | None = None  # frames that a loop takes over from the one before
@@ -95,6 +96,8 @@ class Settings:
         scale = self.guidance_scale
         if isinstance(scale, bool) or not isinstance(scale, Real) or not abs(scale) <= 1000:  # also where it is nan
             raise OpenSoraError(f"guidance_scale must be a number such as 4.0, not {shown(scale)}")
+        if self.guidance_interval is not None:
+            object.__setattr__(self, "guidance_interval", _interval(self.guidance_interval))
         if self.cfg_channel is not None and (type(self.cfg_channel) is not int or not 1 <= self.cfg_channel <= 4):
             raise OpenSoraError(
                 f"cfg_channel is {shown(self.cfg_channel)}; latents have 4 channels: give 1 to 4, or None for all"
@@ -123,6 +126,19 @@ class Settings:
     def total_frames(self) -> int:
         """Frames of a finished video: every loop but the first adds those that it does not take over."""
         return self.num_frames + (self.loops - 1) * (self.num_frames - (self.condition_frames or 0))
+
+
+def _interval(given: Any) -> tuple[int, int]:
+    try:
+        first, last = (operator.index(t) for t in given)
+    except (TypeError, ValueError):
+        raise OpenSoraError(f"guidance_interval must be two whole numbers, not {shown(given)}") from None
+    if not 0 <= first <= last <= 999:
+        raise OpenSoraError(
+            f"guidance_interval is {shown(first)} to {shown(last)}; give the first and the last time with guidance,"
+            " between 0 (the video) and 999 (noise)"
+        )
+    return first, last
 
 
 def check_size(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -488,9 +504,10 @@ class OpenSora:
             z, frame_mask = (np.stack(column) for column in zip(*pairs, strict=True))
             # 3. from noise to latents
             fps = IMAGE_FPS if T == 1 else settings.fps
-            predict = Guidance(self.stdit, y, y_mask, settings.guidance_scale, settings.cfg_channel, fps=fps, **sizes)
+            scale, channels, interval = settings.guidance_scale, settings.cfg_channel, settings.guidance_interval
+            predict = Guidance(self.stdit, y, y_mask, scale, channels, interval, fps=fps, **sizes)
             mask = None if (frame_mask == 1).all() else frame_mask
-            with self._watched(trace, batch[0].captions[loop], frame_mask[0], predict.guided, z.shape) as record:
+            with self._watched(trace, batch[0].captions[loop], frame_mask[0], z.shape) as record:
                 for step in sampler.sample(predict, paddle.to_tensor(z), mask, noise):
                     record(step)
                     report(loop, step)
@@ -505,7 +522,7 @@ class OpenSora:
         return np.concatenate([clips[0], *(clip[:, settings.condition_frames :] for clip in clips[1:])], axis=1)
 
     def _watched(
-        self, trace: "Trace | None", caption: str, edit_ratios: np.ndarray, guided: bool, latent_shape: tuple[int, ...]
+        self, trace: "Trace | None", caption: str, edit_ratios: np.ndarray, latent_shape: tuple[int, ...]
     ) -> "contextlib.AbstractContextManager[Callable[[Step], None]]":
         """A context in which `trace`, if there is one, is told of every step."""
         if trace is None:
@@ -515,7 +532,7 @@ class OpenSora:
         patches = zip(latent_shape[3:], self.stdit.config.patch_size[1:], strict=True)
         rows, columns = (math.ceil(n / p) for n, p in patches)
         loop = TraceLoop(caption, self.text.pieces(caption), edit_ratios)
-        return trace.watching(self.stdit, loop, guided, (rows, columns))
+        return trace.watching(self.stdit, loop, (rows, columns))
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Latents float32 [C, T, height/8, width/8] of frames uint8 [T, height, width, 3].

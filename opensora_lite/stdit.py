@@ -15,7 +15,7 @@ RoFormer, arXiv:2104.09864 (rotary positions). What looks odd and must stay is m
 
 import math
 import reprlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import paddle
@@ -133,7 +133,7 @@ class SelfAttention(nn.Layer):
 
 
 class CrossAttention(nn.Layer):
-    """Every token of the video asks every token of its caption."""
+    """Every token of the video asks every token of its caption. What the caption answers is the same in every step."""
 
     def __init__(self, dim, num_heads):
         super().__init__()
@@ -142,15 +142,19 @@ class CrossAttention(nn.Layer):
         self.kv_linear = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def heads(self, x, y) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-        """Queries [B, N, heads, d] of the video; keys and values [B, L, heads, d] of the caption."""
-        (B, N, _), L = x.shape, y.shape[1]
-        q = self.q_linear(x).reshape([B, N, self.num_heads, -1])
+    def answers(self, y) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Keys and values [B, L, heads, d] of a caption [B, L, D]."""
+        B, L, _ = y.shape
         k, v = self.kv_linear(y).reshape([B, L, 2, self.num_heads, -1]).unbind(2)
-        return q, k, v
+        return k, v
 
-    def forward(self, x, y, y_mask):
-        return self.proj(attention(*self.heads(x, y), y_mask).reshape(x.shape))
+    def queries(self, x) -> paddle.Tensor:
+        """[B, N, heads, d] of the tokens x [B, N, D] of a video."""
+        B, N, _ = x.shape
+        return self.q_linear(x).reshape([B, N, self.num_heads, -1])
+
+    def forward(self, x, keys, values, y_mask):
+        return self.proj(attention(self.queries(x), keys, values, y_mask).reshape(x.shape))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -232,7 +236,10 @@ def position_embedding(h, w, dim, scale):
 
 def modulate(x, shift, scale):
     """adaLN: a norm without weights of its own, then the scale and shift that the time asks for."""
-    return F.layer_norm(x, x.shape[-1:], epsilon=1e-6) * spread(1 + scale, x) + spread(shift, x)
+    D = x.shape[-1]
+    if math.prod(shift.shape) == D:  # one for all tokens: then they can be the norm's weights, which spares two passes
+        return F.layer_norm(x, [D], (1 + scale).reshape([D]), shift.reshape([D]), epsilon=1e-6)
+    return F.layer_norm(x, [D], epsilon=1e-6) * spread(1 + scale, x) + spread(shift, x)
 
 
 def modulation(table, live, kept, x_mask):
@@ -260,7 +267,7 @@ class Block(nn.Layer):
         self.cross_attn = CrossAttention(dim, num_heads)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dim)
 
-    def forward(self, x, y, y_mask, time, x_mask, rotary):
+    def forward(self, x, keys, values, y_mask, time, x_mask, rotary):
         B, T, S, D = x.shape
         space, motion = self.scale_shift_table, self.scale_shift_table_temporal
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = modulation(space, time.space, time.space_kept, x_mask)
@@ -270,7 +277,7 @@ class Block(nn.Layer):
         x = x + spread(gate, x) * self.attn(tokens).reshape([B, T, S, D])
         tokens = modulate(x, shift_t, scale_t).transpose([0, 2, 1, 3]).reshape([B * S, T, D])  # place by place
         x = x + spread(gate_t, x) * self.attn_temp(tokens, rotary).reshape([B, S, T, D]).transpose([0, 2, 1, 3])
-        x = x + self.cross_attn(x.reshape([B, T * S, D]), y, y_mask).reshape([B, T, S, D])
+        x = x + self.cross_attn(x.reshape([B, T * S, D]), keys, values, y_mask).reshape([B, T, S, D])
         return x + spread(gate_mlp, x) * self.mlp(modulate(x, shift_mlp, scale_mlp))
 
 
@@ -295,7 +302,10 @@ class FinalLayer(nn.Layer):
 
 @dataclass
 class TimeConditions:
-    """What the time, the size and the length say to the layers: at t for live frames, at 0 for kept ones."""
+    """What the time, the size and the length say to the layers: at t for live frames, at 0 for kept ones.
+
+    B is 1 where the whole batch has one time and one size.
+    """
 
     embedding: paddle.Tensor  # [B, D], of t alone
     space: paddle.Tensor  # [B, 6, D], t and the size
@@ -303,6 +313,24 @@ class TimeConditions:
     embedding_kept: paddle.Tensor | None = None  # [B, D], of 0 and (as released, unlike `embedding`) the size
     space_kept: paddle.Tensor | None = None
     motion_kept: paddle.Tensor | None = None
+
+
+@dataclass
+class Conditions:
+    """What the model is told of a video and what holds in every step: computed once, by `STDiT2.prepare`."""
+
+    answers: list[tuple[paddle.Tensor, paddle.Tensor]]  # of each block: the caption's keys and values [B, L, heads, d]
+    y_mask: paddle.Tensor  # bool [B, L], true where a token stands
+    size: paddle.Tensor  # [B, D] (or [1, D], as in `TimeConditions`), of height, width and their ratio
+    length: paddle.Tensor  # [B, D], of the number of frames and their rate
+    positions: paddle.Tensor  # [S, D], of the places in a frame
+    rotary: tuple[paddle.Tensor, paddle.Tensor]  # cos and sin [T, 1, d], of the frames
+    kept: tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor] | None = None  # what the time 0 says, once it was asked
+
+    def first(self, B: int) -> "Conditions":
+        """Those of the first B videos of a batch whose size and length are one for all."""
+        answers = [(keys[:B], values[:B]) for keys, values in self.answers]
+        return replace(self, answers=answers, y_mask=self.y_mask[:B])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -398,45 +426,65 @@ class STDiT2(nn.Layer):
         num_frames, height, width (pixels), ar (height / width), fps: [B] each; an image is told fps 120.
         -> [B, 2C, T, H, W]: ε, then the place of log σ² between its bounds (-1 … 1), in float32.
         """
+        told = self.prepare(y, mask, x.shape[2:], num_frames=num_frames, height=height, width=width, ar=ar, fps=fps)
+        return self.denoise(x, timestep, told, x_mask)
+
+    def prepare(self, y, mask, latent_size, *, num_frames, height, width, ar, fps):
+        """The Conditions of a video, all that does not change from step to step.
+
+        latent_size: T, H, W. The others are those of `forward`; numbers of the whole batch may be [1] instead of [B].
+        """
+        T, H, W = latent_size
+        h, w = (-(-n // p) for n, p in zip((H, W), self.config.patch_size[1:], strict=True))
+        dtype = self.x_embedder.proj.weight.dtype
+        scale = (height[0] * width[0]).sqrt() / self.config.input_sq_size
+        size = self.csize_embedder(paddle.stack([height, width], 1)).reshape([height.shape[0], -1])
+        words = self.y_embedder(y.squeeze(1).astype(dtype))  #                           (B, L, D)
+        return Conditions(
+            answers=[block.cross_attn.answers(words) for block in self.blocks],
+            y_mask=mask.astype("bool"),
+            size=paddle.concat([size, self.ar_embedder(ar)], -1),
+            length=self.fl_embedder(num_frames) + self.fps_embedder(fps),
+            positions=position_embedding(h, w, self.config.hidden_size, scale).astype(dtype),
+            rotary=self.rope(T),
+        )
+
+    def denoise(self, x, timestep, told, x_mask=None):
+        """`forward` of one step: x, timestep ([B], or [1] for all) and x_mask as there; told: the Conditions."""
+        return self.transform(x, self.times(timestep, told, x_mask is not None), told, x_mask)
+
+    def times(self, timestep, told, kept):
+        """The TimeConditions of a step. kept: whether there are frames that are given."""
+        live = self.time_vectors(timestep, told.size, told.length)
+        if not kept:
+            return TimeConditions(*live)
+        if told.kept is None:
+            embedding, space, motion = self.time_vectors(paddle.zeros_like(timestep), told.size, told.length)
+            told.kept = embedding + told.size, space, motion
+        return TimeConditions(*live, *told.kept)
+
+    def time_vectors(self, timestep, size, length):
+        """The time's embedding [B, D], and what time, size and length say to all layers, [B, 6, D] and [B, 3, D]."""
+        embedding = self.t_embedder(timestep)  #                                         (B, D)
+        space, motion = self.t_block(embedding + size), self.t_block_temp(embedding + length)
+        return embedding, space.reshape([size.shape[0], 6, -1]), motion.reshape([size.shape[0], 3, -1])
+
+    def transform(self, x, time, told, x_mask=None):
+        """From noisy latents to [B, 2C, T, H, W] through all blocks: nearly all of the work; `engine` compiles it."""
         B, _, T, H, W = x.shape
         rows, columns = self.config.patch_size[1:]
-        dtype = self.x_embedder.proj.weight.dtype
-        x = F.pad(x.astype(dtype), [0, -W % columns, 0, -H % rows, 0, 0], data_format="NCDHW")
-
+        x = F.pad(x.astype(told.positions.dtype), [0, -W % columns, 0, -H % rows, 0, 0], data_format="NCDHW")
         x = self.x_embedder(x)  #                                                        (B, T, h, w, D)
         h, w = x.shape[2:4]
-        scale = (height[0] * width[0]).sqrt() / self.config.input_sq_size
-        positions = position_embedding(h, w, self.config.hidden_size, scale).astype(dtype)
-        x = x.reshape([B, T, h * w, -1]) + positions  #                                  (B, T, S, D)
-
+        x = x.reshape([B, T, h * w, -1]) + told.positions  #                             (B, T, S, D)
         x_mask = None if x_mask is None else x_mask.astype("bool")
-        size = self.csize_embedder(paddle.stack([height, width], 1)).reshape([B, -1])
-        size = paddle.concat([size, self.ar_embedder(ar)], -1)  #                        (B, D)
-        length = self.fl_embedder(num_frames) + self.fps_embedder(fps)  #                (B, D)
-        time = self.conditions(timestep, size, length, kept=x_mask is not None)
-        y, y_mask = self.y_embedder(y.squeeze(1).astype(dtype)), mask.astype("bool")  #  (B, L, D), (B, L)
-        rotary = self.rope(T)
 
-        for block in self.blocks:
-            x = block(x, y, y_mask, time, x_mask, rotary)
+        for block, (keys, values) in zip(self.blocks, told.answers, strict=True):
+            x = block(x, keys, values, told.y_mask, time, x_mask, told.rotary)
 
         x = self.final_layer(x, time, x_mask).reshape([B, T, h, w, rows, columns, -1])
         x = x.transpose([0, 6, 1, 2, 4, 3, 5]).reshape([B, -1, T, h * rows, w * columns])
         return x[..., :H, :W].astype("float32")
-
-    def conditions(self, timestep, size, length, kept):
-        """The TimeConditions of all layers for timestep [B], size and length [B, D]."""
-
-        def at(t) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-            embedding = self.t_embedder(t)
-            space = self.t_block(embedding + size).reshape([t.shape[0], 6, -1])
-            return embedding, space, self.t_block_temp(embedding + length).reshape([t.shape[0], 3, -1])
-
-        live = at(timestep)
-        if not kept:
-            return TimeConditions(*live)
-        embedding, space, motion = at(paddle.zeros_like(timestep))
-        return TimeConditions(*live, embedding + size, space, motion)
 
 
 # Computed, not learned: a file may lack them, and older ones hold tables that are computed on the fly here.

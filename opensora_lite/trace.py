@@ -94,16 +94,15 @@ class Trace(Sequence[TraceStep]):
         self.loops, self._steps = [], []
 
     @contextmanager
-    def watching(
-        self, stdit: "STDiT2", loop: TraceLoop, guided: bool, grid: tuple[int, int]
-    ) -> "Iterator[Callable[[Step], None]]":
+    def watching(self, stdit: "STDiT2", loop: TraceLoop, grid: tuple[int, int]) -> "Iterator[Callable[[Step], None]]":
         """Within it, one `loop` of `stdit` is sampled; gives the function to call with every samplers.Step.
 
-        guided: whether the batch has a second half without the caption. grid: h, w, rows and columns of tokens.
+        grid: h, w, rows and columns of tokens.
         """
-        from opensora_lite.stdit import attention_weights
+        from opensora_lite.stdit import CrossAttention, attention_weights
 
         self.loops.append(loop)
+        rows = {"attn": len(loop.edit_ratios), "attn_temp": grid[0] * grid[1], "cross_attn": 1}  # of one video
         seen: dict[str, np.ndarray] = {}
         number = 0  # of the step that the model is in
 
@@ -111,9 +110,12 @@ class Trace(Sequence[TraceStep]):
             def hook(module: "SelfAttention | CrossAttention", inputs: tuple) -> None:
                 if not self._keeps(number + 1):
                     return
-                q, k, _ = module.heads(*inputs[:2])  # x and rotary positions, or x and the caption
-                weights = attention_weights(q, k, *inputs[2:])  # the third, where there is one, is the caption's mask
-                weights = weights[: weights.shape[0] // (2 if guided else 1)].numpy()
+                if isinstance(module, CrossAttention):
+                    x, keys, _, y_mask = inputs
+                    weights = attention_weights(module.queries(x), keys, y_mask)
+                else:
+                    weights = attention_weights(*module.heads(*inputs)[:2])
+                weights = weights[: rows[name.rpartition(".")[2]]].numpy()  # with guidance, the rest has no caption
                 if name.endswith("cross_attn"):  # [1, heads, T·h·w, L]
                     seen[name] = weights[0].reshape(module.num_heads, -1, *grid, weights.shape[-1])
                 else:  # [T or S, heads, n, n]

@@ -62,6 +62,10 @@ def test_sizes_that_8_divides_are_taken(size):
         (dict(loops=1, condition_frames=4), "condition_frames is 4, but with one loop nothing is taken over"),
         (dict(loops=3, num_frames=1, condition_frames=1), "3 loops need at least 2 frames"),
         (dict(cfg_channel=True), "cfg_channel is True; latents have 4 channels"),
+        (dict(guidance_interval=3), "guidance_interval must be two whole numbers, not 3"),
+        (dict(guidance_interval=(0.5, 3)), "guidance_interval must be two whole numbers"),
+        (dict(guidance_interval=(5, 4)), "guidance_interval is 5 to 4; give the first and the last time"),
+        (dict(guidance_interval=(0, 1000)), "guidance_interval is 0 to 1000; give"),
         (dict(image_size=(64.9, 64)), "image_size must be two whole numbers"),
         (dict(loops=2, condition_frames=0), "condition_frames is 0, but a loop has 16 frames"),
     ],
@@ -318,16 +322,16 @@ def test_what_a_single_prompt_and_a_list_give(pipe):
 
 def test_an_image_is_told_the_rate_of_images(pipe, monkeypatch):
     told = []
-    forward = type(pipe.stdit).forward
+    prepare = type(pipe.stdit).prepare
 
     def spy(self, *args, **numbers):
         told.append(numbers["fps"].numpy().tolist())
-        return forward(self, *args, **numbers)
+        return prepare(self, *args, **numbers)
 
-    monkeypatch.setattr(type(pipe.stdit), "forward", spy)
+    monkeypatch.setattr(type(pipe.stdit), "prepare", spy)
     video = pipe("a car", num_frames=1, num_sampling_steps=2)
     assert video.frames.shape == (1, 64, 64, 3)
-    assert told[0] == [120.0, 120.0]
+    assert told == [[120.0]]  # once for all steps
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Schedules and samplers: whole loops of the original, and what must hold for all three samplers."""
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import paddle
@@ -205,6 +206,14 @@ def test_an_unmasked_video_is_the_same_beside_a_masked_one():
     np.testing.assert_allclose(last(z, mask, [1, 2])[1], last(z[1:], None, [2])[0], atol=1e-6)
 
 
+@dataclass
+class Told:
+    y: paddle.Tensor
+
+    def first(self, B):
+        return Told(self.y[:B])
+
+
 class Echo:
     """A stand-in for STDiT2 that answers with the mean of the caption it is given, in every channel."""
 
@@ -214,9 +223,12 @@ class Echo:
     def __init__(self):
         self.calls = []
 
-    def __call__(self, x, time, y, mask, x_mask, **numbers):
-        self.calls.append((x.shape[0], y.shape[2], None if x_mask is None else x_mask.shape[0]))
-        value = y.mean([1, 2, 3])[:, None, None, None, None]
+    def prepare(self, y, mask, latent_size, **numbers):
+        return Told(y)
+
+    def denoise(self, x, time, told, x_mask):
+        self.calls.append((x.shape[0], told.y.shape[2], None if x_mask is None else x_mask.shape[0]))
+        value = told.y.mean([1, 2, 3])[:, None, None, None, None]
         return paddle.concat([value * paddle.ones_like(x)] * 2, 1)
 
 
@@ -230,6 +242,17 @@ def test_guidance_goes_on_from_the_empty_caption():
     assert np.allclose(three.epsilon.numpy()[:, :3], 8) and np.allclose(three.epsilon.numpy()[:, 3], 2)
     assert np.allclose(three.variance.numpy(), 2)  # as released: of the half with the caption
     assert model.calls[-1] == (4, 5, 4)
+
+
+def test_guidance_outside_its_interval_leaves_out_half_of_the_work():
+    y, mask, x = paddle.full([2, 1, 12, 3], 2.0), paddle.ones([2, 12], "int64"), paddle.zeros([2, 4, 1, 2, 2])
+    model = Echo()
+    predict = Guidance(model, y, mask, 3.0, None, (200, 800), fps=24)
+    predictions = [predict(x, t, paddle.ones([2, 1], "bool")) for t in (801, 800, 200, 199)]
+    assert [call[::2] for call in model.calls] == [(2, 2), (4, 4), (4, 4), (2, 2)]
+    assert [p.without_caption is None for p in predictions] == [True, False, False, True]
+    assert [float(p.epsilon.mean()) for p in predictions] == [2, 8, 8, 2]
+    assert Guidance(model, y, mask, 3.0, None, fps=24)(x, 999).without_caption is not None
 
 
 def test_a_scale_of_1_leaves_out_half_of_the_work():

@@ -102,6 +102,7 @@ FLAGS = {  # of `opensora-lite generate`
     "sampler": "--sampler",
     "num_sampling_steps": "--num-sampling-steps",
     "guidance_scale": "--cfg-scale",
+    "guidance_interval": "--guidance-interval",
     "cfg_channel": "--cfg-channel",
     "loops": "--loop",
     "condition_frames": "--condition-frame-length",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import paddle
 
+from opensora_lite.samplers.schedule import TRAIN_STEPS
+
 
 @dataclass
 class Prediction:
@@ -21,38 +23,56 @@ class Prediction:
 class Guidance:
     """A model, what it is told, and how strongly: called with x_t and a time, gives a Prediction.
 
-    model: an STDiT2. y, mask: T5 vectors [B, 1, L, caption_channels] and their mask [B, L].
-    scale: s above; 1 leaves out the unconditional half, and with it half of the work.
+    model: an STDiT2, or one that `engine` has compiled. y, mask: T5 vectors [B, 1, L, caption_channels] and their mask
+    [B, L]. scale: s above; 1 leaves out the unconditional half, and with it half of the work.
     channels: how many of the latent channels are guided, counted from the first (None: all of them).
+    interval: the first and the last time at which there is guidance (None: always); at others, half of the work is left
+    out too. The noisiest times only lose variety by it, the last ones hardly change (arXiv:2404.07724).
     sizes: num_frames, height, width, ar, fps of STDiT2.forward, numbers that hold for the whole batch.
     """
 
-    def __init__(self, model, y, mask, scale: float, channels: int | None = None, **sizes: float):
+    def __init__(
+        self,
+        model,
+        y,
+        mask,
+        scale: float,
+        channels: int | None = None,
+        interval: tuple[int, int] | None = None,
+        **sizes: float,
+    ):
         # no token beyond the longest caption of the batch is ever looked at
         L = int(mask.sum(1).max())
         y, mask = y[:, :, :L], mask[:, :L]
-        self.model, self.scale, self.channels = model, scale, channels
+        self.model, self.scale, self.channels, self.videos = model, scale, channels, y.shape[0]
+        self.first, self.last = interval or (0, TRAIN_STEPS - 1)
         self.guided = scale != 1
         if self.guided:  # as released: "no caption" is as long as the caption, and takes its mask
             empty = model.y_embedder.y_embedding[:L].astype(y.dtype)
             y = paddle.concat([y, empty.expand([*y.shape[:2], *empty.shape])])
             mask = paddle.concat([mask, mask])
-        self.conditions = {name: paddle.full([y.shape[0]], float(value)) for name, value in sizes.items()}
+        self.sizes = {name: paddle.full([1], float(value)) for name, value in sizes.items()}
         self.y, self.mask = y, mask
+        self.latent_size: list[int] | None = None
 
     def __call__(self, x, timestep: int, x_mask=None) -> Prediction:
         """x: [B, C, T, H, W]. timestep: 0 … 999. x_mask: [B, T], true where live, or None where all frames are."""
-        if self.guided:  # both halves in one batch
-            x = paddle.concat([x, x])
-            x_mask = None if x_mask is None else paddle.concat([x_mask, x_mask])
-        time = paddle.full([x.shape[0]], float(timestep))
+        guided = self.guided and self.first <= timestep <= self.last
         with paddle.no_grad():
-            out = self.model(x, time, self.y, self.mask, x_mask, **self.conditions)
+            if self.latent_size != x.shape[2:]:  # what does not change from step to step is computed in the first
+                self.latent_size = x.shape[2:]
+                self.told = self.model.prepare(self.y, self.mask, self.latent_size, **self.sizes)
+                self.told_half = self.told.first(self.videos) if self.guided else self.told
+            if guided:  # both halves in one batch
+                x = paddle.concat([x, x])
+                x_mask = None if x_mask is None else paddle.concat([x_mask, x_mask])
+            time = paddle.full([1], float(timestep))
+            out = self.model.denoise(x, time, self.told if guided else self.told_half, x_mask)
         epsilon, variance = out.chunk(2, axis=1)
-        if not self.guided:
+        if not guided:
             return Prediction(epsilon, variance, epsilon, None)
         (epsilon, without), (variance, _) = epsilon.chunk(2), variance.chunk(2)
-        guided = without + self.scale * (epsilon - without)
+        mixed = without + self.scale * (epsilon - without)
         if self.channels is not None:  # as released: the other channels are those with the caption
-            guided = paddle.concat([guided[:, : self.channels], epsilon[:, self.channels :]], 1)
-        return Prediction(guided, variance, epsilon, without)
+            mixed = paddle.concat([mixed[:, : self.channels], epsilon[:, self.channels :]], 1)
+        return Prediction(mixed, variance, epsilon, without)
