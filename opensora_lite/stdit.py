@@ -83,12 +83,16 @@ class RMSNorm(nn.Layer):
 
     def forward(self, x):
         y = x.astype("float32")
-        y = y * paddle.rsqrt(y.square().mean(-1, keepdim=True) + 1e-6)
+        y = y * paddle.rsqrt((y * y).mean(-1, keepdim=True) + 1e-6)
         return y.astype(x.dtype) * self.weight
 
 
 class RotaryEmbedder(nn.Layer):
-    """Positions in time as angles: cos and sin [T, 1, d] for frames 0 … T - 1; neighbouring channels turn together."""
+    """Positions in time as angles; neighbouring channels turn together.
+
+    T -> cos and sin [T, 1, d] of the angles of frames 0 … T - 1, and the matrix [d, d] by which a row of pairs (a, b)
+    becomes one of pairs (-b, a). (A product is the fastest way of exchanging neighbours, and exact.)
+    """
 
     def __init__(self, dim):
         super().__init__()
@@ -98,15 +102,14 @@ class RotaryEmbedder(nn.Layer):
     def forward(self, length):
         angles = paddle.arange(length, dtype="float32")[:, None] * self.freqs
         angles = angles.repeat_interleave(2, axis=-1)[:, None]
-        return angles.cos(), angles.sin()
+        turn = paddle.diag(paddle.to_tensor([1.0, 0.0] * (angles.shape[-1] // 2))[:-1], 1)
+        return angles.cos(), angles.sin(), turn - turn.T
 
 
 def rotate(x, tables):
     """x [B, n, heads, d], each pair of channels (2i, 2i + 1) turned by its position's angle (RoFormer, eq. 34)."""
-    cos, sin = (spread(table.astype(x.dtype), x) for table in tables)
-    pairs = x.reshape([*x.shape[:-1], -1, 2])
-    turned = paddle.stack([-pairs[..., 1], pairs[..., 0]], -1).reshape(x.shape)
-    return x * cos + turned * sin
+    cos, sin, turn = (table.astype(x.dtype) for table in tables)
+    return x * spread(cos, x) + paddle.matmul(x, turn) * spread(sin, x)
 
 
 class SelfAttention(nn.Layer):
@@ -123,7 +126,8 @@ class SelfAttention(nn.Layer):
     def heads(self, x, rotary=None) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
         """Queries, keys and values, each [B, n, heads, d]."""
         B, n, _ = x.shape
-        q, k, v = self.qkv(x).reshape([B, n, 3, self.num_heads, -1]).unbind(2)
+        qkv = self.qkv(x).reshape([B, n, 3, self.num_heads, -1])
+        q, k, v = (qkv[:, :, i] for i in range(3))
         if rotary is not None:  # as released: positions go on before the norm, and only in time
             q, k = rotate(q, rotary), rotate(k, rotary)
         return self.q_norm(q), self.k_norm(k), v
@@ -324,7 +328,7 @@ class Conditions:
     size: paddle.Tensor  # [B, D] (or [1, D], as in `TimeConditions`), of height, width and their ratio
     length: paddle.Tensor  # [B, D], of the number of frames and their rate
     positions: paddle.Tensor  # [S, D], of the places in a frame
-    rotary: tuple[paddle.Tensor, paddle.Tensor]  # cos and sin [T, 1, d], of the frames
+    rotary: tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]  # of the frames, as of `RotaryEmbedder`
     kept: tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor] | None = None  # what the time 0 says, once it was asked
 
     def first(self, B: int) -> "Conditions":
@@ -449,9 +453,30 @@ class STDiT2(nn.Layer):
             rotary=self.rope(T),
         )
 
-    def denoise(self, x, timestep, told, x_mask=None):
-        """`forward` of one step: x, timestep ([B], or [1] for all) and x_mask as there; told: the Conditions."""
-        return self.transform(x, self.times(timestep, told, x_mask is not None), told, x_mask)
+    def denoise(self, x, timestep, told, x_mask=None, transform=None):
+        """`forward` of one step: x, timestep ([B], or [1] for all) and x_mask as there; told: the Conditions.
+
+        transform: what takes the place of the method of this name, such as a compiled one.
+        """
+        B, _, T, H, W = x.shape
+        rows, columns = self.config.patch_size[1:]
+        x = F.pad(x.astype(told.positions.dtype), [0, -W % columns, 0, -H % rows, 0, 0], data_format="NCDHW")
+        x = self.x_embedder(x)  #                                                        (B, T, h, w, D)
+        h, w = x.shape[2:4]
+        x = x.reshape([B, T, h * w, -1]) + told.positions  #                             (B, T, S, D)
+        time = self.times(timestep, told, x_mask is not None)
+        x = (transform or self.transform)(x, time, told, None if x_mask is None else x_mask.astype("bool"))
+        x = x.reshape([B, T, h, w, rows, columns, -1]).transpose([0, 6, 1, 2, 4, 3, 5])
+        return x.reshape([B, -1, T, h * rows, w * columns])[..., :H, :W].astype("float32")
+
+    def transform(self, x, time, told, x_mask=None):
+        """Tokens [B, T, S, D] through all blocks -> [B, T, S, patch values · 2C]. It is nearly all of the work.
+
+        time: TimeConditions. told: Conditions. x_mask: bool [B, T] or None.
+        """
+        for block, (keys, values) in zip(self.blocks, told.answers, strict=True):
+            x = block(x, keys, values, told.y_mask, time, x_mask, told.rotary)
+        return self.final_layer(x, time, x_mask)
 
     def times(self, timestep, told, kept):
         """The TimeConditions of a step. kept: whether there are frames that are given."""
@@ -468,23 +493,6 @@ class STDiT2(nn.Layer):
         embedding = self.t_embedder(timestep)  #                                         (B, D)
         space, motion = self.t_block(embedding + size), self.t_block_temp(embedding + length)
         return embedding, space.reshape([size.shape[0], 6, -1]), motion.reshape([size.shape[0], 3, -1])
-
-    def transform(self, x, time, told, x_mask=None):
-        """From noisy latents to [B, 2C, T, H, W] through all blocks: nearly all of the work; `engine` compiles it."""
-        B, _, T, H, W = x.shape
-        rows, columns = self.config.patch_size[1:]
-        x = F.pad(x.astype(told.positions.dtype), [0, -W % columns, 0, -H % rows, 0, 0], data_format="NCDHW")
-        x = self.x_embedder(x)  #                                                        (B, T, h, w, D)
-        h, w = x.shape[2:4]
-        x = x.reshape([B, T, h * w, -1]) + told.positions  #                             (B, T, S, D)
-        x_mask = None if x_mask is None else x_mask.astype("bool")
-
-        for block, (keys, values) in zip(self.blocks, told.answers, strict=True):
-            x = block(x, keys, values, told.y_mask, time, x_mask, told.rotary)
-
-        x = self.final_layer(x, time, x_mask).reshape([B, T, h, w, rows, columns, -1])
-        x = x.transpose([0, 6, 1, 2, 4, 3, 5]).reshape([B, -1, T, h * rows, w * columns])
-        return x[..., :H, :W].astype("float32")
 
 
 # Computed, not learned: a file may lack them, and older ones hold tables that are computed on the fly here.
