@@ -27,6 +27,7 @@ from opensora_lite.video import MAX_PIXELS, Reference, Video, count_frames, read
 if TYPE_CHECKING:  # these import paddle
     import paddle
 
+    from opensora_lite.engine import Engine
     from opensora_lite.samplers import Step
     from opensora_lite.stdit import STDiT2
     from opensora_lite.text import TextEncoder
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # these import paddle
 WEIGHTS = Path(__file__).parent / "weights"
 PIXELS_PER_LATENT = 8  # along each side; of the VAE that Open-Sora 1.1 was trained with
 IMAGE_FPS = 120  # as released: what the model is told of a video of one frame
+COMPILED_TOKENS = 20 * 16 * 16  # tokens, of all steps and videos, from which compiling pays; the small model's 20 steps
 SAMPLER_NAMES = ("iddpm", "ddim", "dpm-solver")
 MAX_AREA = MAX_PIXELS // 4  # pixels of one frame; of a larger one `Video.save` could not read back what it wrote
 BOUNDS = {  # of whole numbers in Settings; beyond the upper ones nobody goes on purpose
@@ -350,6 +352,8 @@ class OpenSora:
                 f" STDiT2 needs {stdit.config.in_channels} at 1/{PIXELS_PER_LATENT}"
             )
         self.stdit, self.text, self.vae, self.settings = stdit, text, vae, settings
+        self.engine: Engine | None = None  # what `compile` made
+        self._own_engine: Engine | None = None  # what a long request made by itself
 
     @classmethod
     def from_pretrained(
@@ -399,6 +403,43 @@ class OpenSora:
         denoiser = load_stdit(paths["stdit"], dtype)
         text = load_text_encoder(paths["t5"], denoiser.config.model_max_length, dtype)
         return cls(denoiser, text, load_vae(paths["vae"], dtype, micro_batch_size), settings)
+
+    def compile(self, precision: str = "auto") -> "OpenSora":
+        """Compile the denoiser and the VAE's decoder, for each size when it first comes; gives the pipeline itself.
+
+        precision: "fp32", "bf16", or "auto" for bf16 where the processor computes with it (`engine.Engine`). Without
+        this call, fp32 is compiled where that is sure to pay for a single request: on a CPU, from
+        COMPILED_TOKENS on. Where a trace records attention, or layers have hooks, nothing is compiled.
+        Raises DeviceError for a precision that there is not.
+        """
+        from opensora_lite.engine import Engine
+
+        self.engine = Engine(self.stdit, self.vae, precision)
+        return self
+
+    def _engine(self, jobs: Sequence[Job], settings: Settings, trace: "Trace | None") -> "Engine | None":
+        """The compiled models, where they should make these jobs."""
+        hooks = (part._forward_pre_hooks or part._forward_post_hooks for part in self.stdit.sublayers(True))
+        if (trace is not None and trace.attention) or any(hooks):  # which a compiled model would not call
+            return None
+        if self.engine is None and self._pays(jobs, settings):
+            from opensora_lite.engine import Engine
+
+            self._own_engine = self._own_engine or Engine(self.stdit, self.vae, "fp32")
+        engine = self.engine or (self._own_engine if self._pays(jobs, settings) else None)
+        if engine is not None:
+            engine.refresh()
+        return engine
+
+    def _pays(self, jobs: Sequence[Job], settings: Settings) -> bool:
+        """Whether compiling is sure to take less time than it spares. It only rests on what is asked for.
+
+        Otherwise a seed would give other roundings the second time.
+        """
+        from opensora_lite.engine import available
+
+        tokens = settings.num_frames * math.prod(settings.image_size) // (2 * PIXELS_PER_LATENT) ** 2
+        return available() and tokens * settings.num_sampling_steps * settings.loops * len(jobs) >= COMPILED_TOKENS
 
     def __repr__(self) -> str:
         c = self.stdit.config
@@ -455,6 +496,7 @@ class OpenSora:
                 raise OpenSoraError(f"a trace follows one video, and {len(jobs)} were asked for; make them one by one")
             trace.modules(self.stdit)
             trace.clear()
+        engine = self._engine(jobs, settings, trace)
         start = time.perf_counter()
         for first in range(0, len(jobs), settings.batch_size):
             batch = tuple(jobs[first : first + settings.batch_size])
@@ -464,7 +506,7 @@ class OpenSora:
                     seconds = time.perf_counter() - start
                     on_step(Progress(batch, first, len(jobs), loop, step, settings.num_sampling_steps, seconds))
 
-            frames = self._make(batch, settings, report, trace)
+            frames = self._make(batch, settings, report, trace, engine)
             for job, pixels in zip(batch, frames, strict=True):
                 yield job, Video(pixels, settings.video_fps, prompt=job.prompt)
 
@@ -480,7 +522,12 @@ class OpenSora:
         refuse_what_cannot_fit(settings, for_settings(settings, **loaded, **sizes), device, loaded=True)
 
     def _make(
-        self, batch: tuple[Job, ...], settings: Settings, report: "Callable[[int, Step], None]", trace: "Trace | None"
+        self,
+        batch: tuple[Job, ...],
+        settings: Settings,
+        report: "Callable[[int, Step], None]",
+        trace: "Trace | None",
+        engine: "Engine | None",
     ) -> np.ndarray:
         """uint8 frames [B, T, height, width, 3] of one batch."""
         import paddle
@@ -505,7 +552,7 @@ class OpenSora:
             # 3. from noise to latents
             fps = IMAGE_FPS if T == 1 else settings.fps
             scale, channels, interval = settings.guidance_scale, settings.cfg_channel, settings.guidance_interval
-            predict = Guidance(self.stdit, y, y_mask, scale, channels, interval, fps=fps, **sizes)
+            predict = Guidance(engine or self.stdit, y, y_mask, scale, channels, interval, fps=fps, **sizes)
             mask = None if (frame_mask == 1).all() else frame_mask
             with self._watched(trace, batch[0].captions[loop], frame_mask[0], z.shape) as record:
                 for step in sampler.sample(predict, paddle.to_tensor(z), mask, noise):
@@ -513,7 +560,7 @@ class OpenSora:
                     report(loop, step)
             # 4. from latents to pixels
             give_back_memory()  # that the transformer has worked with
-            clip = self.vae.decode(step.sample)
+            clip = (engine or self.vae).decode(step.sample)
             clips.append(to_uint8(clip))
             # 5. what the next loop may take over
             if loop + 1 < settings.loops:

@@ -251,11 +251,10 @@ def modulation(table, live, kept, x_mask):
 
     live, kept: [B, k, D] for the times t and 0; x_mask [B, T], true where live, or None. -> k × [B, 1 or T, 1, D]
     """
-    vectors = [(table + live)[:, i, None, None] for i in range(table.shape[0])]
-    if x_mask is None:
-        return vectors
-    still = [(table + kept)[:, i, None, None] for i in range(table.shape[0])]
-    return [paddle.where(x_mask[:, :, None, None], a, b) for a, b in zip(vectors, still, strict=True)]
+    vectors = (table + live)[:, :, None]  #                                              (B, k, 1, D)
+    if x_mask is not None:
+        vectors = paddle.where(x_mask[:, None, :, None], vectors, (table + kept)[:, :, None])  # (B, k, T, D)
+    return [vectors[:, i, :, None] for i in range(table.shape[0])]
 
 
 class Block(nn.Layer):
@@ -439,7 +438,7 @@ class STDiT2(nn.Layer):
         latent_size: T, H, W. The others are those of `forward`; numbers of the whole batch may be [1] instead of [B].
         """
         T, H, W = latent_size
-        h, w = (-(-n // p) for n, p in zip((H, W), self.config.patch_size[1:], strict=True))
+        rows, columns = self.config.patch_size[1:]
         dtype = self.x_embedder.proj.weight.dtype
         scale = (height[0] * width[0]).sqrt() / self.config.input_sq_size
         size = self.csize_embedder(paddle.stack([height, width], 1)).reshape([height.shape[0], -1])
@@ -449,7 +448,7 @@ class STDiT2(nn.Layer):
             y_mask=mask.astype("bool"),
             size=paddle.concat([size, self.ar_embedder(ar)], -1),
             length=self.fl_embedder(num_frames) + self.fps_embedder(fps),
-            positions=position_embedding(h, w, self.config.hidden_size, scale).astype(dtype),
+            positions=position_embedding(-(-H // rows), -(-W // columns), self.config.hidden_size, scale).astype(dtype),
             rotary=self.rope(T),
         )
 
@@ -474,8 +473,8 @@ class STDiT2(nn.Layer):
 
         time: TimeConditions. told: Conditions. x_mask: bool [B, T] or None.
         """
-        for block, (keys, values) in zip(self.blocks, told.answers, strict=True):
-            x = block(x, keys, values, told.y_mask, time, x_mask, told.rotary)
+        for i, block in enumerate(self.blocks):
+            x = block(x, *told.answers[i], told.y_mask, time, x_mask, told.rotary)
         return self.final_layer(x, time, x_mask)
 
     def times(self, timestep, told, kept):

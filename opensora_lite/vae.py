@@ -7,6 +7,7 @@ Open-Sora 1.1 uses are stabilityai/sd-vae-ft-ema, the model is ppdiffusers' Auto
 
 import inspect
 import reprlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -84,9 +85,12 @@ class FrameVAE:
         pixels = frames.transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1
         return self.encode(paddle.to_tensor(pixels)).numpy()[0]
 
-    def decode(self, latents):
-        """The video [B, 3, T, H, W], values about -1 … 1, of scaled latents [B, C, T, h, w]."""
-        return self._by_frames(lambda z: self.model.decode(z).sample, latents / self.scaling_factor)
+    def decode(self, latents, decoder: Callable | None = None):
+        """The video [B, 3, T, H, W], values about -1 … 1, of scaled latents [B, C, T, h, w].
+
+        decoder: frames [n, 3, H, W] of unscaled latents [n, C, h, w]; None: the model's own, uncompiled.
+        """
+        return self._by_frames(decoder or (lambda z: self.model.decode(z).sample), latents / self.scaling_factor)
 
     def _by_frames(self, function, x):
         """[B, c, T, …] -> frames [B·T, c, …] -> function, in micro-batches -> [B, c', T, …]"""
