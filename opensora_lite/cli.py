@@ -94,6 +94,11 @@ def parser() -> argparse.ArgumentParser:
         metavar=("FIRST", "LAST"), help="times, 0 to 999, with guidance; outside, steps take half as long"
     )
     add("--guidance-interval", type=int, nargs=2, **interval)
+    add(
+        "--reuse",
+        type=float,
+        help="take the model's last answer again until its input has moved so far, as 0.1 [0: off]",
+    )
     add("--seed", type=int, help="the i-th video is made with seed + i [42]")
     add("--batch-size", type=int, help="videos made at once [1]")
     add("--num-sample", type=int, help="videos for each prompt [1]")

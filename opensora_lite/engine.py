@@ -36,7 +36,7 @@ import paddle.nn.functional as F
 from opensora_lite import stdit as stdit_module
 from opensora_lite.errors import DeviceError, OpenSoraError
 from opensora_lite.files import replacing
-from opensora_lite.machine import has_instructions, usable_cores
+from opensora_lite.machine import has_instructions
 from opensora_lite.stdit import Conditions, STDiT2, TimeConditions
 
 if TYPE_CHECKING:
@@ -173,9 +173,10 @@ def cached(about: dict, make: Callable[[], bytes]) -> bytes:
 
 
 class Predictor:
-    """A program with values, loaded by OpenVINO; called with arrays by the names of its inputs, it gives an array.
+    """A program with values, loaded by OpenVINO.
 
-    values: tensors by the names of the program's parameters. precision: "fp32" or "bf16".
+    program: what `record` gave. values: tensors of any shape, by the names of its
+    parameters. precision: "fp32" or "bf16".
     """
 
     def __init__(self, program: bytes, values: dict[str, paddle.Tensor], precision: str):
@@ -188,7 +189,7 @@ class Predictor:
             config = Config(str(model), str(weights))
             config.disable_gpu()
             config.disable_glog_info()
-            config.set_cpu_math_library_num_threads(usable_cores())
+            config.set_cpu_math_library_num_threads(_threads())
             config.enable_openvino_engine(
                 Config.Precision.Bfloat16 if precision == "bf16" else Config.Precision.Float32
             )
@@ -197,11 +198,16 @@ class Predictor:
         self.output = self.predictor.get_output_handle(self.predictor.get_output_names()[0])
 
     def __call__(self, inputs: dict[str, paddle.Tensor]) -> paddle.Tensor:
-        """The output for these inputs; one that is left out stays as it was."""
+        """The output for these inputs, tensors of their shapes by their names; one that is left out stays as it was."""
         for name, value in inputs.items():
             self.inputs[name].copy_from_cpu(value.numpy())
         self.predictor.run()
+        paddle.base.core.set_num_threads(_threads())  # it leaves one, with which other roundings come of convolutions
         return paddle.to_tensor(self.output.copy_to_cpu())
+
+
+def _threads() -> int:
+    return int(os.environ["OMP_NUM_THREADS"])  # which `runtime.prepare` sets where a person has not
 
 
 def parameter_names(program: bytes) -> list[str]:
@@ -215,7 +221,7 @@ def parameter_names(program: bytes) -> list[str]:
 
 
 def write_parameters(path: Path, values: list[paddle.Tensor]) -> None:
-    """Write tensors as float32 in the format of Paddle's `save_combine` (paddle/fluid/framework/lod_tensor.cc)."""
+    """Write the tensors `values`, of any shapes, to `path`, as float32, as Paddle's `save_combine` does (its lod_tensor.cc)."""
     with open(path, "wb") as file:
         for value in values:
             array = value.astype("float32").numpy()
@@ -255,7 +261,7 @@ def choose_precision(precision: str) -> str | None:
 
 
 class Static:
-    """A function, compiled by `paddle.jit.to_static`; called as a Predictor is."""
+    """A `function` of tensors by their names, compiled by `paddle.jit.to_static`; called as a Predictor is."""
 
     def __init__(self, function: Callable):
         self.held: dict[str, paddle.Tensor] = {}
@@ -267,7 +273,7 @@ class Static:
         self.function = paddle.jit.to_static(by_name, full_graph=True)
 
     def __call__(self, inputs: dict[str, paddle.Tensor]) -> paddle.Tensor:
-        """The output for these inputs; one that is left out stays as it was."""
+        """The output for these inputs, tensors of their shapes by their names; one that is left out stays as it was."""
         self.held = {**self.held, **inputs}
         return self.function(self.held)
 
@@ -299,7 +305,7 @@ class Programs:
     def __call__(self, inputs: dict[str, paddle.Tensor], constants: dict[str, paddle.Tensor] | None = None):
         """The function's output, or None (and, the first time, a warning) where it cannot be compiled.
 
-        constants: inputs too, but if they are the same dictionary as last time, nothing in it has changed.
+        inputs: tensors of any shape, by their names. constants: more of them; the same dictionary as last time has the same in it.
         """
         constants = {} if constants is None else constants
         if self.failed:
@@ -361,7 +367,8 @@ class Engine:
     """
 
     def __init__(self, stdit: STDiT2, vae: "FrameVAE", precision: str = "auto"):
-        self.stdit, self.vae, self.y_embedder = stdit, vae, stdit.y_embedder
+        self.stdit, self.vae = stdit, vae
+        self.y_embedder, self.entering = stdit.y_embedder, stdit.entering
         self.precision = choose_precision(precision)  # None on a GPU
         self._transform = Programs(stdit, self._transform_symbols, {"stdit": asdict(stdit.config)}, self.precision)
         config = {name: value for name, value in vae.model.config.items() if not name.startswith("_")}

@@ -73,6 +73,7 @@ class Settings:
     num_sampling_steps: int = 100
     guidance_scale: float = 7.0  # 1: without guidance, in half the time
     guidance_interval: tuple[int, int] | None = None  # first and last time (0 … 999) with guidance; None: always
+    reuse: float = 0.0  # how far the model's input may move before it is asked again (`Guidance`); 0: every step
     cfg_channel: int | None = 3  # latent channels that are guided, counted from the first; None: all
     loops: int = 1  # how often the video is continued, the first time included
     condition_frames: int | None = None  # frames that a loop takes over from the one before
@@ -98,6 +99,8 @@ class Settings:
         scale = self.guidance_scale
         if isinstance(scale, bool) or not isinstance(scale, Real) or not abs(scale) <= 1000:  # also where it is nan
             raise OpenSoraError(f"guidance_scale must be a number such as 4.0, not {shown(scale)}")
+        if isinstance(self.reuse, bool) or not isinstance(self.reuse, Real) or not 0 <= self.reuse <= 10:
+            raise OpenSoraError(f"reuse must be a number from 0 (off) on, such as 0.1, not {shown(self.reuse)}")
         if self.guidance_interval is not None:
             object.__setattr__(self, "guidance_interval", _interval(self.guidance_interval))
         if self.cfg_channel is not None and (type(self.cfg_channel) is not int or not 1 <= self.cfg_channel <= 4):
@@ -551,8 +554,17 @@ class OpenSora:
             z, frame_mask = (np.stack(column) for column in zip(*pairs, strict=True))
             # 3. from noise to latents
             fps = IMAGE_FPS if T == 1 else settings.fps
-            scale, channels, interval = settings.guidance_scale, settings.cfg_channel, settings.guidance_interval
-            predict = Guidance(engine or self.stdit, y, y_mask, scale, channels, interval, fps=fps, **sizes)
+            predict = Guidance(
+                engine or self.stdit,
+                y,
+                y_mask,
+                settings.guidance_scale,
+                settings.cfg_channel,
+                settings.guidance_interval,
+                settings.reuse,
+                fps=fps,
+                **sizes,
+            )
             mask = None if (frame_mask == 1).all() else frame_mask
             with self._watched(trace, batch[0].captions[loop], frame_mask[0], z.shape) as record:
                 for step in sampler.sample(predict, paddle.to_tensor(z), mask, noise):

@@ -459,11 +459,8 @@ class STDiT2(nn.Layer):
         """
         B, _, T, H, W = x.shape
         rows, columns = self.config.patch_size[1:]
-        x = F.pad(x.astype(told.positions.dtype), [0, -W % columns, 0, -H % rows, 0, 0], data_format="NCDHW")
-        x = self.x_embedder(x)  #                                                        (B, T, h, w, D)
-        h, w = x.shape[2:4]
-        x = x.reshape([B, T, h * w, -1]) + told.positions  #                             (B, T, S, D)
-        time = self.times(timestep, told, x_mask is not None)
+        h, w = -(-H // rows), -(-W // columns)
+        x, time = self.tokens(x, told), self.times(timestep, told, x_mask is not None)
         x = (transform or self.transform)(x, time, told, None if x_mask is None else x_mask.astype("bool"))
         x = x.reshape([B, T, h, w, rows, columns, -1]).transpose([0, 6, 1, 2, 4, 3, 5])
         return x.reshape([B, -1, T, h * rows, w * columns])[..., :H, :W].astype("float32")
@@ -476,6 +473,20 @@ class STDiT2(nn.Layer):
         for i, block in enumerate(self.blocks):
             x = block(x, *told.answers[i], told.y_mask, time, x_mask, told.rotary)
         return self.final_layer(x, time, x_mask)
+
+    def tokens(self, x, told):
+        """Tokens [B, T, S, D] of latents x [B, C, T, H, W], with their places."""
+        H, W = x.shape[3:]
+        rows, columns = self.config.patch_size[1:]
+        x = F.pad(x.astype(told.positions.dtype), [0, -W % columns, 0, -H % rows, 0, 0], data_format="NCDHW")
+        return self.x_embedder(x).flatten(2, 3) + told.positions
+
+    def entering(self, x, timestep, told):
+        """What enters the first attention, [B, T, S, D], x, timestep and told as of `denoise`; no frame is kept."""
+        shift, scale, *_ = modulation(
+            self.blocks[0].scale_shift_table, self.times(timestep, told, False).space, None, None
+        )
+        return modulate(self.tokens(x, told), shift, scale)
 
     def times(self, timestep, told, kept):
         """The TimeConditions of a step. kept: whether there are frames that are given."""

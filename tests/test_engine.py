@@ -91,6 +91,19 @@ def test_a_video_is_the_same_but_for_rounding(pipe):
     assert not compiled.engine.failed and dynamic._own_engine is None
 
 
+def test_a_compiled_model_leaves_the_others_their_threads(pipe):
+    """Otherwise the second video has other roundings than the first."""
+    compiled = OpenSora(pipe.stdit, pipe.text, pipe.vae, pipe.settings).compile("fp32")
+    first, second = ([], [])
+    for seen in (first, second):
+        compiled(PROMPT, on_step=lambda p, seen=seen: seen.append(p.step.sample.numpy()), **SHORT)
+    assert all((a == b).all() for a, b in zip(first, second, strict=True))
+    x = paddle.randn([2, 4, 8, 8, 8])
+    before = pipe.stdit.x_embedder(x).numpy()
+    compiled.engine.decode(paddle.randn([1, 4, 2, 8, 8]))
+    assert (pipe.stdit.x_embedder(x).numpy() == before).all()
+
+
 @needs_bf16
 def test_bf16_videos_are_close(pipe):
     compiled = OpenSora(pipe.stdit, pipe.text, pipe.vae, pipe.settings).compile("bf16")

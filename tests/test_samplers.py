@@ -226,6 +226,9 @@ class Echo:
     def prepare(self, y, mask, latent_size, **numbers):
         return Told(y)
 
+    def entering(self, x, time, told):
+        return x + 1.0
+
     def denoise(self, x, time, told, x_mask):
         self.calls.append((x.shape[0], told.y.shape[2], None if x_mask is None else x_mask.shape[0]))
         value = told.y.mean([1, 2, 3])[:, None, None, None, None]
@@ -253,6 +256,30 @@ def test_guidance_outside_its_interval_leaves_out_half_of_the_work():
     assert [p.without_caption is None for p in predictions] == [True, False, False, True]
     assert [float(p.epsilon.mean()) for p in predictions] == [2, 8, 8, 2]
     assert Guidance(model, y, mask, 3.0, None, fps=24)(x, 999).without_caption is not None
+
+
+def test_an_answer_is_taken_again_until_the_input_has_moved():
+    y, mask, x = paddle.full([2, 1, 12, 3], 2.0), paddle.ones([2, 12], "int64"), paddle.zeros([2, 4, 1, 2, 2])
+    live, other = paddle.ones([2, 1], "bool"), paddle.to_tensor([[True], [False]])
+    predict = Guidance(Echo(), y, mask, 3.0, None, (0, 800), 0.1, fps=24)
+    asked = []
+    for moved, t, x_mask in [
+        (0.0, 700, None),  # the first time
+        (0.04, 600, None),
+        (0.08, 500, None),
+        (0.12, 400, None),  # by 0.12 in all, though by less in each step
+        (0.12, 300, live),
+        (0.12, 300, live),
+        (0.12, 300, other),  # a frame joins
+        (0.12, 900, other),  # without guidance
+        (0.12, 900, other),
+    ]:
+        prediction = predict(x + moved, t, x_mask)
+        assert np.allclose(prediction.epsilon.numpy(), 8 if t <= 800 else 2)
+        asked.append(predict.asked)
+    assert asked == [1, 1, 1, 2, 3, 3, 4, 5, 5]
+    predict = Guidance(Echo(), y, mask, 3.0, None, fps=24)
+    assert [predict(x, 500) and predict.asked for _ in range(3)] == [1, 2, 3]  # by default, always
 
 
 def test_a_scale_of_1_leaves_out_half_of_the_work():
