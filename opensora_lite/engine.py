@@ -221,7 +221,7 @@ def parameter_names(program: bytes) -> list[str]:
 
 
 def write_parameters(path: Path, values: list[paddle.Tensor]) -> None:
-    """Write the tensors `values`, of any shapes, to `path`, as float32, as Paddle's `save_combine` does (its lod_tensor.cc)."""
+    """Write the tensors `values`, of any shapes, to `path`: as float32, as Paddle's `save_combine` does."""
     with open(path, "wb") as file:
         for value in values:
             array = value.astype("float32").numpy()
@@ -305,7 +305,8 @@ class Programs:
     def __call__(self, inputs: dict[str, paddle.Tensor], constants: dict[str, paddle.Tensor] | None = None):
         """The function's output, or None (and, the first time, a warning) where it cannot be compiled.
 
-        inputs: tensors of any shape, by their names. constants: more of them; the same dictionary as last time has the same in it.
+        inputs: tensors of any shape, by their names. constants: more of them, which are not looked at again as long as
+        they are in the same dictionary.
         """
         constants = {} if constants is None else constants
         if self.failed:
