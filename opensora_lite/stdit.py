@@ -502,7 +502,8 @@ class STDiT2(nn.Layer):
         """The time's embedding [B, D], and what time, size and length say to all layers, [B, 6, D] and [B, 3, D]."""
         embedding = self.t_embedder(timestep)  #                                         (B, D)
         space, motion = self.t_block(embedding + size), self.t_block_temp(embedding + length)
-        return embedding, space.reshape([size.shape[0], 6, -1]), motion.reshape([size.shape[0], 3, -1])
+        D = embedding.shape[1]
+        return embedding, space.reshape([-1, 6, D]), motion.reshape([-1, 3, D])
 
 
 # Computed, not learned: a file may lack them, and older ones hold tables that are computed on the fly here.
