@@ -29,30 +29,34 @@ from safetensors.numpy import load_file, save_file  # noqa: E402
 from opensora_lite import OpenSora  # noqa: E402
 from opensora_lite.samplers import Guidance  # noqa: E402
 from opensora_lite.text import load_text_encoder  # noqa: E402
-from opensora_lite.vae import load_vae  # noqa: E402
 
-works = {}  # what has been made ready: functions, by the names that requests use
+works = {}  # what has been made ready: a pipeline or None, and a function, by the names that requests use
 before = 0  # bytes that the process held before it loaded its first model
 
 
 def pipeline(models, engine):
-    """engine: None for the dynamic mode, or the precision of Paddle Inference."""
+    """engine: None for the dynamic mode, or the precision in which models are compiled."""
     pipe = OpenSora.from_pretrained(**models, device="cpu")
     if engine:
-        pipe.compile(precision=engine)
-        warnings.simplefilter("error", UserWarning)  # what cannot be compiled runs uncompiled, with a warning
+        return pipe.compile(precision=engine)
+    pipe._pays = lambda *asked: False  # nothing is compiled unasked
     return pipe
 
 
+def compiled(pipe):
+    """What does the work where something was compiled, or None."""
+    return getattr(pipe, "engine", None)
+
+
 def step(models, engine, told, y, mask):
-    told = {name: value for name, value in told.items() if name != "timesteps"}
-    predict = Guidance(pipeline(models, engine).stdit, paddle.to_tensor(y), paddle.to_tensor(mask), **told)
-    return lambda x, timestep: predict(paddle.to_tensor(x), int(timestep.item())).epsilon
+    pipe, told = pipeline(models, engine), {name: value for name, value in told.items() if name != "timesteps"}
+    predict = Guidance(compiled(pipe) or pipe.stdit, paddle.to_tensor(y), paddle.to_tensor(mask), **told)
+    return pipe, lambda x, timestep: predict(paddle.to_tensor(x), int(timestep.item())).epsilon
 
 
 def decode(models, engine, told):
-    vae = pipeline(models, engine).vae if engine else load_vae(models["vae"])
-    return lambda z: vae.decode(paddle.to_tensor(z))
+    pipe = pipeline(models, engine)
+    return pipe, lambda z: (compiled(pipe) or pipe.vae).decode(paddle.to_tensor(z))
 
 
 def caption(models, engine, told):
@@ -62,7 +66,7 @@ def caption(models, engine, told):
         ids, mask = paddle.to_tensor(ids), paddle.to_tensor(mask)
         return model(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state
 
-    return encode
+    return None, encode
 
 
 def video(models, engine, told, caption):
@@ -81,7 +85,7 @@ def video(models, engine, told, caption):
         frames = pipe(caption, seed=int(seed.item()), **settings).frames
         return paddle.to_tensor(frames.transpose(3, 0, 1, 2)[None])
 
-    return make
+    return pipe, make
 
 
 KINDS = {function.__name__: function for function in (step, decode, caption, video)}
@@ -100,11 +104,13 @@ def ready(name, kind, models, told, engine=None, inputs=None, **more):
 
 def turn(name, inputs, outputs=None):
     """Does that work once, and says how long it took. outputs: "out"."""
-    arrays = load_file(inputs)
-    with paddle.no_grad():
+    (pipe, function), arrays = works[name], load_file(inputs)
+    with paddle.no_grad(), warnings.catch_warnings(record=True) as said:
         start = clock()
-        out = works[name](**arrays).numpy()
+        out = function(**arrays).numpy()
         seconds = clock() - start
+    if getattr(compiled(pipe), "failed", False):  # then the models compute as ever, and a warning says so
+        raise RuntimeError(f"not compiled: {'; '.join(str(warning.message) for warning in said)}")
     if outputs:
         save_file({"out": np.ascontiguousarray(out)}, outputs)
     return {"seconds": seconds}
