@@ -101,6 +101,35 @@ def test_work(name, results, products):
         side.close()
     results[0][name] = Table(work.title, rows, work.flops(OUT), peaks)
     results[0][name].print({peer: peer.removeprefix("PyTorch, ") for peer in PEERS})
+    print("\n".join(judged(name, results[0][name])))
+
+
+def judged(name: str, found: Table) -> list[str]:
+    """What the goals say of a table, one line each."""
+
+    def fastest(precision):
+        speeds = {n: r.median for n, r in found.rows.items() if n in PEERS and n.endswith(precision) and r.median}
+        return min(speeds, key=speeds.get, default=None)
+
+    goals = []  # what, reached, at least
+    for precision in ("fp32", "bf16") if name in "abc" else ():
+        peer, ours = fastest(precision), f"Paddle, engine {precision}"
+        goals.append((f"engine {precision}, times as fast as {peer}", peer and found.ratio(ours, peer), 1.2))
+        if name == "c":
+            goals.append((f"engine {precision}, share of the peak", found.share(ours), 0.7))
+    if name in "abc":
+        goals.append(
+            ("dynamic mode, speed of eager fp32", found.ratio("Paddle, dynamic fp32", "PyTorch, eager fp32"), 0.5)
+        )
+    if found.rows.get("Paddle, engine fp32", Row()).error is not None:
+        goals.append(("engine fp32, exactness (1 / error)", 1 / found.rows["Paddle, engine fp32"].error, 1e4))
+    if WORK[name].kind == "video":
+        goals.append(("engine bf16, dB", found.rows["Paddle, engine bf16"].psnr, 35))
+    return [
+        f"{'met   ' if reached >= least else 'missed'}  {what}: {reached:.3g}, at least {least:g}"
+        for what, reached, least in goals
+        if reached is not None
+    ]
 
 
 def test_growth(results):

@@ -205,5 +205,7 @@ WORK = {
     "vae-sd": Work("decode", "VAE, decoding 16 frames of 64×64, of Stable Diffusion's size", vae="SD"),
     "t5": Work("caption", "T5, encoding a caption of 120 tokens, size small", t5="T5 small", tokens=120),
     "video": Work("video", "a whole video, tiny, 16×64×64, 30 steps", steps=30),
-    "video-s": Work("video", "a whole video, size S, 16×128×128, 4 steps", "S", height=128, width=128, steps=4),
+    "video-s": Work(
+        "video", "a whole video, size S, 8×128×128, 4 steps", "S", frames=8, height=128, width=128, steps=4
+    ),
 }
