@@ -187,6 +187,7 @@ class Predictor:
             model.write_bytes(program)
             write_parameters(weights, [values[name] for name in parameter_names(program)])
             config = Config(str(model), str(weights))
+            config.set_optim_cache_dir(folder)  # of OpenVINO's own, which spares no time here; otherwise ./__cache__
             config.disable_gpu()
             config.disable_glog_info()
             config.set_cpu_math_library_num_threads(_threads())

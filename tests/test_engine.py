@@ -161,10 +161,12 @@ def programs(layer):
     return Programs(layer, double(layer), {"test": 1}, "fp32")
 
 
-def test_a_program_is_recorded_once(layer, folder, monkeypatch):
+def test_a_program_is_recorded_once(layer, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     x = paddle.randn([2, 3])
     np.testing.assert_allclose(programs(layer)({"x": x}).numpy(), 2 * layer(x).numpy(), rtol=1e-5, atol=1e-6)
     (file,) = folder.iterdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]  # nothing of OpenVINO's where one happens to be
     assert file.suffix == ".program" and parameter_names(file.read_bytes()[32:]) == ["bias", "weight"]
     assert layer.weight.shape == [3, 200] and layer.parameters()[0] is layer.weight  # the symbols are gone
     monkeypatch.setattr(engine, "record", lambda *_: pytest.fail("it is on the disk"))
