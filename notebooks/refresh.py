@@ -19,6 +19,9 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from opensora_lite.errors import OpenSoraError
+from opensora_lite.files import replacing
+
 FOLDER = Path(__file__).resolve().parent
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -40,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         start = time.perf_counter()
         try:
             changed = refresh(path)
-        except (RefreshError, CellExecutionError, OSError) as error:
+        except (RefreshError, CellExecutionError, OSError, OpenSoraError) as error:
             failed = 1
             print(f"{path.name}: not written: {error}", file=sys.stderr)
         else:
@@ -53,7 +56,8 @@ def refresh(path: Path) -> bool:
     before = path.read_text(encoding="utf-8")
     after = executed(before, path)
     if after != before:
-        write_whole(path, after)
+        with replacing(path) as temporary:
+            temporary.write_text(after, encoding="utf-8", newline="\n")
     return after != before
 
 
@@ -143,16 +147,6 @@ def name_widgets(notebook, name: str) -> None:
         text = text.replace(model, hashlib.md5(f"{name}:{index}".encode()).hexdigest())
     fresh = nbformat.from_dict(json.loads(text))
     notebook.cells, notebook.metadata = fresh.cells, fresh.metadata
-
-
-def write_whole(path: Path, text: str) -> None:
-    """All of it or nothing: under another name first, then put in its place."""
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

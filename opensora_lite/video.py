@@ -14,8 +14,6 @@ import math
 import operator
 import os
 import re
-import secrets
-import shutil
 import stat
 import tempfile
 import time
@@ -30,6 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, Union
 import numpy as np
 
 from opensora_lite.errors import MediaError, SizeError
+from opensora_lite.files import in_place
 
 if TYPE_CHECKING:  # imported where they are needed
     import av.container
@@ -159,19 +158,13 @@ class Video:
         """
         target = check_target(path, len(self), self.fps, overwrite)
         suffix = target.suffix.lower()
-        with _errors_named(path, "cannot be written"):
-            place = Path(os.path.realpath(target))  # through a link, so that the link survives
-            place.parent.mkdir(parents=True, exist_ok=True)
-            temporary = place.with_name(f".opensora-lite-{secrets.token_hex(8)}{suffix}")
-            try:
-                _WRITERS[suffix](temporary, self.frames, self.fps)
-                if suffix in (".mp4", ".gif"):
-                    found = sum(1 for _ in _decoded(temporary, path))
-                    if found != len(self):
-                        raise MediaError(f"{path} was not saved: {len(self)} frames were written, {found} came back")
-                _put_in_place(temporary, place)
-            finally:
-                _remove(temporary)
+        place = Path(os.path.realpath(target))  # through a link, so that the link survives
+        with _errors_named(path, "cannot be written"), in_place(place) as temporary:
+            _WRITERS[suffix](temporary, self.frames, self.fps)
+            if suffix in (".mp4", ".gif"):
+                found = sum(1 for _ in _decoded(temporary, path))
+                if found != len(self):
+                    raise MediaError(f"{path} was not saved: {len(self)} frames were written, {found} came back")
         self.path = target
         return target
 
@@ -403,29 +396,6 @@ def _check_replaceable(given: StrPath, target: Path, suffix: str, overwrite: boo
             raise MediaError(
                 f"{given} holds {other}; only a directory of nothing but frame_0000.png, frame_0001.png … is replaced"
             )
-
-
-def _put_in_place(temporary: Path, place: Path) -> None:
-    if not place.is_dir():
-        os.replace(temporary, place)
-        return
-    # A directory that is not empty cannot be replaced in one step: the old one steps aside, and comes back
-    # if the new one cannot take its place.
-    old = place.with_name(f".opensora-lite-{secrets.token_hex(8)}")
-    os.rename(place, old)
-    try:
-        os.rename(temporary, place)
-    except BaseException:
-        os.rename(old, place)
-        raise
-    _remove(old)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------------------------------
