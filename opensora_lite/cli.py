@@ -7,20 +7,24 @@ other commands executes anything.
 """
 
 import argparse
+import contextlib
 import gc
 import io
 import os
 import re
+import signal
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from opensora_lite.errors import CheckpointError, OpenSoraError, PromptError
+from opensora_lite.runtime import import_paddle
 
 SUFFIXES = ("mp4", "gif", "png")
 MAX_NAME = 200  # bytes of a file name, without numbers and suffix; most file systems take 255 in all
@@ -31,30 +35,62 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; argv: its words, None for those of the process.
 
     Returns the exit code: 0, 1 where runs of a sweep failed or `doctor` found that no video can be made, 2 for what a
-    person can mend, 130 after Ctrl-C.
+    person can mend, 130 after Ctrl-C, 143 after SIGTERM, which job schedulers and containers send, and which stops a
+    command as Ctrl-C does.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a notebook's have no encoding
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
     arguments = parser().parse_args([with_hyphens(argument) for argument in (sys.argv[1:] if argv is None else argv)])
     try:
-        return arguments.run(arguments) or 0
+        with _terminable():
+            return arguments.run(arguments) or 0
     except OpenSoraError as error:
         print(f"opensora-lite: error: {error}", file=sys.stderr)
         return 2
     except (OSError, RecursionError) as error:  # a name that is too long, brackets nested thousands deep …
         print(f"opensora-lite: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("opensora-lite: stopped; what was reported as saved is whole", file=sys.stderr)
-        if arguments.run is train:
-            print("The same command goes on from the last checkpoint.", file=sys.stderr)
-        if arguments.run is sweep:
-            print("The same command goes on with the runs that are not finished.", file=sys.stderr)
-        return 130
+    except MemoryError as error:
+        print(f"opensora-lite: error: there is not enough memory: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"opensora-lite: stopped; {stop or 'nothing was saved'}", file=sys.stderr)
+        return 143 if isinstance(stop, Terminated) else 130
     finally:
         if argv is None:  # the process ends: half a second is saved that Python would search all of Paddle for garbage
             gc.freeze()
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises Terminated, so that what is half written is cleared away; a second one ends the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _when_stopped(saved: Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM inside say what was saved until then."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise type(stop)(saved()) from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -107,6 +143,7 @@ def parser() -> argparse.ArgumentParser:
     add("--sample-name", help="files are named NAME_0, NAME_1, … [sample]")
     add("--prompt-as-path", action="store_true", help="name files after their prompts, and skip those that exist")
     add("--overwrite", action="store_true", help="replace files that exist; without it, they are an error")
+    add("--skip-existing", action="store_true", help="make only the videos whose files are missing, with their seeds")
     add("--save-format", choices=SUFFIXES, help="[mp4; png for a single frame]")
     add = p.add_argument_group("the model").add_argument
     add("--model", help='"tiny", or a folder with stdit/, t5/ and vae/ [tiny]')
@@ -201,9 +238,7 @@ def explain(a) -> None:
 
 def generate(a) -> None:
     """`opensora-lite generate`: make videos, and save each as soon as it is done. Raises OpenSoraError before that."""
-    from opensora_lite.memory import for_settings, refuse_what_cannot_fit
-    from opensora_lite.pipeline import OpenSora, Settings, model_defaults, plan
-    from opensora_lite.runtime import resolve_dtype, set_device
+    from opensora_lite.pipeline import Settings, model_defaults, plan
 
     # 1. everything that can be said without a model
     released = any((a.stdit, a.t5, a.vae))
@@ -219,7 +254,9 @@ def generate(a) -> None:
     settings = replace(settings, **chosen)
     jobs = plan(_prompts(a), a.reference_path, a.mask_strategy, settings)
     paths = _paths(a, jobs, settings)
-    if a.prompt_as_path and not a.overwrite:
+    if a.overwrite and a.skip_existing:
+        raise OpenSoraError("--overwrite replaces files that exist, --skip-existing keeps them; give one of the two")
+    if a.skip_existing or (a.prompt_as_path and not a.overwrite):
         for path in filter(_exists, paths):
             print(f"{path} exists and is skipped")
         todo = [(job, path) for job, path in zip(jobs, paths, strict=True) if not _exists(path)]
@@ -239,6 +276,18 @@ def generate(a) -> None:
     if trained_sizes and settings.image_size not in trained_sizes:
         sizes = ", ".join(f"{h}×{w}" for h, w in trained_sizes)
         print(f"note: this model was trained at {sizes}; at {height}×{width} given frames are kept, the others blurred")
+
+    saved: list[Path] = []
+    rest = "the same command with --skip-existing makes the others"
+    with _when_stopped(lambda: f"{len(saved)} of {len(jobs)} video(s) are saved; {rest}"):
+        _generate(a, jobs, paths, settings, saved)
+
+
+def _generate(a, jobs: list, paths: list[Path], settings, saved: list[Path]) -> None:
+    """Make the videos of jobs; each is saved as soon as it is done, and its path appended to `saved`."""
+    from opensora_lite.memory import for_settings, refuse_what_cannot_fit
+    from opensora_lite.pipeline import OpenSora
+    from opensora_lite.runtime import resolve_dtype, set_device
 
     # 2. the model
     parts = dict(stdit=a.stdit, t5=a.t5, vae=a.vae)
@@ -263,8 +312,8 @@ def generate(a) -> None:
     with tqdm(total=total, unit="step", disable=not sys.stderr.isatty()) as bar:
         made = pipe.generate(jobs, settings, on_step=lambda progress: bar.update())
         for (_, video), path in zip(made, paths, strict=True):
-            path = video.save(path if a.overwrite else _free(path))
-            bar.write(f"saved {path.resolve()}: {video!r}", file=sys.stdout)
+            saved.append(video.save(path if a.overwrite else _free(path)))
+            bar.write(f"saved {saved[-1].resolve()}: {video!r}", file=sys.stdout)
 
 
 def evaluate(a) -> None:
@@ -309,12 +358,15 @@ def train(a) -> None:
         raise OpenSoraError(f"--set takes NAME=VALUE, such as diffusion.min_snr=null, not {' '.join(a.set)}")
     recipe = read_recipe(a.recipe, changes)
 
+    import_paddle()  # quietly
     from opensora_lite.training import train
 
     losses, told = [], time.perf_counter()
+    last = None
 
     def on_step(progress):
-        nonlocal told
+        nonlocal told, last
+        last = progress
         losses.append(progress.record.loss)
         step = progress.record.step
         if time.perf_counter() - told < 10 and step < progress.steps:
@@ -330,7 +382,15 @@ def train(a) -> None:
 
     start = time.perf_counter()
     say = lambda text: print(text, flush=True)  # noqa: E731
-    done = train(recipe, a.out, device=a.device, prepare=a.prepare, on_step=on_step, say=say)
+
+    def saved():
+        if last is None:
+            return "no step was taken; the same command goes on"
+        stage, step = last.stage, last.record.step
+        return f"{step} steps of {stage} were taken; the same command goes on from step {last.saved}, which is saved"
+
+    with _when_stopped(saved):
+        done = train(recipe, a.out, device=a.device, prepare=a.prepare, on_step=on_step, say=say)
     seconds = time.perf_counter() - start
     if a.prepare:
         print(f"prepared in {seconds:.0f} s; without --prepare, the same command goes on")
@@ -356,7 +416,9 @@ def sweep(a) -> int:
             bar.update(finished + failed - bar.n)
 
         say = lambda text: bar.write(text, file=sys.stdout)  # noqa: E731
-        table = sweep(grid, a.out, a.workers, a.scheduler, say=say, on_progress=on_progress)
+        rest = "the same command goes on with the others"
+        with _when_stopped(lambda: f"{bar.n} of {len(grid.runs)} runs are done and saved; {rest}"):
+            table = sweep(grid, a.out, a.workers, a.scheduler, say=say, on_progress=on_progress)
     failed = table["status"] == "failed"
     for run, error, notebook in zip(grid.runs, table["error"], table["notebook"], strict=True):
         if isinstance(error, str):

@@ -1,9 +1,11 @@
 """Every error that a person can cause, with what was wrong, where it stands, and what would be right.
 
 All are `OpenSoraError`, so one `except` catches them; the command line prints them without a traceback
-and exits with 2. They are raised before any model runs.
+and exits with 2. They are raised before any model runs, but for OutOfMemoryError.
 """
 
+import contextlib
+from collections.abc import Iterator
 from numbers import Real
 
 
@@ -33,6 +35,25 @@ class CheckpointError(OpenSoraError):
 
 class DeviceError(OpenSoraError):
     """A device or a precision that this machine does not have."""
+
+
+class OutOfMemoryError(OpenSoraError, MemoryError):
+    """Work for which the memory did not suffice; what was made before is still there."""
+
+
+@contextlib.contextmanager
+def memory_named(work: str, advice: str) -> Iterator[None]:
+    """Turns a MemoryError inside, of numpy or of Paddle, into an OutOfMemoryError that names the work and the advice.
+
+    It leaves no reference to what was being computed, whose memory is so free again.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        reason = str(error).partition("\n")[0].strip() or "none is left"
+        raise OutOfMemoryError(f"there is not enough memory for {work} ({reason}); {advice}") from error.with_traceback(
+            None
+        )
 
 
 def shown(value: object, most: int = 60) -> str:

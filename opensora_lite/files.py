@@ -64,7 +64,7 @@ def _rename(temporary: Path, path: Path) -> None:
     except BaseException:
         os.rename(old, path)
         raise
-    remove(old)
+    os.rename(old, temporary)  # where `in_place` removes it
 
 
 def remove(path: Path) -> None:

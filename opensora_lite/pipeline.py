@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from opensora_lite.checkpoints import open_checkpoint, read_config, read_json
-from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, PromptError, SizeError, shown
+from opensora_lite.errors import (
+    CheckpointError,
+    MaskStrategyError,
+    OpenSoraError,
+    PromptError,
+    SizeError,
+    memory_named,
+    shown,
+)
 from opensora_lite.masks import MAX_FRAMES, MAX_LOOPS, MaskStrategy, joining_steps
 from opensora_lite.prompts import prompts_per_loop, split_prompt
 from opensora_lite.runtime import give_back_memory, resolve_dtype, set_device
@@ -375,7 +383,7 @@ class OpenSora:
         stdit, t5, vae: paths of the released weights (OpenSora-STDiT-v2-stage3, t5-v1_1-xxl, sd-vae-ft-ema), each a
         folder with config.json and safetensors. device: "cpu", "gpu", "gpu:1"; None: a GPU where there is one.
         dtype: "fp32", "fp16", "bf16"; None: fp32 on a CPU, fp16 on a GPU. micro_batch_size: frames per VAE pass.
-        Raises CheckpointError and DeviceError.
+        Raises CheckpointError, DeviceError and OutOfMemoryError.
         """
         parts = {"stdit": stdit, "t5": t5, "vae": vae}
         lacking = [name for name, path in parts.items() if path is None]
@@ -403,9 +411,10 @@ class OpenSora:
         from opensora_lite.text import load_text_encoder
         from opensora_lite.vae import load_vae
 
-        denoiser = load_stdit(paths["stdit"], dtype)
-        text = load_text_encoder(paths["t5"], denoiser.config.model_max_length, dtype)
-        return cls(denoiser, text, load_vae(paths["vae"], dtype, micro_batch_size), settings)
+        with memory_named("the weights", "close other programs, or load them where there is more"):
+            denoiser = load_stdit(paths["stdit"], dtype)
+            text = load_text_encoder(paths["t5"], denoiser.config.model_max_length, dtype)
+            return cls(denoiser, text, load_vae(paths["vae"], dtype, micro_batch_size), settings)
 
     def compile(self, precision: str = "auto") -> "OpenSora":
         """Compile the denoiser and the VAE's decoder, for each size when it first comes; gives the pipeline itself.
@@ -491,7 +500,8 @@ class OpenSora:
         """Make the videos of `jobs`, batch by batch, and yield each as soon as it is done.
 
         on_step: called with a Progress after every denoising step. trace: a Trace of the one video that is made.
-        Raises OpenSoraError where it cannot follow, DeviceError where that takes more memory than there is.
+        Raises OpenSoraError where it cannot follow, DeviceError where the work would take more memory than there is,
+        OutOfMemoryError where the memory ends all the same; the pipeline is then as before.
         """
         self._check_memory(settings)
         if trace is not None:
@@ -509,7 +519,8 @@ class OpenSora:
                     seconds = time.perf_counter() - start
                     on_step(Progress(batch, first, len(jobs), loop, step, settings.num_sampling_steps, seconds))
 
-            frames = self._make(batch, settings, report, trace, engine)
+            with memory_named(*_work(len(batch), settings)):
+                frames = self._make(batch, settings, report, trace, engine)
             for job, pixels in zip(batch, frames, strict=True):
                 yield job, Video(pixels, settings.video_fps, prompt=job.prompt)
 
@@ -605,6 +616,14 @@ class OpenSora:
         import paddle
 
         return to_uint8(self.vae.decode(paddle.to_tensor(latents[None])))[0]
+
+
+def _work(videos: int, settings: Settings) -> tuple[str, str]:
+    """What a batch is, and what would make it smaller."""
+    height, width = settings.image_size
+    work = f"{videos} video(s) of {settings.num_frames} frames of {height}×{width} pixels at once"
+    smaller = ["batch_size"] * (videos > 1) + ["num_frames"] * (settings.num_frames > 1) + ["image_size"]
+    return work, f"make {', '.join(smaller)} or micro_batch_size smaller"
 
 
 def to_uint8(video: "paddle.Tensor") -> np.ndarray:

@@ -10,7 +10,9 @@ import importlib.util
 import io
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
 import zlib  # noqa: F401  paddlepaddle 2.6's library exports zlib symbols of its own: Python's must be bound first
 from collections.abc import Iterator
@@ -32,6 +34,7 @@ COSTS = {  # of what Paddle was not told in time
     "OMP_NUM_THREADS": "it computes on one of {} cores",
     "MKL_DEBUG_CPU_TYPE": "matrix products take three times as long on this AMD processor",
     "FLAGS_use_stride_kernel": "attention works on strided views, which makes a step take 1.6 times as long",
+    "MKL_CBWR": "the last bits of a video depend on its batch",
 }
 
 
@@ -41,10 +44,12 @@ def prepare() -> None:
     Paddle computes on one thread unless OMP_NUM_THREADS says more, and the MKL that it bundles
     takes a path three times as slow on AMD processors unless MKL_DEBUG_CPU_TYPE is 5. Its strided views make every
     transpose of an attention a slow copy later on: without them a step of the small model takes 0.6 of the time.
+    MKL_CBWR makes each row of a product of matrices independent of how many others there are, and of the number of
+    threads, to the last bit: a video then does not depend on its batch. It costs nothing that could be measured.
     Where Paddle has been imported before, a RuntimeWarning says what that costs.
     """
     warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)  # of Paddle, at import
-    wanted = {"FLAGS_use_stride_kernel": "0", "OMP_NUM_THREADS": str(usable_cores())}
+    wanted = {"FLAGS_use_stride_kernel": "0", "OMP_NUM_THREADS": str(usable_cores()), "MKL_CBWR": "AUTO,STRICT"}
     if processor().get("vendor_id") == "AuthenticAMD":
         wanted["MKL_DEBUG_CPU_TYPE"] = "5"
     lacking = {name: value for name, value in wanted.items() if name not in os.environ}
@@ -81,7 +86,11 @@ def quiet() -> Iterator[None]:
 
 
 def import_paddle() -> ModuleType:
-    """Paddle, imported quietly. Raises DeviceError where it is not installed."""
+    """Paddle, imported quietly. Raises DeviceError where it is not installed.
+
+    SIGTERM does what it did before: Paddle's own handler would end the process with a traceback of C++.
+    """
+    terminate = signal.getsignal(signal.SIGTERM)
     try:
         with quiet():
             import paddle
@@ -93,6 +102,8 @@ def import_paddle() -> ModuleType:
             ' pip install "opensora-lite[cpu]", or "opensora-lite[gpu]" for an NVIDIA GPU'
         ) from None
     paddle.disable_signal_handler()  # which would print a stack of C++ where a process is told to stop
+    if terminate is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)  # which went with it
     return paddle
 
 

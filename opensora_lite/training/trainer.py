@@ -19,7 +19,7 @@ import paddle.distributed as dist
 from safetensors import safe_open
 
 from opensora_lite.checkpoints import read_safetensors
-from opensora_lite.errors import CheckpointError
+from opensora_lite.errors import CheckpointError, memory_named
 from opensora_lite.files import replacing, write_safetensors
 from opensora_lite.training.muon import Muon
 from opensora_lite.training.recipe import Learning
@@ -44,6 +44,7 @@ class Progress:
     steps: int  # of the whole stage
     steps_per_second: float  # since `fit` was called
     seconds_left: float
+    saved: int  # the step of the last checkpoint; 0: there is none
 
 
 class Trainer:
@@ -79,7 +80,7 @@ class Trainer:
             learning.learning_rate, *learning.betas, parameters=others, weight_decay=0.0
         )
         self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-        self.step = 0
+        self.step = self.saved = 0  # where the models stand, and the checkpoint
         self.history: list[Record] = []
         if self.checkpoint.exists():
             self.restore()
@@ -100,13 +101,14 @@ class Trainer:
         until = self.learning.steps if until is None else min(until, self.learning.steps)
         start, first = time.perf_counter(), self.step
         while self.step < until:
-            record = self.take_step()
+            with memory_named("a training step", f"make batch of {self.stage} smaller; the last checkpoint is kept"):
+                record = self.take_step()
             if self.step % self.save_every == 0 or self.step == until:
                 self.save()
             if self.on_step:
                 speed = (self.step - first) / (time.perf_counter() - start)
                 left = (self.learning.steps - self.step) / speed
-                self.on_step(Progress(self.stage, record, self.learning.steps, speed, left))
+                self.on_step(Progress(self.stage, record, self.learning.steps, speed, left, self.saved))
         return self.history
 
     def take_step(self) -> Record:
@@ -174,6 +176,7 @@ class Trainer:
             writer.writerow(f.name for f in fields(Record))
             writer.writerows(astuple(record) for record in self.history)
         write_safetensors(self.checkpoint, tensors, {"step": str(self.step)})
+        self.saved = self.step
 
     def restore(self):
         """Go on from the checkpoint. Raises CheckpointError where it is not one of these models."""
@@ -202,7 +205,7 @@ class Trainer:
             target.set_value(value)
         self.adamw.set_state_dict(state)
         with safe_open(self.checkpoint, "numpy") as file:
-            self.step = int(file.metadata()["step"])
+            self.step = self.saved = int(file.metadata()["step"])
         self.history = read_records(self.losses_file)[: self.step]
         if len(self.history) < self.step:
             raise CheckpointError(f"{self.losses_file} has {len(self.history)} steps, the checkpoint {self.step}")

@@ -1,0 +1,28 @@
+"""Imports what takes long to import, for processes that are forked (tests/test_hard_*.py); nothing is computed here,
+because the threads that compute do not survive a fork."""
+
+import importlib
+import importlib.util
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # several of these processes at once would wait for each other's threads
+
+import numpy as np
+
+from opensora_lite.runtime import import_paddle, quiet
+
+
+def load(*names: str):
+    for name in names:
+        if importlib.util.find_spec(name.split(".")[0]):
+            importlib.import_module(name)
+
+
+import_paddle()
+numpy_bool = vars(np).get("bool")  # as opensora_lite/vae.py
+with quiet():
+    load("paddlenlp.transformers", "ppdiffusers.models.autoencoder_kl")
+if numpy_bool is not None:
+    vars(np)["bool"] = numpy_bool
+load(*(f"opensora_lite.{name}" for name in ("cli", "evaluate", "samplers", "trace", "training")))
+load("av", "PIL.Image", "papermill", "nbclient", "pandas", "pyarrow.parquet")
