@@ -52,10 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"opensora-lite: error: {error}", file=sys.stderr)
         return 2
     except MemoryError as error:
-        print(f"opensora-lite: error: there is not enough memory: {error}", file=sys.stderr)
+        print(f"opensora-lite: error: there is not enough memory ({str(error) or 'none is left'})", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"opensora-lite: stopped; {stop or 'nothing was saved'}", file=sys.stderr)
+        print(f"opensora-lite: stopped; {str(stop) or 'nothing was saved'}", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
     finally:
         if argv is None:  # the process ends: half a second is saved that Python would search all of Paddle for garbage

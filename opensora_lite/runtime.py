@@ -86,7 +86,7 @@ def quiet() -> Iterator[None]:
 
 
 def import_paddle() -> ModuleType:
-    """Paddle, imported quietly. Raises DeviceError where it is not installed.
+    """Paddle, imported quietly. Raises DeviceError where it is not installed, or cannot be imported.
 
     SIGTERM does what it did before: Paddle's own handler would end the process with a traceback of C++.
     """
@@ -101,6 +101,8 @@ def import_paddle() -> ModuleType:
             "Paddle is not installed, of which there are two builds:"
             ' pip install "opensora-lite[cpu]", or "opensora-lite[gpu]" for an NVIDIA GPU'
         ) from None
+    except ImportError as error:  # a library that it needs, or memory, which "failed to map segment" means
+        raise DeviceError(f"Paddle is installed, but cannot be imported: {error}") from error
     paddle.disable_signal_handler()  # which would print a stack of C++ where a process is told to stop
     if terminate is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)  # which went with it

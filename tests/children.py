@@ -2,6 +2,7 @@
 little. Their output goes into said.txt in their folder."""
 
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
 import sys
@@ -10,9 +11,20 @@ from pathlib import Path
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 OPERATIONS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}  # and "open", to write
-if sys.platform != "win32":
-    CONTEXT = multiprocessing.get_context("forkserver")
-    CONTEXT.set_forkserver_preload(["preloaded"])
+
+
+def context():
+    """Where processes come from: a server that has imported tests/preloaded.py."""
+    made = multiprocessing.get_context("forkserver")
+    made.set_forkserver_preload(["preloaded"])
+    paths = os.environ.get("PYTHONPATH")
+    try:  # Python 3.11's server does not look for modules where its parent does
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), paths)))
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        os.environ.update({"PYTHONPATH": paths} if paths else {})
+    return made
 
 
 def start(work: Callable, folder: Path, at: int | None = None):
@@ -20,8 +32,9 @@ def start(work: Callable, folder: Path, at: int | None = None):
 
     Returns the process, and a pipe that tells "ready", and at last how many operations there were.
     """
-    told, tell = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_in_child, args=(work, folder, at, tell))
+    server = context()
+    told, tell = server.Pipe(duplex=False)
+    process = server.Process(target=_in_child, args=(work, folder, at, tell))
     process.start()
     tell.close()
     assert told.recv() == "ready"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from children import ended, said
+from children import ended
 from conftest import MICRO
 from test_sweep import needs_papermill
 
@@ -187,7 +187,7 @@ def test_evaluate(disk):
         (disk.folder / "out" / name).write_text("old")
     code, output = disk.run(evaluate, PAGE)
     assert code == 2 and "Traceback" not in output and disk.why in output
-    assert "all together" in output  # the table was shown before
+    assert "2 prompts, each task 0 times" in output  # the table was shown before
     files = disk.files()
     assert clean(files) and len(files) == 2 and b"old" in files.values()
     assert all(content == b"old" or content.startswith((b"{", b"\x89PNG")) for content in files.values())
