@@ -15,6 +15,7 @@ Source of the file format: safetensors, "Format" (8 bytes of header length, a JS
 
 import contextlib
 import difflib
+import errno
 import functools
 import json
 import math
@@ -190,6 +191,8 @@ def _entry(path, data_start, layout, *, dtype, shape, data_offsets) -> Tensor:
         try:
             data = np.memmap(path, numpy_dtype, "r", data_start + begin, tuple(shape) or (1,)).reshape(shape)
         except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) == errno.ENOMEM:
+                raise MemoryError(f"{path} cannot be mapped") from error
             raise CheckpointError(f"{path} has been changed or removed since it was opened ({error})") from error
         return _widened(data) if dtype == "BF16" else data
 

@@ -36,7 +36,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def in_place(path: Path) -> Iterator[Path]:
-    """`replacing`, with an OSError as it comes."""
+    """`replacing` of `path`, with an OSError as it comes."""
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def _rename(temporary: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, where there is one and it can be removed."""
+    """Remove the file at `path`, or the folder with all that is in it, where there is one and it can be removed."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

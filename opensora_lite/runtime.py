@@ -165,7 +165,7 @@ def lean_paddlenlp() -> Iterator[None]:
 def set_device(device: str | None = None) -> str:
     """Make `device` ("cpu", "gpu" or "gpu:1"; None: a GPU where Paddle can use one) Paddle's current device.
 
-    Raises DeviceError where this machine or this build of Paddle does not have it.
+    Raises DeviceError where this machine or this build of Paddle does not have it, or cannot compute.
     """
     paddle = import_paddle()
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
@@ -183,6 +183,13 @@ def set_device(device: str | None = None) -> str:
             f'device "{device}" does not exist; this machine has {paddle.device.cuda.device_count()} GPU(s)'
         )
     paddle.set_device(device)
+    if device == "cpu":
+        try:  # this loads MKL, which would otherwise fail in riddles, or try for ever, in the middle of a run
+            paddle.matmul(paddle.ones([2, 2]), paddle.ones([2, 2]))
+        except (RuntimeError, MemoryError) as error:
+            raise DeviceError(
+                f"Paddle cannot load the library that it computes with, perhaps for want of memory: {error}"
+            ) from error
     return device
 
 
