@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
     arguments = parser().parse_args([with_hyphens(argument) for argument in (sys.argv[1:] if argv is None else argv)])
     try:
-        with _terminable():
+        with _stoppable():
             return arguments.run(arguments) or 0
     except OpenSoraError as error:
         print(f"opensora-lite: error: {error}", file=sys.stderr)
@@ -66,22 +66,35 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM."""
 
 
+_stops: list[type[KeyboardInterrupt]] = []  # signals to stop that have come since the command began
+
+
+def _stop(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process
+    _stops.append(Terminated if number == signal.SIGTERM else KeyboardInterrupt)
+    raise _stops[-1]
+
+
+def _go_on() -> None:
+    """Called after every step: stop all the same where an interrupt fell into a callback, and Python only printed it."""
+    if _stops:
+        raise _stops[-1]
+
+
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM raises Terminated, so that what is half written is cleared away; a second one ends the process."""
-    if threading.current_thread() is not threading.main_thread():
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt and Terminated, so that what is half-written is cleared away."""
+    if threading.current_thread() is not threading.main_thread():  # which has no signals
         yield
         return
-
-    def terminate(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
+    _stops.clear()
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _stops.clear()
 
 
 @contextlib.contextmanager
@@ -310,7 +323,12 @@ def _generate(a, jobs: list, paths: list[Path], settings, saved: list[Path]) -> 
     batches = -(-len(jobs) // settings.batch_size)
     total = batches * settings.loops * settings.num_sampling_steps
     with tqdm(total=total, unit="step", disable=not sys.stderr.isatty()) as bar:
-        made = pipe.generate(jobs, settings, on_step=lambda progress: bar.update())
+
+        def on_step(progress):
+            _go_on()
+            bar.update()
+
+        made = pipe.generate(jobs, settings, on_step=on_step)
         for (_, video), path in zip(made, paths, strict=True):
             saved.append(video.save(path if a.overwrite else _free(path)))
             bar.write(f"saved {saved[-1].resolve()}: {video!r}", file=sys.stdout)
@@ -340,6 +358,7 @@ def evaluate(a) -> None:
     with tqdm(unit="step", disable=not sys.stderr.isatty()) as bar:
 
         def on_progress(done, total):
+            _go_on()
             bar.total = total
             bar.update(done - bar.n)
 
@@ -366,6 +385,7 @@ def train(a) -> None:
 
     def on_step(progress):
         nonlocal told, last
+        _go_on()
         last = progress
         losses.append(progress.record.loss)
         step = progress.record.step
@@ -408,16 +428,20 @@ def sweep(a) -> int:
 
     from tqdm import tqdm
 
+    done = 0
     with tqdm(unit="run", disable=not sys.stderr.isatty()) as bar:
 
         def on_progress(finished, failed, total):
+            nonlocal done
+            _go_on()
+            done = finished + failed
             bar.total = total
             bar.set_postfix(failed=failed)
             bar.update(finished + failed - bar.n)
 
         say = lambda text: bar.write(text, file=sys.stdout)  # noqa: E731
         rest = "the same command goes on with the others"
-        with _when_stopped(lambda: f"{bar.n} of {len(grid.runs)} runs are done and saved; {rest}"):
+        with _when_stopped(lambda: f"{done} of {len(grid.runs)} runs are done and saved; {rest}"):
             table = sweep(grid, a.out, a.workers, a.scheduler, say=say, on_progress=on_progress)
     failed = table["status"] == "failed"
     for run, error, notebook in zip(grid.runs, table["error"], table["notebook"], strict=True):

@@ -5,7 +5,6 @@ and exits with 2. They are raised before any model runs, but for OutOfMemoryErro
 """
 
 import contextlib
-from collections.abc import Iterator
 from numbers import Real
 
 
@@ -41,19 +40,23 @@ class OutOfMemoryError(OpenSoraError, MemoryError):
     """Work for which the memory did not suffice; what was made before is still there."""
 
 
-@contextlib.contextmanager
-def memory_named(work: str, advice: str) -> Iterator[None]:
-    """Turns a MemoryError inside, of numpy or of Paddle, into an OutOfMemoryError that names the work and the advice.
+class NeedsMemory(contextlib.AbstractContextManager[None]):
+    """A block whose MemoryError, of numpy or of Paddle, becomes an OutOfMemoryError.
 
-    It leaves no reference to what was being computed, whose memory is so free again.
+    work: what the memory is needed for. advice: what would need less. The error leaves no reference to what was being
+    computed, whose memory is so free again.
     """
-    try:
-        yield
-    except MemoryError as error:
+
+    def __init__(self, work: str, advice: str):
+        self.work, self.advice = work, advice
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if not isinstance(error, MemoryError) or isinstance(error, OpenSoraError):
+            return
         reason = str(error).partition("\n")[0].strip() or "none is left"
-        raise OutOfMemoryError(f"there is not enough memory for {work} ({reason}); {advice}") from error.with_traceback(
-            None
-        )
+        message = f"there is not enough memory for {self.work} ({reason}); {self.advice}"
+        del traceback  # whose frames have the variables of what was being computed
+        raise OutOfMemoryError(message) from error.with_traceback(None)
 
 
 def shown(value: object, most: int = 60) -> str:

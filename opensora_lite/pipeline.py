@@ -21,10 +21,10 @@ from opensora_lite.checkpoints import open_checkpoint, read_config, read_json
 from opensora_lite.errors import (
     CheckpointError,
     MaskStrategyError,
+    NeedsMemory,
     OpenSoraError,
     PromptError,
     SizeError,
-    memory_named,
     shown,
 )
 from opensora_lite.masks import MAX_FRAMES, MAX_LOOPS, MaskStrategy, joining_steps
@@ -411,7 +411,7 @@ class OpenSora:
         from opensora_lite.text import load_text_encoder
         from opensora_lite.vae import load_vae
 
-        with memory_named("the weights", "close other programs, or load them where there is more"):
+        with NeedsMemory("the weights", "close other programs, or load them where there is more"):
             denoiser = load_stdit(paths["stdit"], dtype)
             text = load_text_encoder(paths["t5"], denoiser.config.model_max_length, dtype)
             return cls(denoiser, text, load_vae(paths["vae"], dtype, micro_batch_size), settings)
@@ -519,7 +519,7 @@ class OpenSora:
                     seconds = time.perf_counter() - start
                     on_step(Progress(batch, first, len(jobs), loop, step, settings.num_sampling_steps, seconds))
 
-            with memory_named(*_work(len(batch), settings)):
+            with NeedsMemory(*_work(len(batch), settings)):
                 frames = self._make(batch, settings, report, trace, engine)
             for job, pixels in zip(batch, frames, strict=True):
                 yield job, Video(pixels, settings.video_fps, prompt=job.prompt)

@@ -9,7 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # several of these processes at once would 
 
 import numpy as np
 
-from opensora_lite.runtime import import_paddle, quiet
+from opensora_lite.runtime import import_paddle, lean_paddlenlp, quiet
 
 
 def load(*names: str):
@@ -20,8 +20,8 @@ def load(*names: str):
 
 import_paddle()
 numpy_bool = vars(np).get("bool")  # as opensora_lite/vae.py
-with quiet():
-    load("paddlenlp.transformers", "ppdiffusers.models.autoencoder_kl")
+with quiet(), lean_paddlenlp():
+    load("paddlenlp.transformers.t5.modeling", "ppdiffusers.models.autoencoder_kl")
 if numpy_bool is not None:
     vars(np)["bool"] = numpy_bool
 load(*(f"opensora_lite.{name}" for name in ("cli", "evaluate", "samplers", "trace", "training")))

@@ -19,7 +19,7 @@ import paddle.distributed as dist
 from safetensors import safe_open
 
 from opensora_lite.checkpoints import read_safetensors
-from opensora_lite.errors import CheckpointError, memory_named
+from opensora_lite.errors import CheckpointError, NeedsMemory
 from opensora_lite.files import replacing, write_safetensors
 from opensora_lite.training.muon import Muon
 from opensora_lite.training.recipe import Learning
@@ -101,7 +101,7 @@ class Trainer:
         until = self.learning.steps if until is None else min(until, self.learning.steps)
         start, first = time.perf_counter(), self.step
         while self.step < until:
-            with memory_named("a training step", f"make batch of {self.stage} smaller; the last checkpoint is kept"):
+            with NeedsMemory("a training step", f"make batch of {self.stage} smaller; the last checkpoint is kept"):
                 record = self.take_step()
             if self.step % self.save_every == 0 or self.step == until:
                 self.save()
