@@ -76,7 +76,7 @@ def _stop(number: int, frame: object) -> None:
 
 
 def _go_on() -> None:
-    """Called after every step: stop all the same where an interrupt fell into a callback, and Python only printed it."""
+    """Called after every step: stop all the same where an interrupt fell into a callback, and was only printed."""
     if _stops:
         raise _stops[-1]
 
@@ -99,11 +99,13 @@ def _stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _when_stopped(saved: Callable[[], str]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM inside say what was saved until then."""
+    """Ctrl-C and SIGTERM inside say what was saved until then; compiled code may make another error of them."""
     try:
         yield
-    except KeyboardInterrupt as stop:
-        raise type(stop)(saved()) from None
+    except (Exception, KeyboardInterrupt) as error:
+        if not _stops and not isinstance(error, KeyboardInterrupt):
+            raise
+        raise (_stops[-1] if _stops else type(error))(saved()) from None
 
 
 def parser() -> argparse.ArgumentParser:

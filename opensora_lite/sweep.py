@@ -535,6 +535,8 @@ def sweep(
 
     progress()
     out.mkdir(parents=True, exist_ok=True)
+    import pandas  # noqa: F401  now: one of its modules in which Ctrl-C falls while it is imported is lost for good
+
     if not todo:
         return save(grid, runs, rows, out)
     with connect(min(workers, len(todo)), scheduler, [grid.notebook, out], say) as client:
