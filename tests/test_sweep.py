@@ -428,6 +428,7 @@ def test_who_stops_a_sweep_is_told_how_it_goes_on(folder, capsys, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep, "read_grid", stopped)
+    monkeypatch.setattr(sweep, "sweep", stopped)
     code, error = run(capsys, write_grid(folder, grid={"seed": [0]}), "--out", folder / "runs")
-    assert code == 130 and "The same command goes on with the runs that are not finished." in error
+    assert code == 130
+    assert error.endswith("stopped; 0 of 1 runs are done and saved; the same command goes on with the others\n")
