@@ -425,7 +425,7 @@ def test_what_cannot_be_run_is_one_message_and_exit_code_2(folder, capsys, monke
 
 
 def test_who_stops_a_sweep_is_told_how_it_goes_on(folder, capsys, monkeypatch):
-    def stopped(*_):
+    def stopped(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sweep, "sweep", stopped)

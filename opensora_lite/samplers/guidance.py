@@ -45,8 +45,9 @@ class Guidance:
         reuse: float = 0.0,
         **sizes: float,
     ):
-        # no token beyond the longest caption of the batch is ever looked at
-        L = int(mask.sum(1).max())
+        # No token beyond the longest caption of the batch is ever looked at. In sixteens: sums over that many, and
+        # zeros beyond, have the same last bits in every batch.
+        L = min(-(-int(mask.sum(1).max()) // 16) * 16, y.shape[2])
         y, mask = y[:, :, :L], mask[:, :L]
         self.model, self.scale, self.channels, self.videos = model, scale, channels, y.shape[0]
         self.first, self.last = interval or (0, TRAIN_STEPS - 1)

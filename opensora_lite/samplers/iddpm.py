@@ -3,8 +3,9 @@
 Sources: DDPM, arXiv:2006.11239; Improved DDPM, arXiv:2102.09672.
 """
 
+import math
+
 import numpy as np
-import paddle
 
 from opensora_lite.samplers.sampler import Sampler
 
@@ -26,4 +27,5 @@ class IDDPM(Sampler):
         noise = draw()
         if index == 0:
             return x_0, mean
-        return x_0, mean + paddle.exp(0.5 * log_variance) * noise
+        # as a power, since the last bits of paddle.exp depend on where in its batch a number stands
+        return x_0, mean + math.e ** (0.5 * log_variance) * noise
