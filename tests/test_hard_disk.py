@@ -232,6 +232,20 @@ def test_refresh(disk):
     assert disk.run(refresh)[0] == 0 and len(path.read_bytes()) > 30_000
 
 
+def compile_program(folder: Path):
+    from opensora_lite import engine
+
+    os.environ["OPENSORA_CACHE"] = str(folder / "cache")
+    assert engine.cached({}, lambda: bytes(20_000)) == bytes(20_000)
+
+
+def test_the_cache_of_compiled_models(disk):
+    """A cache that cannot be written is none, and no reason to stop."""
+    pytest.importorskip("openvino")
+    assert disk.run(compile_program, PAGE) == (0, "") and disk.files() == {}
+    assert disk.run(compile_program) == (0, "") and len(disk.files()) == 1
+
+
 def test_safetensors_and_their_own_error(disk):
     """safetensors raises neither OSError nor anything that is ours."""
     path = disk.folder / "a.safetensors"

@@ -6,6 +6,7 @@ few times, always the same, `make fuzz` OPENSORA_KILLS=100 times.
 """
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -156,7 +157,7 @@ def test_videos_that_take_the_place_of_others(tmp_path):
     def finished(folder, done):
         assert [len(seen(folder / name)) for name in ("a.mp4", "a.gif", "a")] == [12, 12, 12]
 
-    kill_again_and_again("a video replaced", 0.3, tmp_path, replace_videos, check, finished)
+    kill_again_and_again("a video replaced", 0.25, tmp_path, replace_videos, check, finished)
 
 
 def train(folder: Path):
@@ -235,7 +236,7 @@ def test_runs_of_a_sweep(tmp_path):
         assert now == 2 and log - logged == 2 - runs  # those that were finished did not run again
         assert not list((folder / "out").glob(".????????????-*"))
 
-    kill_again_and_again("a run of a sweep", 0.2, tmp_path, one_run, check, finished)
+    kill_again_and_again("a run of a sweep", 0.15, tmp_path, one_run, check, finished)
 
 
 def refresh(folder: Path):
@@ -265,8 +266,41 @@ def test_refresh_of_notebooks(tmp_path):
     kill_again_and_again("a refresh of notebooks", 0.15, tmp_path, refresh, check, finished)
 
 
+def compile_programs(folder: Path):
+    """Programs of half a megabyte into the cache of the engine; each that is made is logged."""
+    from opensora_lite import engine
+
+    os.environ["OPENSORA_CACHE"] = str(folder / "cache")
+    for i in range(6):
+        program = bytes([i]) * 500_000
+
+        def make(program=program, i=i):
+            with open(folder / "log.txt", "a") as file:
+                file.write(f"{i}\n")
+            return program
+
+        assert engine.cached({"number": i}, make) == program
+
+
+def test_the_cache_of_compiled_models(tmp_path):
+    def check(folder):
+        programs = list((folder / "cache").glob("*.program"))
+        for path in programs:
+            content = path.read_bytes()
+            assert len(content) == 500_032 and hashlib.sha256(content[32:]).digest() == content[:32]
+        made = (folder / "log.txt").read_text().splitlines() if (folder / "log.txt").exists() else []
+        return len(programs), len(made)
+
+    def finished(folder, before):
+        (there, made), (now, log) = before, check(folder)
+        assert now == 6 and log - made == 6 - there  # those that were there were not made again
+
+    pytest.importorskip("openvino")
+    kill_again_and_again("the engine's cache", 0.1, tmp_path, compile_programs, check, finished)
+
+
 def test_there_were_as_many_kills_as_were_asked_for():
-    if len(killed) < 5:
+    if len(killed) < 6:
         pytest.skip("not all tests above have run")
     print(f"\n{sum(killed.values())} kills: {killed}")
     assert sum(killed.values()) >= KILLS
