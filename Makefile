@@ -1,10 +1,10 @@
-# make demo | test | fuzz | notebooks | lab | site | bench | bench-compare | peers | test-paddle26 | clean
+# make demo | test | fuzz | soak | notebooks | lab | site | bench | bench-compare | peers | test-paddle26 | clean
 #
 # Each target makes the virtual environment that it needs on first use. The stamp files inside remember what was
 # installed, so a second run installs nothing until pyproject.toml (for the peers: this file) changes.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz notebooks lab site bench bench-compare peers test-paddle26 clean
+.PHONY: help demo test fuzz soak notebooks lab site bench bench-compare peers test-paddle26 clean
 
 # `make demo PYTHON=/path/to/python3.11` tries that one alone; otherwise the first of these that is 3.10, 3.11 or 3.12.
 PYTHON ?= python3
@@ -22,7 +22,8 @@ PROMPT ?= a red car driving right on the ocean at sunset
 help:
 	@echo "make demo           a prompt becomes a video, with the small model that ships in the package"
 	@echo "make test           lint, types, tests and notebooks"
-	@echo "make fuzz           100,000 cases of any text at all, where make test has 2,000"
+	@echo "make fuzz           100,000 cases of any text at all, and 100 killed runs, where make test has 2,000 and 20"
+	@echo "make soak           200 videos in one process; its memory as build/soak.png"
 	@echo "make notebooks      executes the notebooks and writes them back with their outputs"
 	@echo "make lab            JupyterLab in notebooks/"
 	@echo "make site           the course as pages, in build/site; of the outputs that are committed"
@@ -90,7 +91,10 @@ ifneq ($(NOTEBOOKS),)
 endif
 
 fuzz: $(VENV)/stamp-full
-	OPENSORA_FUZZ=100000 $(VENV)/bin/python -m pytest tests/test_fuzz.py -s
+	OPENSORA_FUZZ=100000 OPENSORA_KILLS=100 $(VENV)/bin/python -m pytest tests/test_fuzz.py tests/test_hard_kills.py -s
+
+soak: $(VENV)/stamp-full
+	OPENSORA_SOAK=200 $(VENV)/bin/python -m pytest tests/test_soak.py -s
 
 notebooks: $(VENV)/stamp-full
 	$(VENV)/bin/python notebooks/refresh.py

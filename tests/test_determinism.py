@@ -13,16 +13,17 @@ import numpy as np
 import paddle
 import pytest
 
+from opensora_lite import OpenSora
 from opensora_lite.vae import FrameVAE
 
 needs_mkl = pytest.mark.skipif(
     paddle.version.mkl() != "ON" or os.environ.get("MKL_CBWR") != "AUTO,STRICT",
     reason="bits depend on the batch where Paddle computes without MKL, or MKL_CBWR is set to something else",
 )
-PROMPTS = [
+PROMPTS = [  # of 6 to 28 tokens
     "a red car driving right",
     "a blue boat",
-    "a green bird flying left over the desert at noon, and a yellow balloon, and a white boat, and much more",  # 28 tokens
+    "a green bird flying left over the desert at noon, and a yellow balloon, and a white boat, and much more",
     "the city at night",
 ]
 
@@ -61,6 +62,16 @@ def test_in_every_batch(pipe, settings):
     for batch_size in (2, 3, 4):
         for i, (a, b) in enumerate(zip(alone, final_latents(pipe, batch_size, **settings), strict=True)):
             assert np.array_equal(a, b), f"video {i}, batches of {batch_size}: up to {np.abs(a - b).max():.1e} apart"
+
+
+@needs_mkl
+def test_in_every_batch_of_the_compiled_model(pipe):
+    pytest.importorskip("openvino")
+    compiled = OpenSora(pipe.stdit, pipe.text, pipe.vae, pipe.settings).compile("fp32")
+    settings = dict(num_frames=8, num_sampling_steps=6)
+    alone, together = (final_latents(compiled, batch_size, **settings) for batch_size in (1, 4))
+    for a, b, dynamic in zip(alone, together, final_latents(pipe, 1, **settings), strict=True):
+        assert np.array_equal(a, b) and 0 < np.abs(a - dynamic).max() < 1e-4
 
 
 @pytest.mark.parametrize(
