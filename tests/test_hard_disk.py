@@ -241,7 +241,6 @@ def compile_program(folder: Path):
 
 def test_the_cache_of_compiled_models(disk):
     """A cache that cannot be written is none, and no reason to stop."""
-    pytest.importorskip("openvino")
     assert disk.run(compile_program, PAGE) == (0, "") and disk.files() == {}
     assert disk.run(compile_program) == (0, "") and len(disk.files()) == 1
 

@@ -284,7 +284,7 @@ def compile_programs(folder: Path):
 
 def test_the_cache_of_compiled_models(tmp_path):
     def check(folder):
-        programs = list((folder / "cache").glob("*.program"))
+        programs = list((folder / "cache").glob("[!.]*.program"))
         for path in programs:
             content = path.read_bytes()
             assert len(content) == 500_032 and hashlib.sha256(content[32:]).digest() == content[:32]
@@ -295,7 +295,6 @@ def test_the_cache_of_compiled_models(tmp_path):
         (there, made), (now, log) = before, check(folder)
         assert now == 6 and log - made == 6 - there  # those that were there were not made again
 
-    pytest.importorskip("openvino")
     kill_again_and_again("the engine's cache", 0.1, tmp_path, compile_programs, check, finished)
 
 
