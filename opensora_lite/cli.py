@@ -1,4 +1,4 @@
-"""The command line: `opensora-lite generate`, `explain`, `evaluate`, `train`, `sweep` and `doctor`.
+"""The command line: `opensora-lite generate`, `encode-text`, `explain`, `evaluate`, `train`, `sweep` and `doctor`.
 
 `generate` takes the flags of PaddleMIX's Open-Sora example, in either spelling (--frame-interval, --frame_interval).
 Everything that can be wrong is checked before a model is loaded; errors are one message and exit code 2. What exists is
@@ -168,6 +168,23 @@ def parser() -> argparse.ArgumentParser:
     add("--device", help="cpu, gpu or gpu:1 [a GPU where there is one]")
     add("--dtype", help="fp32, fp16 or bf16 [fp16 on a GPU, fp32 on a CPU]")
     add("--micro-batch-size", type=int, default=16, help="frames that pass through the VAE at once [16]")
+    add("--sequential", action="store_true", help="never hold T5 and STDiT2 in memory together")
+    add("--text-embeddings", type=as_path, help="what encode-text wrote; T5 is not loaded then")
+
+    p = commands.add_parser("encode-text", help="let T5 read prompts, and keep what it says for generate")
+    p.set_defaults(run=encode_text)
+    add = p.add_argument
+    add("--prompt", **several, help="as in generate, as are the next three")
+    add("--prompt-path", type=as_path)
+    add("--start-index", type=int)
+    add("--end-index", type=int)
+    add("--loop", dest="loops", type=int, default=1, help="of the videos, for prompts with a |0| schedule [1]")
+    add("--out", type=as_path, required=True, help="the file, NAME.safetensors")
+    add("--overwrite", action="store_true", help="replace it where it exists")
+    add("--model", help='"tiny", or a folder with stdit/ (whose config.json is read) and t5/ [tiny]')
+    add("--text-encoder-pretrained-path", dest="t5", help="folder of t5-v1_1-xxl, instead; 200 tokens are read then")
+    add("--device", help="cpu, gpu or gpu:1 [a GPU where there is one]")
+    add("--dtype", help="fp32, fp16 or bf16 [fp16 on a GPU, fp32 on a CPU]")
 
     p = commands.add_parser("explain", help="say in plain English what a mask strategy does")
     p.set_defaults(run=explain)
@@ -257,10 +274,12 @@ def generate(a) -> None:
 
     # 1. everything that can be said without a model
     released = any((a.stdit, a.t5, a.vae))
-    if released and a.model is None and not all((a.stdit, a.t5, a.vae)):
+    if released and a.model is None and not all((a.stdit, a.t5 or a.text_embeddings, a.vae)):
         raise CheckpointError(
             "give all of --model-pretrained-path, --text-encoder-pretrained-path and --vae-pretrained-path, or none"
         )
+    if a.text_embeddings and (a.t5 or a.sequential):
+        raise OpenSoraError("with --text-embeddings no T5 is loaded: leave out its path and --sequential")
     model = "tiny" if a.model is None else a.model
     settings, trained_sizes = (Settings(), []) if released and a.model is None else model_defaults(model)
     chosen = {f.name: getattr(a, f.name) for f in fields(Settings) if getattr(a, f.name, None) is not None}
@@ -308,10 +327,19 @@ def _generate(a, jobs: list, paths: list[Path], settings, saved: list[Path]) -> 
     parts = dict(stdit=a.stdit, t5=a.t5, vae=a.vae)
     device = set_device(a.device)
     known = dict(dtype=resolve_dtype(a.dtype, device), device=device, micro_batch_size=max(a.micro_batch_size, 1))
+    known |= dict(sequential=a.sequential, text_encoder=not a.text_embeddings)
+    given: dict[str, Any] = {}
+    if a.text_embeddings:
+        from opensora_lite.text import TextEmbeddings
+
+        given["text_embeddings"] = TextEmbeddings.read(a.text_embeddings)
+        given["text_embeddings"].check(caption for job in jobs for caption in job.captions)
+    if a.sequential:
+        given["sequential"] = True
     refuse_what_cannot_fit(settings, for_settings(settings, model=a.model, **parts, **known), device)
     start = time.perf_counter()
     pipe = OpenSora.from_pretrained(
-        a.model, **parts, device=a.device, dtype=a.dtype, micro_batch_size=a.micro_batch_size
+        a.model, **parts, device=a.device, dtype=a.dtype, micro_batch_size=a.micro_batch_size, **given
     )
     print(f"loaded in {time.perf_counter() - start:.1f} s")
     for caption in dict.fromkeys(caption for job in jobs for caption in job.captions):
@@ -334,6 +362,35 @@ def _generate(a, jobs: list, paths: list[Path], settings, saved: list[Path]) -> 
         for (_, video), path in zip(made, paths, strict=True):
             saved.append(video.save(path if a.overwrite else _free(path)))
             bar.write(f"saved {saved[-1].resolve()}: {video!r}", file=sys.stdout)
+
+
+def encode_text(a) -> None:
+    """`opensora-lite encode-text`: keep in a.out what T5 says of prompts. Raises OpenSoraError before T5 is loaded."""
+    from opensora_lite.checkpoints import read_config
+    from opensora_lite.files import check_writable
+    from opensora_lite.memory import STDIT_DEFAULTS
+    from opensora_lite.pipeline import captions_of, model_folder
+    from opensora_lite.runtime import resolve_dtype, set_device
+
+    if a.t5 and a.model:
+        raise CheckpointError("give --model or --text-encoder-pretrained-path, not both")
+    if a.out.suffix != ".safetensors":
+        raise OpenSoraError(f"--out {a.out} must be a file NAME.safetensors")
+    captions = captions_of(_prompts(a), a.loops)
+    check_writable(a.out.parent)
+    if not a.overwrite:
+        _refuse_existing([a.out])
+    length = STDIT_DEFAULTS["model_max_length"]
+    if not a.t5:
+        folder = model_folder("tiny" if a.model is None else a.model)
+        length = read_config(folder / "stdit").get("model_max_length", length)
+    dtype = resolve_dtype(a.dtype, set_device(a.device))
+
+    from opensora_lite.text import load_text_encoder
+
+    embeddings = load_text_encoder(a.t5 or folder / "t5", length, dtype).record(captions)
+    embeddings.save(a.out)
+    print(f"saved {a.out.resolve()}: {embeddings!r}")
 
 
 def evaluate(a) -> None:

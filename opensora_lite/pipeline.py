@@ -5,6 +5,7 @@ checked `Job`s without a model; `OpenSora.generate` makes them.
 """
 
 import contextlib
+import functools
 import math
 import operator
 import os
@@ -37,8 +38,8 @@ if TYPE_CHECKING:  # these import paddle
 
     from opensora_lite.engine import Engine
     from opensora_lite.samplers import Step
-    from opensora_lite.stdit import STDiT2
-    from opensora_lite.text import TextEncoder
+    from opensora_lite.stdit import STDiT2, STDiT2Config
+    from opensora_lite.text import TextEmbeddings, TextEncoder
     from opensora_lite.trace import Trace
     from opensora_lite.vae import FrameVAE
 
@@ -347,21 +348,18 @@ def model_folder(model: str | Path) -> Path:
 class OpenSora:
     """Open-Sora 1.1: a text encoder, a video transformer and a VAE.
 
-    stdit: STDiT2. text: TextEncoder. vae: FrameVAE. settings: the defaults of a call. Raises CheckpointError where
-    the three do not belong together.
+    stdit: STDiT2. text: TextEncoder, or TextEmbeddings in its place. vae: FrameVAE. settings: the defaults of a call.
+    Raises CheckpointError where the three do not belong together.
     """
 
-    def __init__(self, stdit: "STDiT2", text: "TextEncoder", vae: "FrameVAE", settings: Settings = Settings()):
-        if stdit.config.caption_channels != text.model.config.d_model:
-            raise CheckpointError(
-                f"the models do not belong together: STDiT2 reads captions of {stdit.config.caption_channels} channels,"
-                f" the T5 encoder writes {text.model.config.d_model}"
-            )
-        if stdit.config.in_channels != vae.channels or vae.downsampling != PIXELS_PER_LATENT:
-            raise CheckpointError(
-                f"the VAE makes {vae.channels} channels at 1/{vae.downsampling} of the size;"
-                f" STDiT2 needs {stdit.config.in_channels} at 1/{PIXELS_PER_LATENT}"
-            )
+    def __init__(
+        self,
+        stdit: "STDiT2",
+        text: "TextEncoder | TextEmbeddings",
+        vae: "FrameVAE",
+        settings: Settings = Settings(),
+    ):
+        check_together(stdit.config, text.width, vae)
         self.stdit, self.text, self.vae, self.settings = stdit, text, vae, settings
         self.engine: Engine | None = None  # what `compile` made
         self._own_engine: Engine | None = None  # what a long request made by itself
@@ -377,19 +375,27 @@ class OpenSora:
         device: str | None = None,
         dtype: str | None = None,
         micro_batch_size: int = 16,
+        sequential: bool = False,
+        text_embeddings: "str | Path | TextEmbeddings | None" = None,
     ) -> "OpenSora":
         """Load a model: "tiny" (the default), a folder with stdit/, t5/ and vae/, or three folders or files by name.
 
         stdit, t5, vae: paths of the released weights (OpenSora-STDiT-v2-stage3, t5-v1_1-xxl, sd-vae-ft-ema), each a
         folder with config.json and safetensors. device: "cpu", "gpu", "gpu:1"; None: a GPU where there is one.
         dtype: "fp32", "fp16", "bf16"; None: fp32 on a CPU, fp16 on a GPU. micro_batch_size: frames per VAE pass.
+        sequential: T5 and STDiT2 are never in memory together (`SequentialOpenSora`). text_embeddings: what
+        `encode_text` gave, or the file it was saved to; T5 is not needed then, and only these prompts can be asked for.
         Raises CheckpointError, DeviceError and OutOfMemoryError.
         """
         parts = {"stdit": stdit, "t5": t5, "vae": vae}
+        if text_embeddings is not None:
+            del parts["t5"]
+            if t5 is not None or sequential:
+                raise OpenSoraError("with text_embeddings no T5 is loaded: leave out t5 and sequential")
         lacking = [name for name, path in parts.items() if path is None]
         if model is not None and not lacking:
             raise CheckpointError(f'model "{model}" and all of its parts were given; give one or the other')
-        if model is None and 0 < len(lacking) < 3:
+        if model is None and 0 < len(lacking) < len(parts):
             raise CheckpointError(
                 f"a model has three parts; {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not given"
             )
@@ -407,14 +413,36 @@ class OpenSora:
             if Path(path).suffix != ".pdparams":  # a pickle is only opened once
                 open_checkpoint(path)
 
-        from opensora_lite.stdit import load_stdit  # now that Paddle has been imported quietly
-        from opensora_lite.text import load_text_encoder
+        from opensora_lite.stdit import STDiT2Config, load_stdit  # now that Paddle has been imported quietly
+        from opensora_lite.text import TextEmbeddings, load_text_encoder
         from opensora_lite.vae import load_vae
 
+        config = STDiT2Config.from_dict(read_config(paths["stdit"]))
+        make_stdit = functools.partial(load_stdit, paths["stdit"], dtype)
+        make_text = functools.partial(load_text_encoder, paths.get("t5"), config.model_max_length, dtype)
+        make_vae = functools.partial(load_vae, paths["vae"], dtype, micro_batch_size)
         with NeedsMemory("the weights", "close other programs, or load them where there is more"):
-            denoiser = load_stdit(paths["stdit"], dtype)
-            text = load_text_encoder(paths["t5"], denoiser.config.model_max_length, dtype)
-            return cls(denoiser, text, load_vae(paths["vae"], dtype, micro_batch_size), settings)
+            if text_embeddings is not None:
+                given = text_embeddings
+                text = given if isinstance(given, TextEmbeddings) else TextEmbeddings.read(given)
+                if text.max_length != config.model_max_length:
+                    raise CheckpointError(
+                        f"the text embeddings are of captions of up to {text.max_length} tokens,"
+                        f" and this STDiT2 reads {config.model_max_length}: encode them for this model"
+                    )
+                return cls(make_stdit(), text, make_vae(), settings)
+            if sequential:
+                frame_vae = make_vae()
+                check_together(config, read_config(paths["t5"]).get("d_model", config.caption_channels), frame_vae)
+                return SequentialOpenSora(make_stdit, make_text, frame_vae, settings)
+            return cls(make_stdit(), make_text(), make_vae(), settings)
+
+    def encode_text(self, prompts: str | Sequence[str], loops: int = 1) -> "TextEmbeddings":
+        """What T5 says of `prompts`: to be saved (`save`), and given to `from_pretrained` in place of T5.
+
+        loops: of the videos that will be made of them, for prompts with a |0| schedule. Raises PromptError.
+        """
+        return self.text.record(captions_of([prompts] if isinstance(prompts, str) else prompts, loops))
 
     def compile(self, precision: str = "auto") -> "OpenSora":
         """Compile the denoiser and the VAE's decoder, for each size when it first comes; gives the pipeline itself.
@@ -503,6 +531,7 @@ class OpenSora:
         Raises OpenSoraError where it cannot follow, DeviceError where the work would take more memory than there is,
         OutOfMemoryError where the memory ends all the same; the pipeline is then as before.
         """
+        self._check_captions(jobs)
         self._check_memory(settings)
         if trace is not None:
             if len(jobs) != 1:
@@ -523,6 +552,13 @@ class OpenSora:
                 frames = self._make(batch, settings, report, trace, engine)
             for job, pixels in zip(batch, frames, strict=True):
                 yield job, Video(pixels, settings.video_fps, prompt=job.prompt)
+
+    def _check_captions(self, jobs: Sequence[Job]) -> None:
+        """Raise PromptError where text embeddings were given, and not those of these jobs."""
+        from opensora_lite.text import TextEmbeddings
+
+        if isinstance(self.text, TextEmbeddings):
+            self.text.check(caption for job in jobs for caption in job.captions)
 
     def _check_memory(self, settings: Settings) -> None:
         """Raise DeviceError where the memory that is left does not suffice for what the models work with."""
@@ -624,6 +660,92 @@ def _work(videos: int, settings: Settings) -> tuple[str, str]:
     work = f"{videos} video(s) of {settings.num_frames} frames of {height}×{width} pixels at once"
     smaller = ["batch_size"] * (videos > 1) + ["num_frames"] * (settings.num_frames > 1) + ["image_size"]
     return work, f"make {', '.join(smaller)} or micro_batch_size smaller"
+
+
+class SequentialOpenSora(OpenSora):
+    """An OpenSora whose T5 and STDiT2 are never in memory together: each frees the other when it is asked for.
+
+    For a request, T5 reads all captions and is freed before STDiT2 is loaded; for the next one, STDiT2 is freed first.
+    The VAE stays: it is small, and every batch needs it. So does STDiT2 while the VAE decodes, because the next loop or
+    batch needs it again; what decoding takes is set by `micro_batch_size`. load_stdit, load_text: load the two.
+    vae, settings: as of OpenSora.
+    """
+
+    def __init__(
+        self,
+        load_stdit: "Callable[[], STDiT2]",
+        load_text: "Callable[[], TextEncoder]",
+        vae: "FrameVAE",
+        settings: Settings = Settings(),
+    ):
+        self._loaders: dict[str, Callable[[], Any]] = {"stdit": load_stdit, "text": load_text}
+        self._loaded: dict[str, Any] = {}  # at most one of them
+        self._embeddings: TextEmbeddings | None = None  # of the request that is being met
+        self.vae, self.settings = vae, settings
+        self.engine = self._own_engine = None
+
+    def _only(self, name: str) -> Any:
+        if name not in self._loaded:
+            self._loaded.clear()
+            self.engine = self._own_engine = None  # which hold STDiT2 as well
+            give_back_memory()
+            self._loaded[name] = self._loaders[name]()
+        return self._loaded[name]
+
+    @property
+    def stdit(self) -> "STDiT2":  # type: ignore[override]  # computed here, and set there
+        """STDiT2, loaded if need be."""
+        return self._only("stdit")
+
+    @property
+    def text(self) -> "TextEncoder | TextEmbeddings":  # type: ignore[override]
+        """T5, loaded if need be; while a request is met, what it said of its captions."""
+        return self._embeddings or self._only("text")
+
+    def __repr__(self) -> str:
+        return f"SequentialOpenSora(in memory: {', '.join([*self._loaded, 'vae'])}; defaults {self.settings})"
+
+    def generate(
+        self,
+        jobs: Sequence[Job],
+        settings: Settings,
+        on_step: Callable[[Progress], None] | None = None,
+        trace: "Trace | None" = None,
+    ) -> Iterator[tuple[Job, Video]]:
+        """As `OpenSora.generate` with `jobs`, `settings`, `on_step` and `trace`, once T5 has read all captions."""
+        precision = self.engine and self.engine.precision
+        self._embeddings = self.text.record(caption for job in jobs for caption in job.captions)
+        try:
+            if precision:  # what `compile` made has gone with STDiT2
+                self.compile(precision)
+            yield from super().generate(jobs, settings, on_step, trace)
+        finally:
+            self._embeddings = None
+
+
+def captions_of(prompts: Sequence[str], loops: int = 1) -> list[str]:
+    """The cleaned captions of `prompts` for videos of so many `loops`, each once. Raises PromptError.
+
+    >>> captions_of(["|0|A car|1|A boat", 'A car.{"mask_strategy": "0", "reference_path": "a.png"}'], loops=2)
+    ['a car', 'a boat', 'a car.']
+    """
+    if not prompts:
+        raise PromptError("no prompt was given")
+    return list(dict.fromkeys(c for prompt in prompts for c in prompts_per_loop(split_prompt(prompt)[0], loops)))
+
+
+def check_together(stdit: "STDiT2Config", width: int, vae: "FrameVAE") -> None:
+    """Raise CheckpointError where STDiT2, captions of vectors of `width` numbers and the VAE do not fit together."""
+    if stdit.caption_channels != width:
+        raise CheckpointError(
+            f"the models do not belong together: STDiT2 reads captions of {stdit.caption_channels} channels,"
+            f" the T5 encoder writes {width}"
+        )
+    if stdit.in_channels != vae.channels or vae.downsampling != PIXELS_PER_LATENT:
+        raise CheckpointError(
+            f"the VAE makes {vae.channels} channels at 1/{vae.downsampling} of the size;"
+            f" STDiT2 needs {stdit.in_channels} at 1/{PIXELS_PER_LATENT}"
+        )
 
 
 def to_uint8(video: "paddle.Tensor") -> np.ndarray:

@@ -4,14 +4,29 @@ Axes: B captions · L tokens. Source: Exploring the Limits of Transfer Learning 
 Transformer, arXiv:1910.10683; Open-Sora 1.1 uses the encoder of t5-v1_1-xxl and reads its last layer.
 """
 
+import difflib
+import json
 import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import paddle
 
-from opensora_lite.checkpoints import build, check_fields, legible, load, match, open_checkpoint, read_config, sketch
-from opensora_lite.errors import CheckpointError, DeviceError
+from opensora_lite.checkpoints import (
+    build,
+    check_fields,
+    legible,
+    load,
+    match,
+    open_checkpoint,
+    read_config,
+    read_safetensors,
+    sketch,
+)
+from opensora_lite.errors import CheckpointError, DeviceError, PromptError
+from opensora_lite.files import write_safetensors
 from opensora_lite.runtime import lean_paddlenlp, quiet
 
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two names; files hold one or both
@@ -60,19 +75,141 @@ class TextEncoder:
             ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
         return ids, mask
 
+    @property
+    def width(self) -> int:
+        """Numbers of a vector, d_model."""
+        return self.model.config.d_model
+
     def encode(self, captions: list[str]) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Vectors [B, 1, L, d_model] and mask int64 [B, L] of cleaned captions (`prompts.clean_caption`).
 
-        Raises DeviceError where the vectors are not finite.
+        One caption at a time: its vectors are the same in every company. Raises DeviceError where they are not finite.
         """
         ids, mask = (paddle.to_tensor(a) for a in self.tokenize(captions))
+        rows = [dict(input_ids=ids[i : i + 1], attention_mask=mask[i : i + 1]) for i in range(len(captions))]
         with paddle.no_grad():
-            hidden = self.model(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state
+            hidden = paddle.concat([self.model(**row, return_dict=True).last_hidden_state for row in rows])
         if not bool(paddle.isfinite(hidden).all()):  # known of T5 in fp16, whose range its activations can exceed
             raise DeviceError(
                 f'the text encoder overflows in {hidden.dtype}; load the model with dtype="bf16" or "fp32"'
             )
         return hidden[:, None], mask
+
+    def record(self, captions: Iterable[str]) -> "TextEmbeddings":
+        """What `encode` says of cleaned captions, to be kept in its place. Raises DeviceError as `encode` does."""
+        told = {}
+        for caption in dict.fromkeys(captions):
+            y, mask = self.encode([caption])
+            vectors: np.ndarray = (
+                y[0, 0, : int(mask.sum())].astype("float32").numpy()
+            )  # numpy has no bf16; float32 holds all of it
+            told[caption] = EmbeddedCaption(vectors, tuple(self.pieces(caption)), self.count_tokens(caption))
+        return TextEmbeddings(told, self.max_length)
+
+
+@dataclass(frozen=True)
+class EmbeddedCaption:
+    """What T5 said of one caption."""
+
+    vectors: np.ndarray  # float32 [tokens, d_model], of the tokens that were read
+    pieces: tuple[str, ...]  # these tokens as text, the end mark last
+    count: int  # tokens of the caption, the end mark and those that were not read included
+
+
+class TextEmbeddings:
+    """What T5 said of some captions, which takes the place of a TextEncoder for these.
+
+    So T5, by far the largest of the released models, need not be there when videos are made: its vectors can come from
+    another machine. captions: {cleaned caption: EmbeddedCaption}. max_length: L, tokens of a caption.
+    """
+
+    def __init__(self, captions: Mapping[str, EmbeddedCaption], max_length: int):
+        self.captions, self.max_length = dict(captions), max_length
+
+    def __repr__(self) -> str:
+        return f"TextEmbeddings({len(self.captions)} captions, vectors of {self.width} numbers)"
+
+    @property
+    def width(self) -> int:
+        """Numbers of a vector, d_model."""
+        return next(iter(self.captions.values())).vectors.shape[-1]
+
+    def check(self, captions: Iterable[str]) -> None:
+        """Raise PromptError where one of the cleaned `captions` is not among those that were embedded."""
+        for caption in captions:
+            if caption not in self.captions:
+                near = difflib.get_close_matches(caption, self.captions, n=1)
+                known = f'the nearest of its {len(self.captions)} captions is "{near[0]}"' if near else "none is near"
+                raise PromptError(
+                    f'the text embeddings do not hold the caption "{legible(caption)}" ({legible(known)});'
+                    " encode it with `opensora-lite encode-text`, or give T5"
+                )
+
+    def record(self, captions: Iterable[str]) -> "TextEmbeddings":
+        """Those of these cleaned captions alone. Raises PromptError where one was not embedded."""
+        chosen = list(captions)
+        self.check(chosen)
+        return TextEmbeddings({caption: self.captions[caption] for caption in chosen}, self.max_length)
+
+    def count_tokens(self, caption: str) -> int:
+        """Tokens of a caption, the end mark included. Raises PromptError where it was not embedded."""
+        self.check([caption])
+        return self.captions[caption].count
+
+    def pieces(self, caption: str) -> list[str]:
+        """The tokens of a caption as text. Raises PromptError where it was not embedded."""
+        self.check([caption])
+        return list(self.captions[caption].pieces)
+
+    def encode(self, captions: list[str]) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Vectors [B, 1, L, d_model] and mask int64 [B, L], as `TextEncoder.encode` gives them, in float32.
+
+        Raises PromptError where a caption was not embedded.
+        """
+        self.check(captions)
+        y = np.zeros([len(captions), 1, self.max_length, self.width], np.float32)
+        mask = np.zeros([len(captions), self.max_length], np.int64)
+        for row, caption in enumerate(captions):
+            vectors = self.captions[caption].vectors
+            y[row, 0, : len(vectors)], mask[row, : len(vectors)] = vectors, 1
+        return paddle.to_tensor(y), paddle.to_tensor(mask)
+
+    def save(self, path: str | Path) -> None:
+        """Write them to `path`, a safetensors file that `read` understands. Raises OpenSoraError where it cannot be."""
+        about = [[caption, e.pieces, e.count] for caption, e in self.captions.items()]
+        text = json.dumps({"max_length": self.max_length, "captions": about}, ensure_ascii=False).encode()
+        tensors = {f"vectors.{i}": e.vectors for i, e in enumerate(self.captions.values())}
+        write_safetensors(path, {"captions": np.frombuffer(text, np.uint8), **tensors})
+
+    @classmethod
+    def read(cls, path: str | Path) -> "TextEmbeddings":
+        """Those that `save` wrote to `path`. Raises CheckpointError for a broken file, or one of another kind."""
+        tensors = read_safetensors(path)
+        try:
+            about = json.loads(tensors["captions"].read().tobytes())
+            found = {}
+            for i, (caption, pieces, count) in enumerate(about["captions"]):
+                vectors = tensors[f"vectors.{i}"].read()
+                right = isinstance(caption, str) and type(count) is int and all(isinstance(p, str) for p in pieces)
+                if not right or vectors.dtype != np.float32 or vectors.shape[:1] != (len(pieces),) or vectors.ndim != 2:
+                    raise ValueError(f"caption {i} and its vectors do not belong together")
+                if not np.isfinite(vectors).all():
+                    raise ValueError(f"the vectors of caption {i} are not finite")
+                found[caption] = EmbeddedCaption(np.array(vectors), tuple(pieces), count)
+            widths = {e.vectors.shape[1] for e in found.values()}
+            longest = max(len(e.pieces) for e in found.values())
+            if (
+                len(widths) != 1
+                or type(about["max_length"]) is not int
+                or not 1 <= longest <= about["max_length"] <= 1024
+            ):
+                raise ValueError("its captions are not of one model")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CheckpointError(
+                f"{path} does not hold text embeddings ({legible(str(error))});"
+                " `opensora-lite encode-text` writes files that do"
+            ) from error
+        return cls(found, about["max_length"])
 
 
 def load_text_encoder(path: str | Path, max_length: int, dtype: str = "float32") -> TextEncoder:
