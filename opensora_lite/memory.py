@@ -28,8 +28,8 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of one value
 GB = 1e9
 
 # In token tensors, the memory of B·N·D values:
-IN_MLP = 14.3  # alive at once around the MLP, whose hidden layer has four
-IN_ATTENTION = 11.7  # around an attention, and its scores, before and after the softmax, come on top
+IN_MLP = 16.3  # alive at once around the MLP, whose hidden layer has four
+IN_ATTENTION = 12.4  # around an attention, and its scores, before and after the softmax, come on top
 MAX_SCORES = 2**26  # numbers of one piece of an attention's scores, as in `stdit.attention`
 # In feature maps, the widest of the decoder, for all frames of a micro-batch:
 IN_DECODER = 3.0  # alive at once; a convolution on a processor unfolds those of one frame, 3×3 times, as well

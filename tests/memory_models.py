@@ -41,7 +41,10 @@ def write_model(folder: Path, stdit: dict, t5: dict, vae: dict) -> Path:
 
 
 def measured(model="tiny", **settings) -> dict:
-    """{"peak": bytes beyond imports, "loaded": bytes after it was loaded, "digest": of the frames} of one video."""
+    """{"peak": bytes beyond imports, "loaded": bytes after it was loaded, "digest": of the frames} of one video.
+
+    settings: of the call, those of `from_pretrained` that LOADING names, and `compiled`, a precision or None for not.
+    """
     command = [sys.executable, __file__, "measure", str(model), json.dumps(settings)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -59,12 +62,13 @@ def measure(model: str, settings: dict) -> dict:
     """Import everything, then make one video, and see what that takes."""
     import hashlib
     import importlib
+    import math
 
-    from opensora_lite import OpenSora
+    from opensora_lite import OpenSora, pipeline
     from opensora_lite.runtime import import_paddle
 
     import_paddle()
-    for name in ("samplers", "stdit", "text", "vae", "video"):
+    for name in ("engine", "samplers", "stdit", "text", "vae", "video"):
         importlib.import_module(f"opensora_lite.{name}")
     importlib.import_module("av")
     text, vae = (importlib.import_module(f"opensora_lite.{name}") for name in ("text", "vae"))
@@ -72,9 +76,14 @@ def measure(model: str, settings: dict) -> dict:
     vae.new_autoencoder({})
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    precision = settings.pop("compiled", None)
     loading = {name: settings.pop(name) for name in list(settings) if name in LOADING}
     pipe = OpenSora.from_pretrained(None if model == "None" else model, **loading)
     loaded = status("VmRSS") - before
+    if precision is None:
+        pipeline.COMPILED_TOKENS = math.inf
+    else:
+        pipe.compile(precision)
     video = pipe(PROMPT, **settings)
     digest = hashlib.sha256(video.frames.tobytes()).hexdigest()
     return {"peak": status("VmHWM") - before, "loaded": loaded, "digest": digest}

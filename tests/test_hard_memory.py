@@ -1,6 +1,6 @@
 """Memory that ends: a message that says what to make smaller, exit code 2, and the pipe is usable as before.
 
-What is refused before it starts is tested in test_memory.py. Here that is off, and the memory really ends, by a limit on
+What is refused before it starts is tested in test_memory.py. Here that is off, and memory really ends, by a limit on
 the address space (RLIMIT_AS) of a process that has computed something before. Each megabyte more lets a run come
 further, and fail at another place: in the weights, the text encoder, the transformer, the VAE.
 """
