@@ -1,5 +1,6 @@
 """How time grows with frames, area and steps, and a picture of it."""
 
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,12 +49,10 @@ def measure(axis: str, folder: Path) -> dict[str, dict[int, list[float]]]:
 
 def plot(growth: dict[str, dict[str, dict[int, list[float]]]], path: Path):
     """A panel for each axis, both axes logarithmic: a straight line through the first place would be proportional."""
-    import statistics
-
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, panels = pyplot.subplots(1, len(growth), figsize=(5 * len(growth), 4.2), squeeze=False)
     names = list(dict.fromkeys(name for found in growth.values() for name in found))
@@ -69,6 +68,8 @@ def plot(growth: dict[str, dict[str, dict[int, list[float]]]], path: Path):
         panel.plot(list(first), line, ":", color="grey", linewidth=1, label="proportional")
         panel.set(xscale="log", yscale="log", xlabel=AXES[axis][0], ylabel="seconds")
         panel.set_xticks(list(first), [str(n) for n in first])
+        panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     panels[0][0].legend(fontsize=8)

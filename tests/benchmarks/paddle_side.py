@@ -99,7 +99,7 @@ def ready(name, kind, models, told, engine=None, inputs=None, **more):
         before = peak_memory()
     start = time.perf_counter()
     works[name] = KINDS[kind](models, engine, told, **more, **(load_file(inputs) if inputs else {}))
-    return {"seconds": time.perf_counter() - start, "paddle": paddle.__version__, "threads": threads()}
+    return {"seconds": time.perf_counter() - start, "versions": {}, "threads": threads()}
 
 
 def turn(name, inputs, outputs=None):

@@ -28,6 +28,7 @@ class Side:
 
     def __init__(self, name: str, folder: Path):
         self.name, self.folder, self.ours = name, folder, name in OURS
+        self.about: dict = {}  # versions and threads, once something is ready
         exchange = folder / "exchange" / name.replace(",", "").replace(" ", "_")
         exchange.mkdir(parents=True, exist_ok=True)
         if self.ours:
@@ -42,7 +43,9 @@ class Side:
         more = {"caption": CAPTION} if self.ours and work.kind == "video" else {}
         how = {**OURS, **PEERS}[self.name]
         request = dict(name=key, kind=work.kind, models=work.models(self.folder), told=work.told())
-        return self.process("ready", work.given() or None, **request, **how, **more)["seconds"]
+        answer = self.process("ready", work.given() or None, **request, **how, **more)
+        self.about = {"versions": answer["versions"], "threads": answer["threads"]}
+        return answer["seconds"]
 
     def turn(self, key: str, work: Work, number: int) -> float:
         """Seconds of a turn."""

@@ -30,12 +30,12 @@ def left_out(name: str) -> bool:
 
 @pytest.fixture(scope="module")
 def results():
-    """Tables by name, and how time grows; written when all are there."""
-    tables, growth = {}, {}
-    yield tables, growth
+    """Tables by name, how time grows, and what they were measured on; written when all are there."""
+    tables, growth, about = {}, {}, machine()
+    yield tables, growth, about
     if tables or growth:
-        path = OUT / f"{machine()['date'].replace(':', '')}.json"
-        write(path, machine(), tables, growth=growth)
+        path = OUT / f"{about['date'].replace(':', '')}.json"
+        write(path, about, tables, growth=growth)
         print(f"\n\n{path}")
 
 
@@ -77,6 +77,8 @@ def test_work(name, results, products):
             side.close()
             continue
         sides[way], rows[way].first = side, loading + first
+        results[2]["versions"] |= side.about["versions"]
+        results[2]["threads"] = side.about["threads"]
         if way == next(iter(OURS)):
             expected = out
         elif expected is not None:

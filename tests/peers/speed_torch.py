@@ -6,6 +6,7 @@ in turn, which is a video; eager or by torch.compile; in float32, or with weight
 
 import json
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -126,7 +127,8 @@ def ready(name, kind, models, told, precision="fp32", compiled=False, inputs=Non
     start = time.perf_counter()
     how = {"dtype": PRECISIONS[precision], "compiled": compiled}
     works[name] = KINDS[kind](models, told, **how, **(load_file(inputs) if inputs else {}))
-    return {"seconds": time.perf_counter() - start, "torch": torch.__version__, "threads": torch.get_num_threads()}
+    seconds, versions = time.perf_counter() - start, {n: version(n) for n in ("torch", "transformers", "diffusers")}
+    return {"seconds": seconds, "versions": versions, "threads": torch.get_num_threads()}
 
 
 def turn(name, inputs, outputs=None):
