@@ -735,7 +735,7 @@ def captions_of(prompts: Sequence[str], loops: int = 1) -> list[str]:
 
 
 def check_together(stdit: "STDiT2Config", width: int, vae: "FrameVAE") -> None:
-    """Raise CheckpointError where STDiT2, captions of vectors of `width` numbers and the VAE do not fit together."""
+    """Raise CheckpointError where `stdit`, captions of vectors of `width` numbers and `vae` do not fit together."""
     if stdit.caption_channels != width:
         raise CheckpointError(
             f"the models do not belong together: STDiT2 reads captions of {stdit.caption_channels} channels,"
