@@ -47,6 +47,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 PIXELS_PER_LATENT = 8  # along each side; of the VAE that Open-Sora 1.1 was trained with
 IMAGE_FPS = 120  # as released: what the model is told of a video of one frame
 COMPILED_TOKENS = 20 * 16 * 16  # tokens, of all steps and videos, from which compiling pays; the small model's 20 steps
+COMPILED_VALUES = 50_000_000  # of STDiT2, up to which it happens by itself: loading a program holds them three times
 SAMPLER_NAMES = ("iddpm", "ddim", "dpm-solver")
 MAX_AREA = MAX_PIXELS // 4  # pixels of one frame; of a larger one `Video.save` could not read back what it wrote
 BOUNDS = {  # of whole numbers in Settings; beyond the upper ones nobody goes on purpose
@@ -449,7 +450,7 @@ class OpenSora:
 
         precision: "fp32", "bf16", or "auto" for bf16 where the processor computes with it (`engine.Engine`). Without
         this call, fp32 is compiled where that is sure to pay for a single request: on a CPU, from
-        COMPILED_TOKENS on. Where a trace records attention, or layers have hooks, nothing is compiled.
+        COMPILED_TOKENS on, and up to COMPILED_VALUES. Where a trace records attention, or layers have hooks, nothing is compiled.
         Raises DeviceError for a precision that there is not.
         """
         from opensora_lite.engine import Engine
@@ -479,6 +480,8 @@ class OpenSora:
         from opensora_lite.engine import available
 
         tokens = settings.num_frames * math.prod(settings.image_size) // (2 * PIXELS_PER_LATENT) ** 2
+        if sum(parameter.size for parameter in self.stdit.parameters()) > COMPILED_VALUES:
+            return False
         return available() and tokens * settings.num_sampling_steps * settings.loops * len(jobs) >= COMPILED_TOKENS
 
     def __repr__(self) -> str:
