@@ -8,7 +8,8 @@
 Constants of the last three were measured with Paddle 3.3.1 on a processor (`host_memory_stat_peak_value` and the
 high-water mark of processes); tests/test_memory.py compares them with what runs take. On a GPU they are a plan: cuDNN
 wants room of its own. All of this is of models that are not compiled: an `Engine` takes about 134 MB more, and three
-times the values of STDiT2 and the VAE while it loads a program (1.5 times afterwards). Axes as in `stdit`: B videos (twice as many with guidance), T frames, S tokens of a frame,
+times the values of STDiT2 and the VAE while it loads a program (1.5 times afterwards).
+Axes as in `stdit`: B videos (twice as many with guidance), T frames, S tokens of a frame,
 N = T·S, D hidden size, L caption tokens.
 """
 

@@ -450,7 +450,8 @@ class OpenSora:
 
         precision: "fp32", "bf16", or "auto" for bf16 where the processor computes with it (`engine.Engine`). Without
         this call, fp32 is compiled where that is sure to pay for a single request: on a CPU, from
-        COMPILED_TOKENS on, and up to COMPILED_VALUES. Where a trace records attention, or layers have hooks, nothing is compiled.
+        COMPILED_TOKENS on, and up to COMPILED_VALUES. Where a trace records attention, or layers have hooks, nothing is
+        compiled.
         Raises DeviceError for a precision that there is not.
         """
         from opensora_lite.engine import Engine
