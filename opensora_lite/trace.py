@@ -113,6 +113,7 @@ class Trace(Sequence[TraceStep]):
                 if isinstance(module, CrossAttention):
                     x, keys, _, y_mask = inputs
                     weights = attention_weights(module.queries(x), keys, y_mask)
+                    weights = weights[..., : len(loop.tokens)]  # the rest is padding
                 else:
                     weights = attention_weights(*module.heads(*inputs)[:2])
                 weights = weights[: rows[name.rpartition(".")[2]]].numpy()  # with guidance, the rest has no caption
