@@ -197,7 +197,7 @@ def give_back_memory() -> None:
     """Give memory that has been freed back to the system, which the C library and Paddle would keep for later."""
     import paddle
 
-    gc.collect(1)  # what is young; all of it would take a tenth of a second for every video
+    gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # not with every C library
         ctypes.CDLL(None).malloc_trim(0)
     if paddle.get_device() != "cpu":
