@@ -239,12 +239,12 @@ def test_guidance_goes_on_from_the_empty_caption():
     y, mask = paddle.full([2, 1, 12, 3], 2.0), paddle.to_tensor([[1] * 4 + [0] * 8, [1] * 5 + [0] * 7])
     x, model = paddle.zeros([2, 4, 1, 2, 2]), Echo()
     all_channels = Guidance(model, y, mask, 3.0, None, fps=24)(x, 10)
-    assert model.calls == [(4, 5, None)]  # both halves at once, and no token that nobody has
+    assert model.calls == [(4, 12, None)]  # both halves at once; captions in sixteens, or as long as they can be
     assert np.allclose(all_channels.epsilon.numpy(), -1 + 3 * (2 + 1))
     three = Guidance(model, y, mask, 3.0, 3, fps=24)(x, 10, paddle.ones([2, 1], "bool"))
     assert np.allclose(three.epsilon.numpy()[:, :3], 8) and np.allclose(three.epsilon.numpy()[:, 3], 2)
     assert np.allclose(three.variance.numpy(), 2)  # as released: of the half with the caption
-    assert model.calls[-1] == (4, 5, 4)
+    assert model.calls[-1] == (4, 12, 4)
 
 
 def test_guidance_outside_its_interval_leaves_out_half_of_the_work():
