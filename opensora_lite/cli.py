@@ -167,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
     add("--vae-pretrained-path", dest="vae", help="folder of sd-vae-ft-ema")
     add("--device", help="cpu, gpu or gpu:1 [a GPU where there is one]")
     add("--dtype", help="fp32, fp16 or bf16 [fp16 on a GPU, fp32 on a CPU]")
-    add("--micro-batch-size", type=int, default=16, help="frames that pass through the VAE at once [16]")
+    add("--micro-batch-size", type=int, help="frames that pass through the VAE at once [16, or as many as fit]")
     add("--sequential", action="store_true", help="never hold T5 and STDiT2 in memory together")
     add("--text-embeddings", type=as_path, help="what encode-text wrote; T5 is not loaded then")
 
@@ -326,7 +326,8 @@ def _generate(a, jobs: list, paths: list[Path], settings, saved: list[Path]) -> 
     # 2. the model
     parts = dict(stdit=a.stdit, t5=a.t5, vae=a.vae)
     device = set_device(a.device)
-    known = dict(dtype=resolve_dtype(a.dtype, device), device=device, micro_batch_size=max(a.micro_batch_size, 1))
+    known: dict[str, Any] = dict(dtype=resolve_dtype(a.dtype, device), device=device)
+    known |= dict(micro_batch_size=max(a.micro_batch_size or 1, 1))
     known |= dict(sequential=a.sequential, text_encoder=not a.text_embeddings)
     given: dict[str, Any] = {}
     if a.text_embeddings:

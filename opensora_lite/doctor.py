@@ -116,8 +116,11 @@ def probe(seconds: float) -> Iterator[tuple[str, Any]]:
     if gpus:
         yield "trying", "flash attention"
         yield "flash attention", _flash_attention(paddle)
-    yield "trying", "a matrix product"
     paddle.set_device("gpu" if gpus else "cpu")
+    if not gpus:
+        yield "trying", "compiling"
+        yield "compiling", _compiling()
+    yield "trying", "a matrix product"
     yield "GFLOP/s", product_rate(seconds)
 
 
@@ -150,6 +153,24 @@ def _flash_attention(paddle) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {str(error).splitlines()[-1] if str(error) else ''}"
     return "works"
+
+
+def _compiling() -> str:
+    """ "works", or why not: `engine`, of one layer."""
+    import paddle
+
+    try:
+        from opensora_lite.engine import Predictor, available, record
+
+        if not available():
+            return f"paddlepaddle {paddle.__version__} brings no OpenVINO along"
+        layer, x = paddle.nn.Linear(8, 8), paddle.ones([4, 8])
+        with paddle.no_grad():
+            program = record(layer, lambda x: layer(x), {"x": (4, 8)})
+            found = Predictor(program, dict(layer.named_parameters()), "fp32")({"x": x})
+            return "works" if bool(paddle.allclose(found, layer(x), atol=1e-5)) else "its results are wrong"
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
 def product_rate(seconds: float) -> float:
@@ -274,6 +295,10 @@ def compute(told: dict[str, Any], root: Path = machine.ROOT) -> Iterator[Finding
         works = told["flash attention"] == "works"
         advice = "" if works else f"attention takes more time and memory without it: {told['flash attention']}"
         yield replace(place, name="flash attention", value="works" if works else "does not work", advice=advice)
+    if "compiling" in told:
+        works = told["compiling"] == "works"
+        advice = "" if works else f"a video takes two to three times as long uncompiled: {told['compiling']}"
+        yield replace(place, name="compiled models", value="work" if works else "do not work", advice=advice)
     if "GFLOP/s" in told:
         rate, on_gpu = told["GFLOP/s"], bool(devices and devices["names"])
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
@@ -297,6 +322,9 @@ def memory(root: Path = machine.ROOT) -> Iterator[Finding]:
     free = shutil.disk_usage(os.curdir).free
     few = free < 1e8
     yield replace(place, name="disk, here", value=f"{free / 1e9:.1f} GB free", advice="make room" if few else "")
+    programs = [path.stat().st_size for path in machine.cache_folder().glob("*.program")]
+    value = f"{len(programs)} program(s), {sum(programs) / 1e6:.1f} MB, in {machine.cache_folder()}"
+    yield replace(place, name="compiled, kept", value=value if programs else "nothing yet")
 
 
 def media(told: dict[str, Any]) -> Iterator[Finding]:

@@ -36,8 +36,8 @@ import paddle.nn.functional as F
 from opensora_lite import stdit as stdit_module
 from opensora_lite.errors import DeviceError, OpenSoraError
 from opensora_lite.files import replacing
-from opensora_lite.machine import has_instructions
-from opensora_lite.stdit import Conditions, STDiT2, TimeConditions
+from opensora_lite.machine import cache_folder, has_instructions
+from opensora_lite.stdit import Conditions, STDiT2
 
 if TYPE_CHECKING:
     from opensora_lite.vae import FrameVAE
@@ -118,9 +118,18 @@ def _attention(q, k, v, mask=None):
     return _matmul(weights, v).transpose([0, 2, 1, 3])
 
 
+def _patches(self, x):
+    """`PatchEmbedder.forward` as a product: a convolution of three dimensions is not among OpenVINO's."""
+    (B, C, T, H, W), (D, _, _, rows, columns) = x.shape, self.proj.weight.shape
+    x = x.reshape([B, C, T, H // rows, rows, W // columns, columns]).transpose([0, 2, 3, 5, 1, 4, 6])
+    return _matmul(x.flatten(4), self.proj.weight.reshape([D, -1]), transpose_y=True) + self.proj.bias
+
+
 STAND_INS: tuple[tuple[Any, str, Any], ...] = (
     (stdit_module, "attention", _attention),
+    (stdit_module.PatchEmbedder, "forward", _patches),
     (stdit_module, "on_cpu", lambda: False),  # ways around what is slow in dynamic mode alone
+    (stdit_module, "sinusoids", lambda given: given),  # a program gets them instead of times, for it has no exp
     (paddle, "matmul", _matmul),
     (paddle, "rsqrt", lambda x: _operation("rsqrt", dict(X=x))),
     (F, "gelu", lambda x, approximate=False: _operation("gelu", dict(X=x), approximate=approximate)),
@@ -130,13 +139,6 @@ STAND_INS: tuple[tuple[Any, str, Any], ...] = (
 # ---------------------------------------------------------------------------------------------------------------------
 #   Programs on the disk
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """Where programs are kept: $OPENSORA_CACHE, or the folder opensora-lite in $XDG_CACHE_HOME or ~/.cache."""
-    if os.environ.get("OPENSORA_CACHE"):
-        return Path(os.environ["OPENSORA_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "opensora-lite"
 
 
 def cached(about: dict, make: Callable[[], bytes]) -> bytes:
@@ -345,17 +347,27 @@ class Programs:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+KEPT = ("embedding_kept", "space_kept", "motion_kept")  # of `Conditions.kept`, as inputs of a program
+
+
 @dataclass
 class CompiledConditions(Conditions):
     """Conditions, and the same as inputs of a program."""
 
     constants: dict[str, paddle.Tensor] = field(default_factory=dict)
+    constants_kept: dict[str, paddle.Tensor] = field(default_factory=dict)  # those, and what holds for given frames
+
+    def with_kept(self, vectors: tuple[paddle.Tensor, ...]) -> dict[str, paddle.Tensor]:
+        """The constants with the `vectors` of given frames, the same dictionary every time."""
+        self.constants_kept = self.constants_kept or self.constants | dict(zip(KEPT, vectors, strict=True))
+        return self.constants_kept
 
     def first(self, B: int) -> "CompiledConditions":
         """As of `Conditions`."""
         told = replace(self, **vars(super().first(B)))
         keys, values, y_mask = (self.constants[name] for name in ("keys", "values", "y_mask"))
         told.constants = {**self.constants, "keys": keys[:, :B], "values": values[:, :B], "y_mask": y_mask[:B]}
+        told.constants_kept = {}
         return told
 
 
@@ -372,7 +384,7 @@ class Engine:
         self.stdit, self.vae = stdit, vae
         self.y_embedder, self.entering = stdit.y_embedder, stdit.entering
         self.precision = choose_precision(precision)  # None on a GPU
-        self._transform = Programs(stdit, self._transform_symbols, {"stdit": asdict(stdit.config)}, self.precision)
+        self._denoise = Programs(stdit, self._denoise_symbols, {"stdit": asdict(stdit.config)}, self.precision)
         config = {name: value for name, value in vae.model.config.items() if not name.startswith("_")}
         self._decode = Programs(vae.model, lambda z: vae.model.decode(z).sample, {"vae": config}, self.precision)
 
@@ -382,11 +394,11 @@ class Engine:
     @property
     def failed(self) -> bool:
         """Whether a model could not be compiled, and runs as it always does."""
-        return self._transform.failed or self._decode.failed
+        return self._denoise.failed or self._decode.failed
 
     def refresh(self) -> None:
         """To be called before a video: values of the models may have been changed, by training or by hand."""
-        self._transform.refresh()
+        self._denoise.refresh()
         self._decode.refresh()
 
     def prepare(self, y, mask, latent_size, **sizes) -> Conditions:
@@ -397,31 +409,27 @@ class Engine:
         told = self.stdit.prepare(y, mask, latent_size, **sizes)
         keys, values = (paddle.stack(part) for part in zip(*told.answers, strict=True))
         blocked = told.y_mask if self.precision is None else paddle.where(told.y_mask, 0.0, -1e4)[:, None, None]
-        constants = dict(
-            zip(("cos", "sin", "turn"), told.rotary, strict=True), keys=keys, values=values, y_mask=blocked
-        )
-        return CompiledConditions(**vars(told), constants=constants)
+        constants = {name: getattr(told, name) for name in ("size", "length", "positions")}
+        constants |= dict(zip(("cos", "sin", "turn"), told.rotary, strict=True))
+        return CompiledConditions(**vars(told), constants=constants | dict(keys=keys, values=values, y_mask=blocked))
 
-    def denoise(self, x, timestep, told, x_mask=None):
+    def denoise(self, x, timestep, told: CompiledConditions, x_mask=None):
         """As of STDiT2."""
-        return self.stdit.denoise(x, timestep, told, x_mask, self.transform)
-
-    def transform(self, x, time: TimeConditions, told: CompiledConditions, x_mask=None):
-        """As of STDiT2."""
-        inputs = {"x": x, **{name: value for name, value in vars(time).items() if value is not None}}
+        time = timestep if self.precision is None else stdit_module.sinusoids(timestep)
+        inputs, constants = {"x": x, "timestep": time}, told.constants
         if x_mask is not None:
             inputs["x_mask"] = x_mask.astype("float32")
-        out = self._transform(inputs, told.constants)
-        return self.stdit.transform(x, time, told, x_mask) if out is None else out
+            constants = told.with_kept(self.stdit.kept(timestep, told))
+        out = self._denoise(inputs, constants)
+        return self.stdit.denoise(x, timestep, told, x_mask) if out is None else out
 
-    def _transform_symbols(
-        self, x, embedding, space, motion, keys, values, y_mask, cos, sin, turn, x_mask=None, **kept
+    def _denoise_symbols(
+        self, x, timestep, size, length, positions, keys, values, y_mask, cos, sin, turn, x_mask=None, **kept
     ):
-        depth, nothing = self.stdit.config.depth, dict(size=None, length=None, positions=None)
-        answers = [(keys[i], values[i]) for i in range(depth)]
-        told = Conditions(answers=answers, y_mask=y_mask, rotary=(cos, sin, turn), **nothing)
-        x_mask = None if x_mask is None else x_mask.astype("bool")
-        return self.stdit.transform(x, TimeConditions(embedding, space, motion, **kept), told, x_mask)
+        answers = [(keys[i], values[i]) for i in range(self.stdit.config.depth)]
+        rotary, of_kept = (cos, sin, turn), tuple(kept[name] for name in KEPT) if kept else None
+        told = Conditions(answers, y_mask, size, length, positions, rotary, of_kept)
+        return self.stdit.denoise(x, timestep, told, None if x_mask is None else x_mask.astype("bool"))
 
     def decode(self, latents):
         """As of FrameVAE."""

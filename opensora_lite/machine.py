@@ -15,6 +15,13 @@ from pathlib import Path
 ROOT = Path("/")
 
 
+def cache_folder() -> Path:
+    """Where `engine` keeps programs: $OPENSORA_CACHE, or the folder opensora-lite in $XDG_CACHE_HOME or ~/.cache."""
+    if os.environ.get("OPENSORA_CACHE"):
+        return Path(os.environ["OPENSORA_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "opensora-lite"
+
+
 def allowed_processors() -> set[int]:
     """The numbers of the processors that this process may run on; two threads of one core are two of them."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

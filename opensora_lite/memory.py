@@ -7,8 +7,7 @@
 
 Constants of the last three were measured with Paddle 3.3.1 on a processor (`host_memory_stat_peak_value` and the
 high-water mark of processes); tests/test_memory.py compares them with what runs take. On a GPU they are a plan: cuDNN
-wants room of its own. All of this is of models that are not compiled: an `Engine` takes about 134 MB more, and three
-times the values of STDiT2 and the VAE while it loads a program (1.5 times afterwards).
+wants room of its own. Models that an `engine.Engine` has compiled are held once more, and work with less.
 Axes as in `stdit`: B videos (twice as many with guidance), T frames, S tokens of a frame,
 N = T·S, D hidden size, L caption tokens.
 """
@@ -36,10 +35,18 @@ MAX_SCORES = 2**26  # numbers of one piece of an attention's scores, as in `stdi
 # In feature maps, the widest of the decoder, for all frames of a micro-batch:
 IN_DECODER = 3.0  # alive at once; a convolution on a processor unfolds those of one frame, 3×3 times, as well
 IN_VAE_ATTENTION = 3.1  # in scores of its attention, of each place to all places of a frame
+MICRO_BATCHES = (16, 8, 4, 2, 1)  # frames at once that are tried where nothing else was asked for …
+FOR_DECODING = 0.8  # … until what the decoder takes is this much of the free memory
 # On a processor, in bytes:
-PROCESS = 50e6  # code and buffers of the libraries, from the first caption and the first product on
+PROCESS = 46e6  # code and buffers of the libraries, from the first caption and the first product on
 KEPT = 0.43  # of what STDiT2 and the VAE work with, in freed pieces of less than 32 MB that the C library keeps …
 MOST_KEPT = 115e6  # … at most
+# Where an Engine compiles for a processor:
+ENGINE = 134e6  # bytes of OpenVINO itself
+COMPILING = 3.0  # copies of STDiT2 and the VAE, in float32, that it holds at most while it loads a program …
+COMPILED = 1.5  # … and afterwards
+IN_ENGINE = 0.85  # what denoising takes, of what it takes otherwise without scores; it stays while frames are decoded
+IN_ENGINE_DECODER = {"fp32": 0.96, "bf16": 0.56}  # what decoding takes, of what it takes otherwise
 
 T5_DEFAULTS: dict[str, Any] = dict(  # where a config.json does not say
     vocab_size=32128,
@@ -145,11 +152,19 @@ class MemoryEstimate:
     decoding: float  # that the VAE works with
     process: float  # libraries, and what allocators keep
     sequential: bool  # whether T5 and STDiT2 are never in memory together
+    compiling: float = 0  # that an Engine takes beside the weights while it loads a program
+    compiled: float = 0  # of that, what stays
 
     @property
     def work(self) -> float:
         """Bytes that the widest moment takes once the models are loaded, and libraries have computed."""
-        return max(self.text, self.denoising, self.decoding)
+        return max(self.text, self._making)
+
+    @property
+    def _making(self) -> float:
+        if self.compiling:
+            return max(self.compiling, self.compiled + self.denoising + self.decoding)
+        return max(self.denoising, self.decoding)
 
     @property
     def peak(self) -> float:
@@ -157,13 +172,15 @@ class MemoryEstimate:
         w = self.weights
         both = w["stdit"] + w["vae"]
         reading = w["t5"] + self.text + w["vae"] if self.sequential else w["t5"] + self.text + both
-        making = both + max(self.denoising, self.decoding) + (0 if self.sequential else w["t5"])
+        making = both + self._making + (0 if self.sequential else w["t5"])
         return max(reading, making) + self.process
 
     def __str__(self) -> str:
         rows: list[tuple[str, float]] = [(f"weights of {name}", n) for name, n in self.weights.items()]
         rows += [("T5 works with", self.text), ("STDiT2 works with", self.denoising)]
-        rows += [("the VAE works with", self.decoding), ("libraries", self.process), ("at most at once", self.peak)]
+        rows += [("the VAE works with", self.decoding)]
+        rows += [("compiling", self.compiling), ("compiled models", self.compiled)] if self.compiling else []
+        rows += [("libraries", self.process), ("at most at once", self.peak)]
         return "\n".join(f"{name:20}{n / GB:8.2f} GB" for name, n in rows)
 
 
@@ -178,18 +195,21 @@ def estimate_memory(
     vae: str | Path | Mapping[str, Any] | None = None,
     batch_size: int = 1,
     guidance_scale: float = 7.0,
-    micro_batch_size: int = 16,
+    micro_batch_size: int | None = None,
     sequential: bool = False,
     text_encoder: bool = True,
     device: str = "cpu",
+    compiled: str | None = None,
 ) -> MemoryEstimate:
     """The memory of a run, from config.json files alone. It was within 15 % of what processes took, on a processor.
 
     model: "tiny" (as None is, where no part is given), "XL/2" (the sizes of the released weights), or a folder with
     stdit/, t5/ and vae/. stdit, t5, vae: folders of single parts, or what their config.json holds; they come first.
     num_frames, image_size (height, width in pixels), batch_size, guidance_scale: as in `Settings`. dtype: "fp32",
-    "fp16", "bf16" or Paddle's names. micro_batch_size, sequential: as in `OpenSora.from_pretrained`. text_encoder:
-    False where text embeddings are given, and no T5 is loaded. device: "cpu" or "gpu".
+    "fp16", "bf16" or Paddle's names. micro_batch_size, sequential: as in `OpenSora.from_pretrained`; of frames that
+    pass through the VAE at once, None counts the most that it would try. text_encoder:
+    False where text embeddings are given, and no T5 is loaded. device: "cpu" or "gpu". compiled: "fp32" or "bf16", the
+    precision that `OpenSora.compile` chose, which counts on a CPU; None for models that are not compiled.
     Raises CheckpointError where there is no such model, DeviceError for another dtype.
     """
     from opensora_lite.runtime import PRECISIONS
@@ -207,10 +227,19 @@ def estimate_memory(
     height, width = image_size
     videos = batch_size * (1 if guidance_scale == 1 else 2)
     text = _text_work(parts["t5"], parts["stdit"], size) if text_encoder else 0
-    denoising = _denoising_work(parts["stdit"], videos, num_frames, height, width, size, on_cpu)
-    decoding = _decoding_work(parts["vae"], batch_size * num_frames, height, width, size, micro_batch_size, on_cpu)
+    of_step = (parts["stdit"], videos, num_frames, height, width, size)
+    denoising = _denoising_work(*of_step, scores=on_cpu or size == 4)
+    decoding = _decoding_work(
+        parts["vae"], batch_size * num_frames, height, width, size, micro_batch_size or MICRO_BATCHES[0], on_cpu
+    )
     process = PROCESS + min(KEPT * (denoising + decoding), MOST_KEPT) if on_cpu else 0
-    return MemoryEstimate(weights, text, denoising, decoding, process, sequential)
+    compiling = left = 0.0
+    if compiled and on_cpu:
+        values = 4 / size * (weights["stdit"] + weights["vae"])
+        compiling, left = ENGINE + COMPILING * values, ENGINE + COMPILED * values
+        denoising = IN_ENGINE * _denoising_work(*of_step, scores=False)
+        decoding, process = IN_ENGINE_DECODER[compiled] * decoding, PROCESS
+    return MemoryEstimate(weights, text, denoising, decoding, process, sequential, compiling, left)
 
 
 def _config(model: str | Path | None, name: str, part: str | Path | None) -> Mapping[str, Any]:
@@ -227,19 +256,19 @@ def _text_work(t5: Mapping[str, Any], stdit: Mapping[str, Any], size: int) -> fl
 
 
 def _denoising_work(
-    config: Mapping[str, Any], videos: int, T: int, height: int, width: int, size: int, on_cpu: bool
+    config: Mapping[str, Any], videos: int, T: int, height: int, width: int, size: int, scores: bool
 ) -> float:
+    """Bytes; scores: whether those of an attention are ever in memory."""
     c = STDIT_DEFAULTS | dict(config)
     D, heads, (_, rows, columns) = c["hidden_size"], c["num_heads"], c["patch_size"]
     S = math.ceil(height / 8 / rows) * math.ceil(width / 8 / columns)
     tokens = videos * T * S * D * size
 
-    def scores(sets: int, n: int) -> float:  # of `sets` attentions among n tokens, as many at once as fit a piece
+    def piece(sets: int, n: int) -> float:  # of `sets` attentions among n tokens, as many at once as fit a piece
         at_once = sets * n * n
         return size * min(at_once, max(MAX_SCORES // n**2, 1) * n * n)
 
-    flash = not on_cpu and size == 2  # then there are none
-    most = 0.0 if flash else max(scores(videos * T * heads, S), scores(videos * S * heads, T))
+    most = max(piece(videos * T * heads, S), piece(videos * S * heads, T)) if scores else 0.0
     latents = 12 * videos * c["in_channels"] * T * (height // 8) * (width // 8) * 4  # of the sampler, in float32
     return max(IN_MLP * tokens, IN_ATTENTION * tokens + 2 * most) + latents
 
@@ -269,6 +298,27 @@ def available_memory(device: str = "cpu") -> int | None:
 
     cuda, number = import_paddle().device.cuda, int(device.partition(":")[2] or 0)
     return cuda.get_device_properties(number).total_memory - cuda.memory_allocated(number)
+
+
+def fits(estimate: MemoryEstimate, device: str, loaded: bool = False) -> bool:
+    """Whether a run of this `estimate` fits into the memory of `device` now; loaded: whether its models are there."""
+    free = available_memory(device)
+    return free is None or (estimate.work if loaded else estimate.peak) <= free
+
+
+def micro_batch(
+    vae: Mapping[str, Any], frames: int, height: int, width: int, dtype: str = "float32", device: str = "cpu"
+) -> int:
+    """How many of `frames` of height × width pixels should pass through a VAE at once, with the memory there is now.
+
+    vae: what its config.json holds. dtype: of its weights, in Paddle's names. device: as `available_memory`.
+    """
+    free = available_memory(device)
+    size, on_cpu = BYTES[dtype], device == "cpu"
+    for n in MICRO_BATCHES:
+        if free is None or _decoding_work(vae, frames, height, width, size, n, on_cpu) <= FOR_DECODING * free:
+            return n
+    return 1
 
 
 def refuse_what_cannot_fit(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # these import paddle
     import paddle
 
     from opensora_lite.engine import Engine
+    from opensora_lite.memory import MemoryEstimate
     from opensora_lite.samplers import Step
     from opensora_lite.stdit import STDiT2, STDiT2Config
     from opensora_lite.text import TextEmbeddings, TextEncoder
@@ -47,7 +48,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 PIXELS_PER_LATENT = 8  # along each side; of the VAE that Open-Sora 1.1 was trained with
 IMAGE_FPS = 120  # as released: what the model is told of a video of one frame
 COMPILED_TOKENS = 20 * 16 * 16  # tokens, of all steps and videos, from which compiling pays; the small model's 20 steps
-COMPILED_VALUES = 50_000_000  # of STDiT2, up to which it happens by itself: loading a program holds them three times
+COMPILED_VALUES = 200_000_000  # of STDiT2, up to which it happens by itself: what that takes was measured up to there
 SAMPLER_NAMES = ("iddpm", "ddim", "dpm-solver")
 MAX_AREA = MAX_PIXELS // 4  # pixels of one frame; of a larger one `Video.save` could not read back what it wrote
 BOUNDS = {  # of whole numbers in Settings; beyond the upper ones nobody goes on purpose
@@ -375,7 +376,7 @@ class OpenSora:
         vae: str | Path | None = None,
         device: str | None = None,
         dtype: str | None = None,
-        micro_batch_size: int = 16,
+        micro_batch_size: int | None = None,
         sequential: bool = False,
         text_embeddings: "str | Path | TextEmbeddings | None" = None,
     ) -> "OpenSora":
@@ -383,9 +384,10 @@ class OpenSora:
 
         stdit, t5, vae: paths of the released weights (OpenSora-STDiT-v2-stage3, t5-v1_1-xxl, sd-vae-ft-ema), each a
         folder with config.json and safetensors. device: "cpu", "gpu", "gpu:1"; None: a GPU where there is one.
-        dtype: "fp32", "fp16", "bf16"; None: fp32 on a CPU, fp16 on a GPU. micro_batch_size: frames per VAE pass.
-        sequential: T5 and STDiT2 are never in memory together (`SequentialOpenSora`). text_embeddings: what
-        `encode_text` gave, or the file it was saved to; T5 is not needed then, and only these prompts can be asked for.
+        dtype: "fp32", "fp16", "bf16"; None: fp32 on a CPU, fp16 on a GPU. micro_batch_size: frames per VAE
+        pass; None: 16, or as many as fit into the memory. sequential: T5 and STDiT2 are never in memory together
+        (`SequentialOpenSora`). text_embeddings: what `encode_text` gave, or the file it was saved to; T5 is not needed
+        then, and only these prompts can be asked for.
         Raises CheckpointError, DeviceError and OutOfMemoryError.
         """
         parts = {"stdit": stdit, "t5": t5, "vae": vae}
@@ -406,7 +408,8 @@ class OpenSora:
             folder = model_folder("tiny" if model is None else model)
             paths |= {name: folder / name for name in lacking}
             settings = model_defaults(folder)[0]
-        if isinstance(micro_batch_size, bool) or not isinstance(micro_batch_size, Integral) or micro_batch_size < 1:
+        whole = isinstance(micro_batch_size, Integral) and not isinstance(micro_batch_size, bool)
+        if micro_batch_size is not None and not (whole and micro_batch_size >= 1):
             raise OpenSoraError(f"micro_batch_size must be a whole number of at least 1, not {micro_batch_size!r}")
         dtype = resolve_dtype(dtype, set_device(device))
         for path in paths.values():  # what is missing in the last one is better known before the first is loaded
@@ -420,7 +423,7 @@ class OpenSora:
 
         config = STDiT2Config.from_dict(read_config(paths["stdit"]))
         make_stdit = functools.partial(load_stdit, paths["stdit"], dtype)
-        make_text = functools.partial(load_text_encoder, paths.get("t5"), config.model_max_length, dtype)
+        make_text = functools.partial(load_text_encoder, paths.get("t5", ""), config.model_max_length, dtype)
         make_vae = functools.partial(load_vae, paths["vae"], dtype, micro_batch_size)
         with NeedsMemory("the weights", "close other programs, or load them where there is more"):
             if text_embeddings is not None:
@@ -449,9 +452,9 @@ class OpenSora:
         """Compile the denoiser and the VAE's decoder, for each size when it first comes; gives the pipeline itself.
 
         precision: "fp32", "bf16", or "auto" for bf16 where the processor computes with it (`engine.Engine`). Without
-        this call, fp32 is compiled where that is sure to pay for a single request: on a CPU, from
-        COMPILED_TOKENS on, and up to COMPILED_VALUES. Where a trace records attention, or layers have hooks, nothing is
-        compiled.
+        this call, fp32 is compiled where that is sure to pay for a single request: on a CPU, from COMPILED_TOKENS on,
+        up to COMPILED_VALUES, and where the free memory suffices. Where a trace records attention, or layers have
+        hooks, nothing is compiled.
         Raises DeviceError for a precision that there is not.
         """
         from opensora_lite.engine import Engine
@@ -464,19 +467,21 @@ class OpenSora:
         hooks = (part._forward_pre_hooks or part._forward_post_hooks for part in self.stdit.sublayers(True))
         if (trace is not None and trace.attention) or any(hooks):  # which a compiled model would not call
             return None
-        if self.engine is None and self._pays(jobs, settings):
+        engine = self.engine
+        if engine is None and self._pays(jobs, settings):
             from opensora_lite.engine import Engine
+            from opensora_lite.memory import fits
 
-            self._own_engine = self._own_engine or Engine(self.stdit, self.vae, "fp32")
-        engine = self.engine or (self._own_engine if self._pays(jobs, settings) else None)
+            if fits(self._memory(settings)(compiled="fp32"), "cpu", loaded=True):
+                engine = self._own_engine = self._own_engine or Engine(self.stdit, self.vae, "fp32")
         if engine is not None:
             engine.refresh()
         return engine
 
     def _pays(self, jobs: Sequence[Job], settings: Settings) -> bool:
-        """Whether compiling is sure to take less time than it spares. It only rests on what is asked for.
+        """Whether compiling is sure to take less time than it spares.
 
-        Otherwise a seed would give other roundings the second time.
+        It only rests on what is asked for: otherwise a seed would give other roundings the second time.
         """
         from opensora_lite.engine import available
 
@@ -536,13 +541,13 @@ class OpenSora:
         OutOfMemoryError where the memory ends all the same; the pipeline is then as before.
         """
         self._check_captions(jobs)
-        self._check_memory(settings)
+        engine = self._engine(jobs, settings, trace)
+        self._check_memory(settings, engine)
         if trace is not None:
             if len(jobs) != 1:
                 raise OpenSoraError(f"a trace follows one video, and {len(jobs)} were asked for; make them one by one")
             trace.modules(self.stdit)
             trace.clear()
-        engine = self._engine(jobs, settings, trace)
         start = time.perf_counter()
         for first in range(0, len(jobs), settings.batch_size):
             batch = tuple(jobs[first : first + settings.batch_size])
@@ -564,16 +569,32 @@ class OpenSora:
         if isinstance(self.text, TextEmbeddings):
             self.text.check(caption for job in jobs for caption in job.captions)
 
-    def _check_memory(self, settings: Settings) -> None:
+    def _check_memory(self, settings: Settings, engine: "Engine | None") -> None:
         """Raise DeviceError where the memory that is left does not suffice for what the models work with."""
         import paddle
 
-        from opensora_lite.memory import for_settings, refuse_what_cannot_fit
+        from opensora_lite.memory import refuse_what_cannot_fit
 
-        device, dtype = paddle.get_device(), str(self.stdit.x_embedder.proj.weight.dtype).removeprefix("paddle.")
-        loaded = dict(stdit=vars(self.stdit.config), vae=self.vae.model.config, text_encoder=False)
-        sizes = dict(dtype=dtype, device=device, micro_batch_size=self.vae.micro_batch_size)
-        refuse_what_cannot_fit(settings, for_settings(settings, **loaded, **sizes), device, loaded=True)
+        precision = engine and engine.precision
+        estimate = functools.partial(self._memory(settings), compiled=precision)
+        refuse_what_cannot_fit(settings, estimate, paddle.get_device(), loaded=True)
+
+    def _memory(self, settings: Settings) -> "Callable[..., MemoryEstimate]":
+        """`estimate_memory` for the loaded models, called with what is to be changed of `settings`."""
+        import paddle
+
+        from opensora_lite.memory import for_settings
+
+        dtype = str(self.stdit.x_embedder.proj.weight.dtype).removeprefix("paddle.")
+        return for_settings(
+            settings,
+            stdit=vars(self.stdit.config),
+            vae=self.vae.model.config,
+            text_encoder=False,
+            dtype=dtype,
+            device=paddle.get_device(),
+            micro_batch_size=self.vae.micro_batch_size or 1,  # or as many as fit
+        )
 
     def _make(
         self,

@@ -178,6 +178,13 @@ class Mlp(nn.Layer):
         return self.fc2(F.gelu(self.fc1(x), approximate=True))
 
 
+def sinusoids(value):
+    """A number as the cosines and then the sines of 128 frequencies of it. [...] -> [..., 256]"""
+    freqs = paddle.exp(-math.log(10000) * paddle.arange(128, dtype="float32") / 128)
+    angles = value.astype("float32")[..., None] * freqs
+    return paddle.concat([angles.cos(), angles.sin()], -1)
+
+
 class ScalarEmbedder(nn.Layer):
     """A number (a time, a size, a rate) -> sinusoids at 128 frequencies -> two linear layers. [...] -> [..., D]"""
 
@@ -186,10 +193,7 @@ class ScalarEmbedder(nn.Layer):
         self.mlp = nn.Sequential(nn.Linear(256, dim), nn.Silu(), nn.Linear(dim, dim))
 
     def forward(self, value):
-        freqs = paddle.exp(-math.log(10000) * paddle.arange(128, dtype="float32") / 128)
-        angles = value.astype("float32")[..., None] * freqs
-        waves = paddle.concat([angles.cos(), angles.sin()], -1)  #                       (..., 256), cosines first
-        return self.mlp(waves.astype(self.mlp[0].weight.dtype))
+        return self.mlp(sinusoids(value).astype(self.mlp[0].weight.dtype))
 
 
 class PatchEmbedder(nn.Layer):
@@ -452,33 +456,26 @@ class STDiT2(nn.Layer):
             rotary=self.rope(T),
         )
 
-    def denoise(self, x, timestep, told, x_mask=None, transform=None):
-        """`forward` of one step: x, timestep ([B], or [1] for all) and x_mask as there; told: the Conditions.
-
-        transform: what takes the place of the method of this name, such as a compiled one.
-        """
+    def denoise(self, x, timestep, told, x_mask=None):
+        """`forward` of one step: x, timestep ([B], or [1] for all) and x_mask as there; told: the Conditions."""
         B, _, T, H, W = x.shape
         rows, columns = self.config.patch_size[1:]
         h, w = -(-H // rows), -(-W // columns)
         x, time = self.tokens(x, told), self.times(timestep, told, x_mask is not None)
-        x = (transform or self.transform)(x, time, told, None if x_mask is None else x_mask.astype("bool"))
-        x = x.reshape([B, T, h, w, rows, columns, -1]).transpose([0, 6, 1, 2, 4, 3, 5])
-        return x.reshape([B, -1, T, h * rows, w * columns])[..., :H, :W].astype("float32")
-
-    def transform(self, x, time, told, x_mask=None):
-        """Tokens [B, T, S, D] through all blocks -> [B, T, S, patch values · 2C]. It is nearly all of the work.
-
-        time: TimeConditions. told: Conditions. x_mask: bool [B, T] or None.
-        """
+        x_mask = None if x_mask is None else x_mask.astype("bool")
         for i, block in enumerate(self.blocks):
             x = block(x, *told.answers[i], told.y_mask, time, x_mask, told.rotary)
-        return self.final_layer(x, time, x_mask)
+        x = self.final_layer(x, time, x_mask)  #                                         (B, T, S, patch values · 2C)
+        x = x.reshape([B, T, h, w, rows, columns, -1]).transpose([0, 6, 1, 2, 4, 3, 5])
+        return x.reshape([B, -1, T, h * rows, w * columns])[..., :H, :W].astype("float32")
 
     def tokens(self, x, told):
         """Tokens [B, T, S, D] of latents x [B, C, T, H, W], with their places."""
         H, W = x.shape[3:]
         rows, columns = self.config.patch_size[1:]
-        x = F.pad(x.astype(told.positions.dtype), [0, -W % columns, 0, -H % rows, 0, 0], data_format="NCDHW")
+        x = x.astype(told.positions.dtype)
+        if H % rows or W % columns:
+            x = F.pad(x, [0, -W % columns, 0, -H % rows, 0, 0], data_format="NCDHW")
         return self.x_embedder(x).flatten(2, 3) + told.positions
 
     def entering(self, x, timestep, told):
@@ -491,12 +488,14 @@ class STDiT2(nn.Layer):
     def times(self, timestep, told, kept):
         """The TimeConditions of a step. kept: whether there are frames that are given."""
         live = self.time_vectors(timestep, told.size, told.length)
-        if not kept:
-            return TimeConditions(*live)
+        return TimeConditions(*live, *self.kept(timestep, told)) if kept else TimeConditions(*live)
+
+    def kept(self, timestep, told):
+        """The vectors of given frames in TimeConditions, which are at time 0 whatever timestep is."""
         if told.kept is None:
             embedding, space, motion = self.time_vectors(paddle.zeros_like(timestep), told.size, told.length)
             told.kept = embedding + told.size, space, motion
-        return TimeConditions(*live, *told.kept)
+        return told.kept
 
     def time_vectors(self, timestep, size, length):
         """The time's embedding [B, D], and what time, size and length say to all layers, [B, 6, D] and [B, 3, D]."""

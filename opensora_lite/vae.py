@@ -7,7 +7,7 @@ Open-Sora 1.1 uses are stabilityai/sd-vae-ft-ema, the model is ppdiffusers' Auto
 
 import inspect
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from opensora_lite.checkpoints import (
     sketch,
 )
 from opensora_lite.errors import CheckpointError
+from opensora_lite.memory import micro_batch
 from opensora_lite.runtime import lean_paddlenlp, quiet
 
 SCALING_FACTOR = 0.18215  # of sd-vae-ft-ema, whose config.json does not name it
@@ -55,10 +56,11 @@ class FrameVAE:
     """An image autoencoder that encodes and decodes videos frame by frame.
 
     model: ppdiffusers' AutoencoderKL. scaling_factor: latents are multiplied by it, so that their standard deviation
-    is about 1. micro_batch_size: frames that pass through the model at once; more is faster and takes more memory.
+    is about 1. micro_batch_size: frames that pass through the model at once; None: up to 16, as many as the memory that
+    is free allows. The results are the same.
     """
 
-    def __init__(self, model, scaling_factor: float = SCALING_FACTOR, micro_batch_size: int = 16):
+    def __init__(self, model, scaling_factor: float = SCALING_FACTOR, micro_batch_size: int | None = None):
         self.model, self.scaling_factor, self.micro_batch_size = model, scaling_factor, micro_batch_size
         self.channels = model.config.latent_channels
         self.downsampling = 2 ** (len(model.config.block_out_channels) - 1)
@@ -78,7 +80,8 @@ class FrameVAE:
             noise = rng.standard_normal(distribution.mean.shape, np.float32)
             return distribution.mean + distribution.std * paddle.to_tensor(noise).astype(distribution.mean.dtype)
 
-        return self._by_frames(latents, video) * self.scaling_factor
+        at_once = self._micro_batch(video.shape, 1)
+        return self._by_frames(latents, video, at_once) * self.scaling_factor
 
     def encode_frames(self, frames: np.ndarray) -> np.ndarray:
         """Scaled latents float32 [C, T, h, w] of one clip, uint8 [T, H, W, 3]; the mean of the posterior."""
@@ -90,20 +93,30 @@ class FrameVAE:
 
         decoder: frames [n, 3, H, W] of unscaled latents [n, C, h, w]; None: the model's own, uncompiled.
         """
-        return self._by_frames(decoder or (lambda z: self.model.decode(z).sample), latents / self.scaling_factor)
+        at_once = self._micro_batch(latents.shape, self.downsampling)
+        unscaled = latents / self.scaling_factor
+        return self._by_frames(decoder or (lambda z: self.model.decode(z).sample), unscaled, at_once)
 
-    def _by_frames(self, function, x):
-        """[B, c, T, …] -> frames [B·T, c, …] -> function, in micro-batches -> [B, c', T, …]"""
+    def _micro_batch(self, shape: Sequence[int], pixels: int) -> int:
+        """Frames at once of a tensor of this shape, [B, c, T, h, w], each number of which has `pixels` × `pixels`."""
+        if self.micro_batch_size is not None:
+            return self.micro_batch_size
+        B, _, T, h, w = shape
+        dtype = str(self.model.encoder.conv_in.weight.dtype).removeprefix("paddle.")
+        return micro_batch(self.model.config, B * T, h * pixels, w * pixels, dtype, paddle.get_device())
+
+    def _by_frames(self, function, x, at_once: int):
+        """[B, c, T, …] -> frames [B·T, c, …] -> function, so many at once -> [B, c', T, …]"""
         B, c, T, *size = x.shape
         frames = x.transpose([0, 2, 1, 3, 4]).reshape([B * T, c, *size])
         frames = frames.astype(self.model.encoder.conv_in.weight.dtype)
         with paddle.no_grad():
-            done = [function(frames[i : i + self.micro_batch_size]) for i in range(0, B * T, self.micro_batch_size)]
+            done = [function(frames[i : i + at_once]) for i in range(0, B * T, at_once)]
         done = paddle.concat(done).astype("float32")
         return done.reshape([B, T, *done.shape[1:]]).transpose([0, 2, 1, 3, 4])
 
 
-def load_vae(path: str | Path, dtype: str = "float32", micro_batch_size: int = 16) -> FrameVAE:
+def load_vae(path: str | Path, dtype: str = "float32", micro_batch_size: int | None = None) -> FrameVAE:
     """The VAE of a folder with config.json and weights, in Hugging Face's layout (also under the names of 2022).
 
     Raises CheckpointError, before anything is allocated, where files are missing, broken or do not fit.

@@ -51,7 +51,7 @@ def test_fp32_is_what_the_model_says(pipe, masked, guidance_scale):
     compiled = Engine(pipe.stdit, pipe.vae, "fp32")
     args = dict(guidance_scale=guidance_scale, masked=masked)
     assert relative_error(predictions(pipe, compiled, **args), predictions(pipe, pipe.stdit, **args)) < 1e-5
-    assert not compiled.failed and len(compiled._transform._loaded) <= engine.LOADED
+    assert not compiled.failed and len(compiled._denoise._loaded) <= engine.LOADED
 
 
 def test_another_caption_needs_no_other_program(pipe):
@@ -59,7 +59,7 @@ def test_another_caption_needs_no_other_program(pipe):
     for caption in ("a boat", PROMPT, "a boat"):
         expected = predictions(pipe, pipe.stdit, 1.0, caption=caption)
         assert relative_error(predictions(pipe, compiled, 1.0, caption=caption), expected) < 1e-5
-    assert len(compiled._transform._loaded) == 1
+    assert len(compiled._denoise._loaded) == 1
 
 
 def test_the_released_kind_of_model_compiles_too(golden_stdit, pipe):
@@ -126,8 +126,8 @@ def test_values_that_change_are_seen(pipe):
 def test_it_is_used_where_it_pays_and_by_what_is_asked_alone(pipe, monkeypatch):
     model = OpenSora(pipe.stdit, pipe.text, pipe.vae, pipe.settings)
     made = []
-    transform = Engine.transform
-    monkeypatch.setattr(Engine, "transform", lambda self, *args: made.append(1) or transform(self, *args))
+    denoise = Engine.denoise
+    monkeypatch.setattr(Engine, "denoise", lambda self, *args: made.append(1) or denoise(self, *args))
     model(PROMPT, **SHORT)
     assert not made  # 4 steps of 4 frames are done before anything is compiled
     model(PROMPT, num_sampling_steps=24)

@@ -9,7 +9,7 @@ import paddle
 import pytest
 from test_checkpoints import SD_VAE
 
-from opensora_lite import cli, memory, pipeline
+from opensora_lite import cli, engine, memory, pipeline
 from opensora_lite.checkpoints import read_config, sketch
 from opensora_lite.errors import CheckpointError, DeviceError
 from opensora_lite.memory import count_stdit, count_t5, count_vae, estimate_memory
@@ -131,12 +131,29 @@ def test_decoding(channels, layers, num_frames, size, micro_batch_size):
 # ------------------------------------------------------------------------------------------------- what processes take
 
 
-@pytest.mark.parametrize("num_frames, size", [(16, (64, 64)), (16, (256, 256)), (64, (128, 128))])
-def test_the_peak_of_a_process(num_frames, size):
+@pytest.mark.parametrize(
+    "num_frames, size, compiled",
+    [
+        (16, (64, 64), None),
+        (16, (256, 256), None),
+        (64, (128, 128), None),
+        (16, (64, 64), "fp32"),
+        (16, (256, 256), "fp32"),
+        (16, (256, 256), "bf16"),
+        (64, (128, 128), "fp32"),
+    ],
+)
+def test_the_peak_of_a_process(num_frames, size, compiled):
+    if compiled and not engine.available():
+        pytest.skip("this Paddle compiles nothing")
+    if compiled == "bf16" and engine.choose_precision("auto") != "bf16":
+        pytest.skip("this processor does not compute in bf16")
     settings = dict(num_frames=num_frames, image_size=size, num_sampling_steps=2, guidance_scale=4.0)
-    told = estimate_memory("tiny", num_frames, size, guidance_scale=4.0)
-    took = memory_models.measured("tiny", **settings)["peak"]
-    print(f"\n{num_frames}×{size[0]}×{size[1]}: {told.peak / 1e6:.0f} MB were told, {took / 1e6:.0f} MB taken")
+    told = estimate_memory("tiny", num_frames, size, guidance_scale=4.0, compiled=compiled)
+    took = memory_models.measured("tiny", compiled=compiled, **settings)["peak"]
+    print(
+        f"\n{num_frames}×{size[0]}×{size[1]} {compiled}: {told.peak / 1e6:.0f} MB were told, {took / 1e6:.0f} MB taken"
+    )
     assert took == pytest.approx(told.peak, rel=WITHIN)
 
 
@@ -181,7 +198,7 @@ def test_a_run_that_cannot_fit_is_refused_before_a_model_is_loaded(free, monkeyp
     monkeypatch.setattr(pipeline.OpenSora, "from_pretrained", lambda *a, **k: pytest.fail("it was loaded"))
     free(400e6)
     command = ["generate", "--prompt", "a car", "--image-size", "256", "256", "--save-dir", str(tmp_path / "out")]
-    assert cli.main(command) == 2
+    assert cli.main([*command, "--micro-batch-size", "16"]) == 2
     said = capsys.readouterr().err
     assert "16 frames of 256×256, 1 video(s) at once, take 0.7 GB of memory, and 0.4 GB are free; " in said
     assert "micro_batch_size=4 would fit" in said and not (tmp_path / "out").exists()
@@ -208,3 +225,37 @@ def test_a_loaded_model_is_refused_what_does_not_fit_beside_it(free, pipe):
     with pytest.raises(DeviceError, match=r"16 frames of 256×256, 1 video\(s\) at once, take 0\.. GB of memory"):
         pipe("a car", image_size=(256, 256))
     pipe("a car", num_sampling_steps=2, num_frames=4)
+
+
+def test_what_an_engine_takes_counts_and_one_that_came_by_itself_gives_way(free, pipe):
+    pipe = pipeline.OpenSora(pipe.stdit, pipe.text, pipe.vae, pipe.settings)
+    request = dict(num_frames=16, num_sampling_steps=20, seed=1)
+    bare, compiled = (
+        estimate_memory("tiny", 16, (64, 64), guidance_scale=4.0, micro_batch_size=1, compiled=c).work
+        for c in (None, "fp32")
+    )
+    free((bare + compiled) / 2)
+    uncompiled = pipe("a car", **request).frames
+    assert pipe._own_engine is None
+    free(1.01 * compiled)
+    made = pipe("a car", **request).frames
+    assert (pipe._own_engine is not None) == engine.available()
+    assert abs(made.astype(int) - uncompiled).max() <= 1
+    if engine.available():
+        free((bare + compiled) / 2)
+        with pytest.raises(DeviceError, match=r"frames of 64×64, .* take"):
+            pipe.compile("fp32")("a car", **request)  # it was asked for
+
+
+def test_as_many_frames_pass_through_the_vae_as_the_memory_allows(free, pipe):
+    frames = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8)
+    vae, at_once = FrameVAE(pipe.vae.model), []
+    handle = pipe.vae.model.encoder.register_forward_pre_hook(lambda layer, given: at_once.append(len(given[0])))
+    try:
+        for allowed, expected in ((None, 16), (10e9, 16), (25e6, 8), (1, 1)):
+            free(allowed)
+            at_once.clear()
+            vae.encode_frames(frames)
+            assert max(at_once) == expected, allowed
+    finally:
+        handle.remove()

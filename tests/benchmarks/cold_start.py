@@ -57,10 +57,11 @@ def watch(module, path, name):
     setattr(owner, attribute, timed)
 
 
+@functools.cache
 def watch_models():
     """What cannot be watched before Paddle is imported, for it imports Paddle."""
     with part("import the model's modules"):
-        for module in ("samplers", "stdit", "text", "vae"):
+        for module in ("engine", "samplers", "stdit", "text", "vae"):
             importlib.import_module(f"opensora_lite.{module}")
     for module in ("text", "vae"):
         block = importlib.import_module("opensora_lite.runtime").lean_paddlenlp
@@ -69,6 +70,7 @@ def watch_models():
     for module, function in (("stdit", "load_stdit"), ("text", "load_text_encoder"), ("vae", "load_vae")):
         watch(f"opensora_lite.{module}", function, "load the three models")
     watch("opensora_lite.text", "TextEncoder.encode", "encode the caption")
+    watch("opensora_lite.engine", "Programs._load", "compile")
     watch("opensora_lite.samplers", "Guidance.__call__", "denoise: the model")
     watch("opensora_lite.vae", "FrameVAE.decode", "decode")
 
@@ -89,9 +91,10 @@ def main(folder):
     with part("import opensora_lite, numpy, argparse"):
         cli = importlib.import_module("opensora_lite.cli")
         pipeline = importlib.import_module("opensora_lite.pipeline")
+        runtime = importlib.import_module("opensora_lite.runtime")
     watch("opensora_lite.pipeline", "plan", "check the request (ftfy, bs4)")
     watch("opensora_lite.video", "Video.save", "write the file (PyAV)")
-    set_device = pipeline.set_device
+    set_device = runtime.set_device
 
     def watched(device):
         with part("import paddle"):
@@ -99,7 +102,7 @@ def main(folder):
         watch_models()
         return chosen
 
-    pipeline.set_device = watched
+    runtime.set_device = pipeline.set_device = watched
     code = cli.main(["generate", "--prompt", "a red car on the ocean at noon", "--save-dir", folder])
     count()
     print(json.dumps(SECONDS))

@@ -23,7 +23,7 @@ with runtime.quiet(), runtime.lean_paddlenlp():  # imports are no part of what a
     from paddlenlp.transformers import T5EncoderModel  # noqa: F401
     from ppdiffusers.models.autoencoder_kl import AutoencoderKL  # noqa: F401
 
-from peers.serve import clock, forget_peak, peak_memory, serve, threads  # noqa: E402
+from peers.serve import clock, forget_peak, peak_memory, serve, threads, timed  # noqa: E402
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
 from opensora_lite import OpenSora  # noqa: E402
@@ -103,12 +103,10 @@ def ready(name, kind, models, told, engine=None, inputs=None, **more):
 
 
 def turn(name, inputs, outputs=None):
-    """Does that work once, and says how long it took. outputs: "out"."""
+    """Does that work, and says how long it took. outputs: "out"."""
     (pipe, function), arrays = works[name], load_file(inputs)
     with paddle.no_grad(), warnings.catch_warnings(record=True) as said:
-        start = clock()
-        out = function(**arrays).numpy()
-        seconds = clock() - start
+        out, seconds = timed(lambda: function(**arrays).numpy())
     if getattr(compiled(pipe), "failed", False):  # then the models compute as ever, and a warning says so
         raise RuntimeError(f"not compiled: {'; '.join(str(warning.message) for warning in said)}")
     if outputs:

@@ -11,6 +11,8 @@ import time
 import traceback
 from pathlib import Path
 
+AT_LEAST = 0.3  # seconds that a turn lasts: short work is done again and again, as the steps of a video are
+
 
 def serve(functions):
     """functions: called by their names with the fields of a request; what they return is the answer."""
@@ -37,6 +39,14 @@ def threads() -> int:
 def clock() -> float:
     """Seconds. With one thread those of the processor, on which what else the machine does tells little."""
     return time.process_time() if threads() == 1 else time.perf_counter()
+
+
+def timed(function):
+    """What `function()` gives, and seconds of a call: the mean of as many, one after the other, as take AT_LEAST."""
+    start, calls = clock(), 0
+    while calls == 0 or clock() - start < AT_LEAST:
+        out, calls = function(), calls + 1
+    return out, (clock() - start) / calls
 
 
 def forget_peak():

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from losses_torch import ABAR
 from safetensors.torch import load_file, save_file
-from serve import clock, forget_peak, peak_memory
+from serve import clock, forget_peak, peak_memory, timed
 from stdit2_torch import load
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -132,12 +132,10 @@ def ready(name, kind, models, told, precision="fp32", compiled=False, inputs=Non
 
 
 def turn(name, inputs, outputs=None):
-    """Does that work once, and says how long it took. outputs: "out"."""
+    """Does that work, and says how long it took. outputs: "out"."""
     tensors = load_file(inputs)
     with torch.no_grad():
-        start = clock()
-        out = works[name](**tensors)
-        seconds = clock() - start
+        out, seconds = timed(lambda: works[name](**tensors))
     if outputs:
         save_file({"out": out.contiguous()}, outputs)
     return {"seconds": seconds}
