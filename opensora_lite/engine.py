@@ -358,7 +358,7 @@ class CompiledConditions(Conditions):
     constants_kept: dict[str, paddle.Tensor] = field(default_factory=dict)  # those, and what holds for given frames
 
     def with_kept(self, vectors: tuple[paddle.Tensor, ...]) -> dict[str, paddle.Tensor]:
-        """The constants with the `vectors` of given frames, the same dictionary every time."""
+        """The constants with the `vectors` [B, …] of given frames (`KEPT`), the same dictionary every time."""
         self.constants_kept = self.constants_kept or self.constants | dict(zip(KEPT, vectors, strict=True))
         return self.constants_kept
 

@@ -103,7 +103,10 @@ def write_safetensors(path: str | Path, tensors: dict[str, np.ndarray], metadata
     from safetensors.numpy import save_file
 
     with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # that of any file here; safetensors makes one for its owner alone
         try:
             save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, str(temporary), metadata)
         except SafetensorError as error:  # which a full disk is to it
             raise OSError(str(error)) from error
+        temporary.chmod(mode)

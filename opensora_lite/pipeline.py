@@ -49,6 +49,7 @@ PIXELS_PER_LATENT = 8  # along each side; of the VAE that Open-Sora 1.1 was trai
 IMAGE_FPS = 120  # as released: what the model is told of a video of one frame
 COMPILED_TOKENS = 20 * 16 * 16  # tokens, of all steps and videos, from which compiling pays; the small model's 20 steps
 COMPILED_VALUES = 200_000_000  # of STDiT2, up to which it happens by itself: what that takes was measured up to there
+LOADING = ("the weights", "close other programs, or load them where there is more")  # where memory ends
 SAMPLER_NAMES = ("iddpm", "ddim", "dpm-solver")
 MAX_AREA = MAX_PIXELS // 4  # pixels of one frame; of a larger one `Video.save` could not read back what it wrote
 BOUNDS = {  # of whole numbers in Settings; beyond the upper ones nobody goes on purpose
@@ -425,7 +426,7 @@ class OpenSora:
         make_stdit = functools.partial(load_stdit, paths["stdit"], dtype)
         make_text = functools.partial(load_text_encoder, paths.get("t5", ""), config.model_max_length, dtype)
         make_vae = functools.partial(load_vae, paths["vae"], dtype, micro_batch_size)
-        with NeedsMemory("the weights", "close other programs, or load them where there is more"):
+        with NeedsMemory(*LOADING):
             if text_embeddings is not None:
                 given = text_embeddings
                 text = given if isinstance(given, TextEmbeddings) else TextEmbeddings.read(given)
@@ -714,7 +715,8 @@ class SequentialOpenSora(OpenSora):
             self._loaded.clear()
             self.engine = self._own_engine = None  # which hold STDiT2 as well
             give_back_memory()
-            self._loaded[name] = self._loaders[name]()
+            with NeedsMemory(*LOADING):
+                self._loaded[name] = self._loaders[name]()
         return self._loaded[name]
 
     @property

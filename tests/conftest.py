@@ -110,3 +110,15 @@ def relative_error(a, b) -> float:
 def psnr(a, b) -> float:
     """Peak signal-to-noise ratio in dB of uint8 pictures."""
     return float(10 * np.log10(255**2 / max(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2), 1e-9)))
+
+
+@pytest.fixture(scope="session")
+def peer(tmp_path_factory):
+    """The PyTorch process, started once."""
+    from peers.client import NOT_INSTALLED, Peer, interpreter
+
+    if interpreter() is None:
+        pytest.skip(NOT_INSTALLED)
+    peer = Peer(interpreter(), tmp_path_factory.mktemp("peer"))
+    yield peer
+    peer.close()

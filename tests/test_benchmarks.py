@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from peers.client import NOT_INSTALLED, Peer, interpreter
+from peers.serve import timed
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 sys.path.append(str(BENCHMARKS))
@@ -22,15 +23,6 @@ COUNTED = {
     "caption": Work("caption", "tiny", tokens=9),
     "video": Work("video", "tiny", frames=2, steps=2),
 }
-
-
-@pytest.fixture(scope="module")
-def peer(tmp_path_factory):
-    if interpreter() is None:
-        pytest.skip(NOT_INSTALLED)
-    peer = Peer(interpreter(), tmp_path_factory.mktemp("peer"))
-    yield peer
-    peer.close()
 
 
 @pytest.mark.parametrize("name", COUNTED)
@@ -80,6 +72,14 @@ def test_ways_take_turns(monkeypatch):
     ways = {name: lambda turn, name=name: order.append((name, turn)) or float(turn) for name in "ab"}
     assert alternate.alternate(ways, turns=3) == {"a": [1, 2, 3], "b": [1, 2, 3]}
     assert order == [("a", 1), ("b", 1), ("b", 2), ("a", 2), ("a", 3), ("b", 3)]
+
+
+def test_short_work_is_done_several_times_in_a_row():
+    calls = []
+    out, seconds = timed(lambda: calls.append(time.sleep(0.05)) or len(calls))
+    assert out == len(calls) <= 7 and seconds < 0.3
+    out, _ = timed(lambda: time.sleep(0.4) or "once")
+    assert out == "once"
 
 
 def made_table(times: float) -> Table:

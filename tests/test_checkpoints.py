@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from opensora_lite.checkpoints import Tensor, build, load, match, open_checkpoint, read_config, rename_2022
 from opensora_lite.errors import CheckpointError
+from opensora_lite.files import write_safetensors
 from opensora_lite.stdit import COMPUTED, SIZES, STDiT2
 from opensora_lite.text import new_encoder, with_both_embeddings
 from opensora_lite.vae import new_autoencoder
@@ -289,3 +290,9 @@ def test_loading_takes_little_more_memory_than_the_model(tmp_path):
     print(f"\nloading {int(values) / 1e6:.0f} M values: peak {float(ratio):.2f} times their size")
     assert 190e6 < int(values) < 230e6
     assert 1 <= float(ratio) < 1.3
+
+
+def test_weights_can_be_read_by_whom_other_files_can(tmp_path):
+    write_safetensors(tmp_path / "a.safetensors", {"a": np.zeros(3)})
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode

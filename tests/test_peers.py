@@ -17,7 +17,7 @@ import numpy as np
 import paddle
 import pytest
 from conftest import relative_error
-from peers.client import HERE, NOT_INSTALLED, Peer, interpreter
+from peers.client import HERE, NOT_INSTALLED, interpreter
 
 from opensora_lite.pipeline import WEIGHTS
 from opensora_lite.stdit import load_stdit
@@ -28,16 +28,6 @@ from opensora_lite.vae import load_vae
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = WEIGHTS / "tiny" / "stdit"
-
-
-@pytest.fixture(scope="session")
-def peer(tmp_path_factory):
-    """The PyTorch process, started once."""
-    if interpreter() is None:
-        pytest.skip(NOT_INSTALLED)
-    peer = Peer(interpreter(), tmp_path_factory.mktemp("peer"))
-    yield peer
-    peer.close()
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from opensora_lite import OpenSora, cli
-from opensora_lite.errors import CheckpointError, OpenSoraError, PromptError
+from opensora_lite.errors import CheckpointError, OpenSoraError, OutOfMemoryError, PromptError
 from opensora_lite.files import write_safetensors
 from opensora_lite.memory import estimate_memory
-from opensora_lite.pipeline import captions_of, model_folder
+from opensora_lite.pipeline import SequentialOpenSora, captions_of, model_folder
 from opensora_lite.text import TextEmbeddings
 
 FAST = dict(num_sampling_steps=2, num_frames=4)
@@ -35,6 +35,16 @@ def test_videos_are_equal_bit_for_bit_and_never_are_both_in_memory(pipe, sequent
     assert list(sequential._loaded) == ["text"] and repr(sequential).startswith(
         "SequentialOpenSora(in memory: text, vae;"
     )
+
+
+def test_memory_that_ends_while_a_part_is_loaded_is_our_error(pipe):
+    def load():
+        raise MemoryError("there is none")
+
+    sequential = SequentialOpenSora(load, load, pipe.vae)
+    for part in ("stdit", "text"):
+        with pytest.raises(OutOfMemoryError, match=r"not enough memory for the weights \(there is none\)"):
+            getattr(sequential, part)
 
 
 def test_what_was_compiled_is_compiled_again(sequential, pipe):
