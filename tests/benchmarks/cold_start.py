@@ -18,6 +18,7 @@ from collections import defaultdict  # noqa: E402
 
 SECONDS: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
 STACK = ["everything else"]
+FULL = "--full" in sys.argv
 
 
 def count():
@@ -65,7 +66,7 @@ def watch_models():
             importlib.import_module(f"opensora_lite.{module}")
     for module in ("text", "vae"):
         block = importlib.import_module("opensora_lite.runtime").lean_paddlenlp
-        block = contextlib.nullcontext if "--full" in sys.argv else block
+        block = contextlib.nullcontext if FULL else block
         importlib.import_module(f"opensora_lite.{module}").lean_paddlenlp = timed_block(block)
     for module, function in (("stdit", "load_stdit"), ("text", "load_text_encoder"), ("vae", "load_vae")):
         watch(f"opensora_lite.{module}", function, "load the three models")
@@ -103,7 +104,8 @@ def main(folder):
         return chosen
 
     runtime.set_device = pipeline.set_device = watched
-    code = cli.main(["generate", "--prompt", "a red car on the ocean at noon", "--save-dir", folder])
+    sys.argv[1:] = ["generate", "--prompt", "a red car on the ocean at noon", "--save-dir", folder]
+    code = cli.main()
     count()
     print(json.dumps(SECONDS))
     return code
