@@ -47,7 +47,7 @@ if TYPE_CHECKING:  # these import paddle
 WEIGHTS = Path(__file__).parent / "weights"
 PIXELS_PER_LATENT = 8  # along each side; of the VAE that Open-Sora 1.1 was trained with
 IMAGE_FPS = 120  # as released: what the model is told of a video of one frame
-COMPILED_TOKENS = 20 * 16 * 16  # tokens, of all steps and videos, from which compiling pays; the small model's 20 steps
+COMPILED_TOKENS = 30 * 16 * 16  # tokens, of all steps and videos, from which compiling pays: the small model's 30 steps
 COMPILED_VALUES = 200_000_000  # of STDiT2, up to which it happens by itself: what that takes was measured up to there
 LOADING = ("the weights", "close other programs, or load them where there is more")  # where memory ends
 SAMPLER_NAMES = ("iddpm", "ddim", "dpm-solver")
@@ -453,9 +453,9 @@ class OpenSora:
         """Compile the denoiser and the VAE's decoder, for each size when it first comes; gives the pipeline itself.
 
         precision: "fp32", "bf16", or "auto" for bf16 where the processor computes with it (`engine.Engine`). Without
-        this call, fp32 is compiled where that is sure to pay for a single request: on a CPU, from COMPILED_TOKENS on,
-        up to COMPILED_VALUES, and where the free memory suffices. Where a trace records attention, or layers have
-        hooks, nothing is compiled.
+        this call, fp32 is compiled where that pays for a single request: on a CPU, from COMPILED_TOKENS on, up to
+        COMPILED_VALUES, and where the free memory suffices. Where a trace records attention, or layers have hooks,
+        nothing is compiled.
         Raises DeviceError for a precision that there is not.
         """
         from opensora_lite.engine import Engine

@@ -255,10 +255,10 @@ def modulation(table, live, kept, x_mask):
 
     live, kept: [B, k, D] for the times t and 0; x_mask [B, T], true where live, or None. -> k × [B, 1 or T, 1, D]
     """
-    vectors = (table + live)[:, :, None]  #                                              (B, k, 1, D)
+    vectors = (table + live)[:, None]  #                                                 (B, 1, k, D)
     if x_mask is not None:
-        vectors = paddle.where(x_mask[:, None, :, None], vectors, (table + kept)[:, :, None])  # (B, k, T, D)
-    return [vectors[:, i, :, None] for i in range(table.shape[0])]
+        vectors = paddle.where(x_mask[:, :, None, None], vectors, (table + kept)[:, None])  # (B, T, k, D)
+    return vectors.split(table.shape[0], 2)
 
 
 class Block(nn.Layer):

@@ -130,17 +130,17 @@ def test_it_is_used_where_it_pays_and_by_what_is_asked_alone(pipe, monkeypatch):
     monkeypatch.setattr(Engine, "denoise", lambda self, *args: made.append(1) or denoise(self, *args))
     model(PROMPT, **SHORT)
     assert not made  # 4 steps of 4 frames are done before anything is compiled
-    model(PROMPT, num_sampling_steps=24)
-    assert len(made) == 24
+    model(PROMPT, num_sampling_steps=32)
+    assert len(made) == 32
     made.clear()
-    model(PROMPT, num_sampling_steps=24, trace=Trace(latents=False, attention=["blocks.0.attn"], steps=[1]))
+    model(PROMPT, num_sampling_steps=32, trace=Trace(latents=False, attention=["blocks.0.attn"], steps=[1]))
     assert not made  # a compiled block has no attention that could be seen
     hook = pipe.stdit.blocks[0].register_forward_pre_hook(lambda *_: made.append(0))
-    model(PROMPT, num_sampling_steps=24)
+    model(PROMPT, num_sampling_steps=32)
     hook.remove()
-    assert made == [0] * 24  # and calls no hooks
+    assert made == [0] * 32  # and calls no hooks
     model(PROMPT, **SHORT)
-    assert made == [0] * 24
+    assert made == [0] * 32
 
 
 # ---------------------------------------------------------------------------------------------------------------------
