@@ -6,6 +6,7 @@ checked `Job`s without a model; `OpenSora.generate` makes them.
 
 import contextlib
 import functools
+import gc
 import math
 import operator
 import os
@@ -714,6 +715,7 @@ class SequentialOpenSora(OpenSora):
         if name not in self._loaded:
             self._loaded.clear()
             self.engine = self._own_engine = None  # which hold STDiT2 as well
+            gc.collect()  # a model is full of circles
             give_back_memory()
             with NeedsMemory(*LOADING):
                 self._loaded[name] = self._loaders[name]()

@@ -197,7 +197,6 @@ def give_back_memory() -> None:
     """Give memory that has been freed back to the system, which the C library and Paddle would keep for later."""
     import paddle
 
-    gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # not with every C library
         ctypes.CDLL(None).malloc_trim(0)
     if paddle.get_device() != "cpu":
