@@ -1,4 +1,4 @@
-"""The same models, compiled: on a CPU, the denoiser in half the time and the VAE's decoder in a fifth of it.
+"""The same models, compiled: on a CPU, the denoiser in half the time and the VAE's decoder in a quarter of it.
 
 Whoever computes one operation after the other goes through memory once for each; a compiler that sees all of them
 together goes once for many. Three steps lead there, and the models' own code is all that they need:

@@ -481,7 +481,7 @@ class OpenSora:
         return engine
 
     def _pays(self, jobs: Sequence[Job], settings: Settings) -> bool:
-        """Whether compiling is sure to take less time than it spares.
+        """Whether compiling takes no more time than it spares.
 
         It only rests on what is asked for: otherwise a seed would give other roundings the second time.
         """

@@ -34,6 +34,7 @@ def test_here_all_is_well():
     assert code == 0 and out.rstrip().endswith("Videos can be made here.")
     for package in NEEDED.values():
         assert re.search(rf"^  {package} +\d", out, re.MULTILINE), package
+    assert re.search(r"compiled models +(work|do not work)$", out, re.MULTILINE)
     rate = re.search(r"matrix product +(\d+) GFLOP/s in fp32", out)
     assert rate and int(rate[1]) > 0
     assert "What has to be mended" not in out
@@ -101,6 +102,19 @@ def test_what_is_slow_is_said_and_how_to_mend_it(amd, monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (9.0, 9.0, 9.0))
     found = by_name(doctor.compute({"GFLOP/s": 20.0}, amd))
     assert found["matrix product"].advice.startswith("other programs are computing (load 9.0 on 4 cores)")
+
+
+def test_compiling_is_tried(amd, monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENSORA_CACHE", str(tmp_path))
+    works = by_name(doctor.compute({"compiling": "works"}, amd))["compiled models"]
+    assert works.value == "work" and not works.advice
+    broken = by_name(doctor.compute({"compiling": "RuntimeError: no plugin"}, amd))["compiled models"]
+    assert broken.value == "do not work" and broken.advice.endswith("uncompiled: RuntimeError: no plugin")
+    assert by_name(doctor.memory())["compiled, kept"].value == "nothing yet"
+    (tmp_path / "a.program").write_bytes(bytes(1_500_000))
+    assert by_name(doctor.memory())["compiled, kept"].value == f"1 program(s), 1.5 MB, in {tmp_path}"
+    found = by_name(doctor.packages({"trying": "compiling"}, "the process was ended by SIGSEGV"))
+    assert found["compiling"].advice == "the process was ended by SIGSEGV" and not found["compiling"].blocks
 
 
 def test_graphics_processors(amd):
