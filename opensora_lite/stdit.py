@@ -71,7 +71,9 @@ def attention(q, k, v, mask=None):
 def attention_weights(q, k, mask=None):
     """softmax(q kᵀ / √d), float32 [B, heads, n, m]: what `attention` multiplies v with, to be looked at."""
     scores = paddle.einsum("bnhd,bmhd->bhnm", q.astype("float32"), k.astype("float32")) * q.shape[-1] ** -0.5
-    return F.softmax(scores if mask is None else scores + paddle.where(mask, 0.0, -1e4)[:, None, None])
+    if mask is not None:
+        scores = scores + paddle.where(mask, 0.0, -1e4).astype("float32")[:, None, None]  # Paddle 2.6 makes float64
+    return F.softmax(scores)
 
 
 class RMSNorm(nn.Layer):

@@ -71,6 +71,8 @@ def test_the_formulas_follow_the_fields_of_t5_and_vae():
 def allocated(function) -> int:
     """The most bytes that Paddle's allocator holds during a call, beyond those before it."""
     count = paddle.base.core
+    if not hasattr(count, "host_memory_stat_reset_peak_value"):
+        pytest.skip("this Paddle does not say what it allocates at most: pip install paddlepaddle==3.3.1")
     count.host_memory_stat_reset_peak_value("Allocated", 0)
     before = count.host_memory_stat_current_value("Allocated", 0)
     function()
