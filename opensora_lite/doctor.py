@@ -167,7 +167,7 @@ def _compiling() -> str:
         layer, x = paddle.nn.Linear(8, 8), paddle.ones([4, 8])
         with paddle.no_grad():
             program = record(layer, lambda x: layer(x), {"x": (4, 8)})
-            found = Predictor(program, dict(layer.named_parameters()), "fp32")({"x": x})
+            found = Predictor(program, dict(layer.named_parameters()), "fp32")({"x": x}, {})
             return "works" if bool(paddle.allclose(found, layer(x), atol=1e-5)) else "its results are wrong"
     except Exception as error:
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"

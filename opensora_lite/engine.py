@@ -21,9 +21,9 @@ import os
 import struct
 import sys
 import tempfile
+import threading
 import warnings
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("auto", "fp32", "bf16")
 CACHE_BYTES = 2**26  # of all programs on the disk; one has about 0.3 MB
-LOADED = 2  # programs of one model that stay in memory, each with its own copy of the model's values
+MOST_LOADED = 16  # predictors of a process: whoever lets go of one gets no memory back, Paddle keeps what it has made
 
 # ---------------------------------------------------------------------------------------------------------------------
 #   Record: a method of a model -> a program
@@ -199,14 +199,37 @@ class Predictor:
             self.predictor = create_predictor(config)
         self.inputs = {name: self.predictor.get_input_handle(name) for name in self.predictor.get_input_names()}
         self.output = self.predictor.get_output_handle(self.predictor.get_output_names()[0])
+        self.constants: Any = None  # those that it was given last
+        self.lock = threading.Lock()
 
-    def __call__(self, inputs: dict[str, paddle.Tensor]) -> paddle.Tensor:
-        """The output for these inputs, tensors of their shapes by their names; one that is left out stays as it was."""
-        for name, value in inputs.items():
-            self.inputs[name].copy_from_cpu(value.numpy())
-        self.predictor.run()
-        paddle.base.core.set_num_threads(_threads())  # it leaves one, with which other roundings come of convolutions
-        return paddle.to_tensor(self.output.copy_to_cpu())
+    def __call__(self, inputs: dict[str, paddle.Tensor], constants: dict[str, paddle.Tensor]) -> paddle.Tensor:
+        """The output for these inputs, tensors of their shapes by their names.
+
+        constants: more of them, which are not looked at as long as they are in the same dictionary as the last time.
+        """
+        with self.lock:
+            given = inputs if constants is self.constants else {**inputs, **constants}
+            self.constants = None
+            for name, value in given.items():
+                self.inputs[name].copy_from_cpu(value.numpy())
+            self.predictor.run()
+            paddle.base.core.set_num_threads(_threads())  # it leaves one: other roundings would come of convolutions
+            self.constants = constants
+            return paddle.to_tensor(self.output.copy_to_cpu())
+
+
+_predictors: dict[tuple, Predictor] = {}  # all of this process, by what makes them differ; none ever goes
+
+
+def predictor(program: bytes, values: dict[str, paddle.Tensor], checksum: int, precision: str) -> Predictor | None:
+    """The Predictor of these, made where there is none yet; None where there are MOST_LOADED of others.
+
+    program, values, precision: as of Predictor. checksum: of the values, tensors of any shape.
+    """
+    key = hashlib.sha256(program).digest(), checksum, precision
+    if key not in _predictors and len(_predictors) < MOST_LOADED:
+        _predictors[key] = Predictor(program, values, precision)
+    return _predictors.get(key)
 
 
 def _threads() -> int:
@@ -267,18 +290,15 @@ class Static:
     """A `function` of tensors by their names, compiled by `paddle.jit.to_static`; called as a Predictor is."""
 
     def __init__(self, function: Callable):
-        self.held: dict[str, paddle.Tensor] = {}
-
         def by_name(tensors):
             return function(**tensors)
 
         # full_graph: where it may cut the graph into pieces (the default), Paddle 3.3.1 computes something else
         self.function = paddle.jit.to_static(by_name, full_graph=True)
 
-    def __call__(self, inputs: dict[str, paddle.Tensor]) -> paddle.Tensor:
-        """The output for these inputs, tensors of their shapes by their names; one that is left out stays as it was."""
-        self.held = {**self.held, **inputs}
-        return self.function(self.held)
+    def __call__(self, inputs: dict[str, paddle.Tensor], constants: dict[str, paddle.Tensor]) -> paddle.Tensor:
+        """The output for these inputs and constants, tensors of their shapes by their names."""
+        return self.function({**inputs, **constants})
 
 
 class Programs:
@@ -291,8 +311,7 @@ class Programs:
     def __init__(self, layer: paddle.nn.Layer, function: Callable, about: dict, precision: str | None):
         self.layer, self.function, self.about, self.precision = layer, function, about, precision
         self.failed = False
-        self._loaded: OrderedDict[str, Any] = OrderedDict()
-        self._constants: dict[str, Any] = {}  # those that a program was given last
+        self._loaded: dict[str, Any] = {}  # by sizes; None where there are too many
         self._checksum: int | None = None
 
     def refresh(self) -> None:
@@ -302,7 +321,6 @@ class Programs:
             checksum = zlib.crc32(parameter.numpy(), checksum)
         if checksum != self._checksum:
             self._loaded.clear()
-            self._constants.clear()
             self._checksum = checksum
 
     def __call__(self, inputs: dict[str, paddle.Tensor], constants: dict[str, paddle.Tensor] | None = None):
@@ -318,28 +336,27 @@ class Programs:
         key = json.dumps(shapes)
         try:
             if key not in self._loaded:
-                self._load(key, shapes)
-            self._loaded.move_to_end(key)
-            if self._constants.get(key) is not constants:
-                inputs = {**inputs, **constants}
-            result = self._loaded[key](inputs)
-            self._constants[key] = constants
-            return result
+                self._loaded[key] = self._load(shapes)
+            compiled = self._loaded[key]
+            return None if compiled is None else compiled(inputs, constants)
         except Exception as error:  # of any kind: this is Paddle's and OpenVINO's inside
             self.failed = True
             reason = str(error).strip().splitlines() or [type(error).__name__]
             warnings.warn(f"the model runs uncompiled: {reason[0]}", RuntimeWarning, stacklevel=4)
             return None
 
-    def _load(self, key: str, shapes: Shapes) -> None:
-        while len(self._loaded) >= LOADED:
-            oldest, _ = self._loaded.popitem(last=False)
-            self._constants.pop(oldest, None)
+    def _load(self, shapes: Shapes) -> "Predictor | Static | None":
         if self.precision is None:
-            self._loaded[key] = Static(self.function)
-            return
+            return Static(self.function)
+        if self._checksum is None:
+            self.refresh()
         program = cached({**self.about, "shapes": shapes}, lambda: record(self.layer, self.function, shapes))
-        self._loaded[key] = Predictor(program, dict(self.layer.named_parameters()), self.precision)
+        values = dict(self.layer.named_parameters())
+        found = predictor(program, values, self._checksum or 0, self.precision)
+        if found is None:
+            reason = f"this process has {MOST_LOADED} others, which stay in memory until it ends"
+            warnings.warn(f"the model runs uncompiled at this size: {reason}", RuntimeWarning, stacklevel=5)
+        return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def test_fp32_is_what_the_model_says(pipe, masked, guidance_scale):
     compiled = Engine(pipe.stdit, pipe.vae, "fp32")
     args = dict(guidance_scale=guidance_scale, masked=masked)
     assert relative_error(predictions(pipe, compiled, **args), predictions(pipe, pipe.stdit, **args)) < 1e-5
-    assert not compiled.failed and len(compiled._denoise._loaded) <= engine.LOADED
+    assert not compiled.failed
 
 
 def test_another_caption_needs_no_other_program(pipe):
@@ -60,6 +60,23 @@ def test_another_caption_needs_no_other_program(pipe):
         expected = predictions(pipe, pipe.stdit, 1.0, caption=caption)
         assert relative_error(predictions(pipe, compiled, 1.0, caption=caption), expected) < 1e-5
     assert len(compiled._denoise._loaded) == 1
+
+
+def test_what_was_compiled_once_serves_every_engine_and_there_is_a_bound(pipe, monkeypatch):
+    """Paddle gives no memory of a predictor back: 70 MB of the small model's, again at every change of sizes."""
+    first, expected = Engine(pipe.stdit, pipe.vae, "fp32"), predictions(pipe, pipe.stdit)
+    got = predictions(pipe, first)
+    before = len(engine._predictors)
+    for _ in range(3):
+        again = Engine(pipe.stdit, pipe.vae, "fp32")
+        for frames in (2, 3, 2):
+            again.decode(paddle.zeros([1, 4, frames, 8, 8]))
+        assert np.array_equal(predictions(pipe, again), got)
+    assert len(engine._predictors) <= before + 2
+    monkeypatch.setattr(engine, "_predictors", {})
+    monkeypatch.setattr(engine, "MOST_LOADED", 0)
+    with pytest.warns(RuntimeWarning, match="uncompiled at this size: this process has 0 others"):
+        assert relative_error(predictions(pipe, Engine(pipe.stdit, pipe.vae, "fp32")), expected) < 1e-6
 
 
 def test_the_released_kind_of_model_compiles_too(golden_stdit, pipe):
