@@ -46,6 +46,7 @@ MAX_VIDEO_PIXELS = 1_000_000_000  # of all its frames, which are decoded one aft
 MAX_KEPT_PIXELS = 140_000_000  # of all frames that are in memory together
 MAX_BYTES_PER_FRAME, MAX_SECONDS_PER_FRAME = 128_000_000, 2  # that are spent on finding it
 MAX_EMBEDDED_BYTES = 1_500_000  # of media inside one notebook output, before base64
+NO_MEMORY = (MemoryError, BlockingIOError)  # the latter where a thread of FFmpeg finds none for itself (EAGAIN)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -162,7 +163,11 @@ class Video:
         with _errors_named(path, "cannot be written"), in_place(place) as temporary:
             _WRITERS[suffix](temporary, self.frames, self.fps)
             if suffix in (".mp4", ".gif"):
-                found = sum(1 for _ in _decoded(temporary, path))
+                try:
+                    found = sum(1 for _ in _decoded(temporary, path))
+                except MediaError as error:  # of FFmpeg, which says anything where memory ends
+                    reason = "it could not be read back; perhaps there is not enough memory"
+                    raise MediaError(f"{path} was not saved: {reason}") from error
                 if found != len(self):
                     raise MediaError(f"{path} was not saved: {len(self)} frames were written, {found} came back")
         self.path = target
@@ -914,7 +919,7 @@ def _errors_named(given: object, what: str, file: Path | None = None) -> Iterato
         raise
     except Exception as error:  # the decoders of PyAV and Pillow raise nearly everything on broken files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        if isinstance(error, MemoryError):
+        if isinstance(error, NO_MEMORY):
             reason = "there is not enough memory" + ("" if file is None else ", or it is damaged and asks for too much")
         elif file is not None and not isinstance(error, PermissionError):
             reason = (

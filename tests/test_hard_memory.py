@@ -39,6 +39,7 @@ def starve(megabytes: float):
 def generate(megabytes: float, folder: Path):
     starve(megabytes)
     words = ["--num-frames=16", "--image-size", "128", "128", "--num-sampling-steps=2", "--prompt", "a car", "a boat"]
+    words += ["--micro-batch-size=16"]  # otherwise as few frames at once as need be
     return cli.main(["generate", *words, "--batch-size=2", "--save-dir", str(folder / "out")])
 
 

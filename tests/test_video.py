@@ -349,6 +349,17 @@ def test_a_lost_frame_is_noticed(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_what_cannot_be_read_back_is_not_saved(monkeypatch, tmp_path):
+    def decoded(*_):
+        raise MediaError("cannot be read")
+
+    path = tmp_path / "a.mp4"
+    monkeypatch.setattr(video_module, "_decoded", decoded)
+    said = "it could not be read back; perhaps there is not enough memory"
+    assert message(Video(smooth(5)).save, path) == f"{path} was not saved: {said}"
+    assert list(tmp_path.iterdir()) == []
+
+
 # reading ----------------------------------------------------------------------------------------------------
 
 
