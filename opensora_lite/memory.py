@@ -38,7 +38,7 @@ IN_VAE_ATTENTION = 3.1  # in scores of its attention, of each place to all place
 MICRO_BATCHES = (16, 8, 4, 2, 1)  # frames at once that are tried where nothing else was asked for …
 FOR_DECODING = 0.8  # … until what the decoder takes is this much of the free memory
 # On a processor, in bytes:
-PROCESS = 46e6  # code and buffers of the libraries, from the first caption and the first product on
+PROCESS = 40e6  # code and buffers of the libraries, from the first caption and the first product on
 KEPT = 0.43  # of what STDiT2 and the VAE work with, in freed pieces of less than 32 MB that the C library keeps …
 MOST_KEPT = 115e6  # … at most
 # Where an Engine compiles for a processor:
