@@ -326,21 +326,32 @@ def _generate(a, jobs: list, paths: list[Path], settings, saved: list[Path]) -> 
     # 2. the model
     parts = dict(stdit=a.stdit, t5=a.t5, vae=a.vae)
     device = set_device(a.device)
-    known: dict[str, Any] = dict(dtype=resolve_dtype(a.dtype, device), device=device)
-    known |= dict(micro_batch_size=max(a.micro_batch_size or 1, 1))
-    known |= dict(sequential=a.sequential, text_encoder=not a.text_embeddings)
-    given: dict[str, Any] = {}
+    embeddings = None
     if a.text_embeddings:
         from opensora_lite.text import TextEmbeddings
 
-        given["text_embeddings"] = TextEmbeddings.read(a.text_embeddings)
-        given["text_embeddings"].check(caption for job in jobs for caption in job.captions)
-    if a.sequential:
-        given["sequential"] = True
-    refuse_what_cannot_fit(settings, for_settings(settings, model=a.model, **parts, **known), device)
+        embeddings = TextEmbeddings.read(a.text_embeddings)
+        embeddings.check(caption for job in jobs for caption in job.captions)
+    estimate = for_settings(
+        settings,
+        model=a.model,
+        **parts,
+        dtype=resolve_dtype(a.dtype, device),
+        device=device,
+        micro_batch_size=max(a.micro_batch_size or 1, 1),
+        sequential=a.sequential,
+        text_encoder=embeddings is None,
+    )
+    refuse_what_cannot_fit(settings, estimate, device)
     start = time.perf_counter()
     pipe = OpenSora.from_pretrained(
-        a.model, **parts, device=a.device, dtype=a.dtype, micro_batch_size=a.micro_batch_size, **given
+        a.model,
+        **parts,
+        device=a.device,
+        dtype=a.dtype,
+        micro_batch_size=a.micro_batch_size,
+        sequential=a.sequential,
+        text_embeddings=embeddings,
     )
     print(f"loaded in {time.perf_counter() - start:.1f} s")
     for caption in dict.fromkeys(caption for job in jobs for caption in job.captions):

@@ -446,7 +446,7 @@ class Engine:
         answers = [(keys[i], values[i]) for i in range(self.stdit.config.depth)]
         rotary, of_kept = (cos, sin, turn), tuple(kept[name] for name in KEPT) if kept else None
         told = Conditions(answers, y_mask, size, length, positions, rotary, of_kept)
-        return self.stdit.denoise(x, timestep, told, None if x_mask is None else x_mask.astype("bool"))
+        return self.stdit.denoise(x, timestep, told, x_mask)
 
     def decode(self, latents):
         """As of FrameVAE."""

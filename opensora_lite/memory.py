@@ -207,9 +207,9 @@ def estimate_memory(
     stdit/, t5/ and vae/. stdit, t5, vae: folders of single parts, or what their config.json holds; they come first.
     num_frames, image_size (height, width in pixels), batch_size, guidance_scale: as in `Settings`. dtype: "fp32",
     "fp16", "bf16" or Paddle's names. micro_batch_size, sequential: as in `OpenSora.from_pretrained`; of frames that
-    pass through the VAE at once, None counts the most that it would try. text_encoder:
-    False where text embeddings are given, and no T5 is loaded. device: "cpu" or "gpu". compiled: "fp32" or "bf16", the
-    precision that `OpenSora.compile` chose, which counts on a CPU; None for models that are not compiled.
+    pass through the VAE at once, None counts the most that it would try. text_encoder: False where text embeddings are
+    given, and no T5 is loaded. device: "cpu" or "gpu". compiled: "fp32" or "bf16", the precision that
+    `OpenSora.compile` chose, which counts on a CPU; None for models that are not compiled.
     Raises CheckpointError where there is no such model, DeviceError for another dtype.
     """
     from opensora_lite.runtime import PRECISIONS
@@ -298,12 +298,6 @@ def available_memory(device: str = "cpu") -> int | None:
 
     cuda, number = import_paddle().device.cuda, int(device.partition(":")[2] or 0)
     return cuda.get_device_properties(number).total_memory - cuda.memory_allocated(number)
-
-
-def fits(estimate: MemoryEstimate, device: str, loaded: bool = False) -> bool:
-    """Whether a run of this `estimate` fits into the memory of `device` now; loaded: whether its models are there."""
-    free = available_memory(device)
-    return free is None or (estimate.work if loaded else estimate.peak) <= free
 
 
 def micro_batch(

@@ -472,9 +472,10 @@ class OpenSora:
         engine = self.engine
         if engine is None and self._pays(jobs, settings):
             from opensora_lite.engine import Engine
-            from opensora_lite.memory import fits
+            from opensora_lite.memory import available_memory
 
-            if fits(self._memory(settings)(compiled="fp32"), "cpu", loaded=True):
+            free = available_memory()
+            if free is None or self._memory(settings)(compiled="fp32").work <= free:
                 engine = self._own_engine = self._own_engine or Engine(self.stdit, self.vae, "fp32")
         if engine is not None:
             engine.refresh()

@@ -100,9 +100,8 @@ class TextEncoder:
         told = {}
         for caption in dict.fromkeys(captions):
             y, mask = self.encode([caption])
-            vectors: np.ndarray = (
-                y[0, 0, : int(mask.sum())].astype("float32").numpy()
-            )  # numpy has no bf16; float32 holds all of it
+            read = y[0, 0, : int(mask.sum())]
+            vectors: np.ndarray = read.astype("float32").numpy()  # numpy has no bf16; float32 holds all of it
             told[caption] = EmbeddedCaption(vectors, tuple(self.pieces(caption)), self.count_tokens(caption))
         return TextEmbeddings(told, self.max_length)
 
