@@ -14,6 +14,7 @@ Sources: Paddle Inference, https://www.paddlepaddle.org.cn/inference/; OpenVINO,
 """
 
 import contextlib
+import gc
 import hashlib
 import inspect
 import json
@@ -158,6 +159,7 @@ def cached(about: dict, make: Callable[[], bytes]) -> bytes:
             os.utime(path)  # used just now
             return program
     program = make()
+    gc.collect()  # of the symbols, which hold each other in circles
     with contextlib.suppress(OpenSoraError, OSError):  # of a disk that is full or read-only: it is made again next time
         with replacing(path) as temporary:
             temporary.write_bytes(hashlib.sha256(program).digest() + program)

@@ -42,7 +42,7 @@ PROCESS = 40e6  # code and buffers of the libraries, from the first caption and 
 KEPT = 0.43  # of what STDiT2 and the VAE work with, in freed pieces of less than 32 MB that the C library keeps …
 MOST_KEPT = 115e6  # … at most
 # Where an Engine compiles for a processor:
-ENGINE = 155e6  # bytes of OpenVINO itself, and of a program that is recorded: the latter are spared where it is on disk
+ENGINE = 155e6  # bytes of OpenVINO itself, and what its allocator keeps
 COMPILING = 3.0  # copies of STDiT2 and the VAE, in float32, that it holds at most while it loads a program …
 COMPILED = 1.5  # … and afterwards
 IN_ENGINE = 0.85  # what denoising takes, of what it takes otherwise without scores; it stays while frames are decoded
