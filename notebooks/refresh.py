@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.files import replacing
+from opensora_lite.io.files import replacing
 
 FOLDER = Path(__file__).resolve().parent
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -6,25 +6,25 @@ The names below are imported when they are first used, so that `import opensora_
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from opensora_lite.runtime import prepare as _prepare
+from opensora_lite.device import prepare as _prepare
 
 if TYPE_CHECKING:  # the same names, for editors and type checkers, which do not run __getattr__
     from opensora_lite.errors import OpenSoraError as OpenSoraError
     from opensora_lite.masks import MaskStrategy as MaskStrategy
     from opensora_lite.masks import Segment as Segment
-    from opensora_lite.memory import estimate_memory as estimate_memory
     from opensora_lite.pipeline import OpenSora as OpenSora
-    from opensora_lite.pipeline import Settings as Settings
+    from opensora_lite.request import Settings as Settings
+    from opensora_lite.runtime.memory import estimate_memory as estimate_memory
     from opensora_lite.trace import Trace as Trace
     from opensora_lite.video import Video as Video
     from opensora_lite.video import read_video as read_video
 
 _HOMES = {
     "OpenSora": "pipeline",
-    "Settings": "pipeline",
+    "Settings": "request",
     "MaskStrategy": "masks",
     "Segment": "masks",
-    "estimate_memory": "memory",
+    "estimate_memory": "runtime.memory",
     "Trace": "trace",
     "Video": "video",
     "read_video": "video",

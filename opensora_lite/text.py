@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from opensora_lite.checkpoints import (
+from opensora_lite.device import lean_paddlenlp, quiet
+from opensora_lite.errors import CheckpointError, DeviceError, PromptError
+from opensora_lite.io.checkpoints import (
     build,
     check_fields,
     legible,
@@ -25,9 +27,7 @@ from opensora_lite.checkpoints import (
     read_safetensors,
     sketch,
 )
-from opensora_lite.errors import CheckpointError, DeviceError, PromptError
-from opensora_lite.files import write_safetensors
-from opensora_lite.runtime import lean_paddlenlp, quiet
+from opensora_lite.io.files import write_safetensors
 
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two names; files hold one or both
 

@@ -19,8 +19,9 @@ import numpy as np
 from opensora_lite.errors import OpenSoraError
 
 if TYPE_CHECKING:  # these import paddle
+    from opensora_lite.layers import CrossAttention, SelfAttention
     from opensora_lite.samplers import Step
-    from opensora_lite.stdit import CrossAttention, SelfAttention, STDiT2
+    from opensora_lite.stdit2 import STDiT2
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Trace(Sequence[TraceStep]):
 
     def modules(self, stdit: "STDiT2") -> "dict[str, SelfAttention | CrossAttention]":
         """The modules of `stdit` that are watched, by name. Raises OpenSoraError for a name that the model has not."""
-        from opensora_lite.stdit import CrossAttention, SelfAttention
+        from opensora_lite.layers import CrossAttention, SelfAttention
 
         known = {n: m for n, m in stdit.named_sublayers() if isinstance(m, (SelfAttention, CrossAttention))}
         unknown = [name for name in self.attention if name not in known]
@@ -99,7 +100,7 @@ class Trace(Sequence[TraceStep]):
 
         grid: h, w, rows and columns of tokens.
         """
-        from opensora_lite.stdit import CrossAttention, attention_weights
+        from opensora_lite.layers import CrossAttention, attention_weights
 
         self.loops.append(loop)
         rows = {"attn": len(loop.edit_ratios), "attn_temp": grid[0] * grid[1], "cross_attn": 1}  # of one video

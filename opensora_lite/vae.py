@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from opensora_lite.checkpoints import (
+from opensora_lite.device import lean_paddlenlp, quiet
+from opensora_lite.errors import CheckpointError
+from opensora_lite.io.checkpoints import (
     build,
     check_fields,
     load,
@@ -23,9 +25,7 @@ from opensora_lite.checkpoints import (
     rename_2022,
     sketch,
 )
-from opensora_lite.errors import CheckpointError
-from opensora_lite.memory import micro_batch
-from opensora_lite.runtime import lean_paddlenlp, quiet
+from opensora_lite.runtime.memory import micro_batch
 
 SCALING_FACTOR = 0.18215  # of sd-vae-ft-ema, whose config.json does not name it
 

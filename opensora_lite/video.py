@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, Union
 import numpy as np
 
 from opensora_lite.errors import MediaError, SizeError
-from opensora_lite.files import in_place
+from opensora_lite.io.files import in_place
 
 if TYPE_CHECKING:  # imported where they are needed
     import av.container

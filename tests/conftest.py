@@ -23,7 +23,7 @@ def golden() -> Path:
 @pytest.fixture(scope="session")
 def recorded(golden):
     """recorded("t5/cases") -> {name: array} of a recorded safetensors file, "a.b" names nested as ["a"]["b"]."""
-    from opensora_lite.checkpoints import read_safetensors
+    from opensora_lite.io.checkpoints import read_safetensors
 
     def read(name: str) -> dict:
         tree = {}
@@ -41,8 +41,8 @@ def recorded(golden):
 @pytest.fixture(scope="session")
 def golden_stdit(golden):
     """golden_stdit("qknorm") -> one of the two small STDiT2 with recorded weights."""
-    from opensora_lite.checkpoints import build, load, open_checkpoint
-    from opensora_lite.stdit import COMPUTED, STDiT2, STDiT2Config
+    from opensora_lite.io.checkpoints import build, load, open_checkpoint
+    from opensora_lite.stdit2 import COMPUTED, STDiT2, STDiT2Config
 
     def model(name: str):
         config = json.loads((golden / "stdit2_configs.json").read_text())[name]["config"]
@@ -55,7 +55,7 @@ def golden_stdit(golden):
 @pytest.fixture(scope="session", autouse=True)
 def as_many_compiled_programs_as_tests_ask_for():
     """A process of one person does not come to as many."""
-    from opensora_lite import engine
+    from opensora_lite.runtime import engine
 
     engine.MOST_LOADED = 10_000
 

@@ -19,9 +19,9 @@ def write_model(folder: Path, stdit: dict, t5: dict, vae: dict) -> Path:
     import paddle
 
     from opensora_lite import OpenSora
-    from opensora_lite.checkpoints import read_config
-    from opensora_lite.pipeline import model_folder
-    from opensora_lite.stdit import STDiT2, STDiT2Config
+    from opensora_lite.io.checkpoints import read_config
+    from opensora_lite.request import model_folder
+    from opensora_lite.stdit2 import STDiT2, STDiT2Config
     from opensora_lite.text import TextEncoder, new_encoder
     from opensora_lite.training.models import export_stdit, export_text_encoder, export_vae
     from opensora_lite.vae import FrameVAE, new_autoencoder
@@ -65,7 +65,7 @@ def measure(model: str, settings: dict) -> dict:
     import math
 
     from opensora_lite import OpenSora, pipeline
-    from opensora_lite.runtime import import_paddle
+    from opensora_lite.device import import_paddle
 
     import_paddle()
     for name in ("engine", "samplers", "stdit", "text", "vae", "video"):

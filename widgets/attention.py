@@ -24,13 +24,13 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from opensora_lite.widgets import figures
+from opensora_lite.widgets.widget import Widget, encoded, module
 from PIL import Image
 from traitlets import Bool, Bytes, Dict, Float, Int, TraitError, Tuple, Unicode, observe, validate
 
 from opensora_lite.errors import OpenSoraError
 from opensora_lite.trace import Trace
-from widgets import figures
-from widgets.widget import Widget, encoded, module
 
 HEAT = colormaps["viridis"]  # even to the eye, and safe for the colour-blind
 PATCH = 2  # latents along each side of a token

@@ -18,7 +18,7 @@ import numpy as np
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from opensora_lite.sweep import RESULT
+from opensora_lite.tools.sweep import RESULT
 from opensora_lite.video import Video
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the same meaning in every figure of the course.

@@ -22,15 +22,16 @@ from pathlib import Path
 import ipywidgets
 import numpy as np
 import traitlets
+from opensora_lite.widgets.timeline import MaskTimeline
+from opensora_lite.widgets.widget import Widget, encoded, module, still_fonts
 from PIL import Image, ImageDraw
 
 from opensora_lite.errors import MaskStrategyError, OpenSoraError, PromptError
 from opensora_lite.masks import MaskStrategy
-from opensora_lite.pipeline import SAMPLER_NAMES, Job, Progress, Settings, model_defaults, plan
+from opensora_lite.pipeline import Progress
 from opensora_lite.prompts import split_prompt
+from opensora_lite.request import SAMPLER_NAMES, Job, Settings, model_defaults, plan
 from opensora_lite.video import Video, _mp4_bytes
-from widgets.timeline import MaskTimeline
-from widgets.widget import Widget, encoded, module, still_fonts
 
 KEPT = 12  # results, with their videos
 MOST_SYNCED = 150_000  # bytes of a video that the notebook's file keeps; a larger one is fetched when it is shown

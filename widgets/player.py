@@ -17,13 +17,13 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 import numpy as np
+from opensora_lite.widgets.figures import GENERATED, STYLE
+from opensora_lite.widgets.widget import Widget, encoded, module
 from PIL import Image
 from traitlets import Bytes, Dict, Int, TraitError, Unicode, validate
 
 from opensora_lite.errors import OpenSoraError
 from opensora_lite.trace import Trace
-from widgets.figures import GENERATED, STYLE
-from widgets.widget import Widget, encoded, module
 
 # What can be looked at: the name of the trait's value -> what it is called, and what it is.
 VIEWS = {

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import traitlets
+from opensora_lite.widgets.figures import EDITED, GENERATED, GIVEN
+from opensora_lite.widgets.widget import Widget, image_url, module, still_fonts
 from PIL import Image, ImageDraw
 
 from opensora_lite.errors import MaskStrategyError, OpenSoraError
 from opensora_lite.masks import Frame, MaskStrategy
-from opensora_lite.pipeline import check_size
+from opensora_lite.request import check_size
 from opensora_lite.video import count_frames, read_reference
-from widgets.figures import EDITED, GENERATED, GIVEN
-from widgets.widget import Widget, image_url, module, still_fonts
 
 THUMBNAIL = 48  # pixels, height of a frame in the page
 MOST_THUMBNAILS = 64  # of one reference; a longer one shows its frames in groups

@@ -11,7 +11,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from opensora_lite.world import Scene, render, sample_layout
+from opensora_lite.liteworld.world import Scene, render, sample_layout
 
 SIZE = 256  # pixels; the pipeline resizes and crops a reference to the video's size
 NUM_FRAMES = 16

@@ -4,8 +4,8 @@ from opensora_lite.samplers.ddim import DDIM
 from opensora_lite.samplers.dpm_solver import DPMSolver
 from opensora_lite.samplers.guidance import Guidance, Prediction
 from opensora_lite.samplers.iddpm import IDDPM
-from opensora_lite.samplers.sampler import NoiseSource, Sampler, Step
-from opensora_lite.samplers.schedule import Schedule, space_timesteps
+from opensora_lite.samplers.loop import NoiseSource, Sampler, Step
+from opensora_lite.schedule import Schedule, space_timesteps
 
 SAMPLERS = {"iddpm": IDDPM, "ddim": DDIM, "dpm-solver": DPMSolver}
 

@@ -5,7 +5,7 @@ Source: Denoising Diffusion Implicit Models, arXiv:2010.02502.
 
 import math
 
-from opensora_lite.samplers.sampler import Sampler
+from opensora_lite.samplers.loop import Sampler
 
 
 class DDIM(Sampler):

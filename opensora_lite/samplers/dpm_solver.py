@@ -8,7 +8,7 @@ import math
 import numpy as np
 import paddle
 
-from opensora_lite.samplers.sampler import Sampler
+from opensora_lite.samplers.loop import Sampler
 
 
 class DPMSolver(Sampler):

@@ -8,7 +8,7 @@ from typing import Any
 
 import paddle
 
-from opensora_lite.samplers.schedule import TRAIN_STEPS
+from opensora_lite.schedule import TRAIN_STEPS
 
 
 @dataclass

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from opensora_lite.samplers.sampler import Sampler
+from opensora_lite.samplers.loop import Sampler
 
 
 class IDDPM(Sampler):

@@ -11,7 +11,7 @@ models.py   untrained models; files           run.py       one stage after the o
 
 def __getattr__(name):
     if name == "train":  # lazily, and quietly: it imports paddle
-        from opensora_lite.runtime import import_paddle
+        from opensora_lite.device import import_paddle
 
         import_paddle()
         from opensora_lite.training.run import train

@@ -14,7 +14,7 @@ import math
 import numpy as np
 import paddle
 
-from opensora_lite.samplers.schedule import TRAIN_STEPS
+from opensora_lite.schedule import TRAIN_STEPS
 
 
 class TrainingSchedule:

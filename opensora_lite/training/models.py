@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from opensora_lite.checkpoints import linear_weights
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.files import replacing, write_json, write_safetensors
-from opensora_lite.pipeline import model_folder
-from opensora_lite.stdit import STDiT2, STDiT2Config, load_stdit
+from opensora_lite.io.checkpoints import linear_weights
+from opensora_lite.io.files import replacing, write_json, write_safetensors
+from opensora_lite.request import model_folder
+from opensora_lite.stdit2 import STDiT2, STDiT2Config, load_stdit
 from opensora_lite.text import T5_FIELDS, TextEncoder, load_text_encoder, new_encoder
 from opensora_lite.training.data import LATENT_CHANNELS
 from opensora_lite.training.recipe import DiffusionRecipe, VAERecipe

@@ -19,7 +19,7 @@ from typing import ClassVar, get_args, get_origin, get_type_hints
 import numpy as np
 
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.world import HELD_OUT
+from opensora_lite.liteworld.world import HELD_OUT
 
 RECIPES = Path(__file__).parent / "recipes"
 TIMES = 1000  # of the diffusion; samplers.schedule.TRAIN_STEPS, which cannot be had without Paddle

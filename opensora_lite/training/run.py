@@ -17,11 +17,12 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
-from opensora_lite.checkpoints import read_safetensors
+from opensora_lite.device import set_device
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.files import write_json, write_safetensors
-from opensora_lite.pipeline import OpenSora, Settings, plan
-from opensora_lite.runtime import set_device
+from opensora_lite.io.checkpoints import read_safetensors
+from opensora_lite.io.files import write_json, write_safetensors
+from opensora_lite.pipeline import OpenSora
+from opensora_lite.request import Settings, plan
 from opensora_lite.training import models
 from opensora_lite.training.data import Batch, Latents, Pictures, clip_at
 from opensora_lite.training.losses import TrainingSchedule, training_losses, vae_loss

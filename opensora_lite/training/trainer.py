@@ -18,9 +18,9 @@ import paddle
 import paddle.distributed as dist
 from safetensors import safe_open
 
-from opensora_lite.checkpoints import read_safetensors
 from opensora_lite.errors import CheckpointError, NeedsMemory
-from opensora_lite.files import replacing, write_safetensors
+from opensora_lite.io.checkpoints import read_safetensors
+from opensora_lite.io.files import replacing, write_safetensors
 from opensora_lite.training.muon import Muon
 from opensora_lite.training.recipe import Learning
 

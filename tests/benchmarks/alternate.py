@@ -172,7 +172,7 @@ def read(path: Path) -> tuple[dict, dict[str, Table]]:
 
 def write(path: Path, about: dict, tables: dict[str, Table], **more):
     """A result file, which `read` and later versions of this program can read."""
-    from opensora_lite.files import write_json
+    from opensora_lite.io.files import write_json
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"machine": about, "tables": {name: asdict(t) for name, t in tables.items()}, **more})

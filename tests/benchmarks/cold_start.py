@@ -65,13 +65,13 @@ def watch_models():
         for module in ("engine", "samplers", "stdit", "text", "vae"):
             importlib.import_module(f"opensora_lite.{module}")
     for module in ("text", "vae"):
-        block = importlib.import_module("opensora_lite.runtime").lean_paddlenlp
+        block = importlib.import_module("opensora_lite.device").lean_paddlenlp
         block = contextlib.nullcontext if FULL else block
         importlib.import_module(f"opensora_lite.{module}").lean_paddlenlp = timed_block(block)
     for module, function in (("stdit", "load_stdit"), ("text", "load_text_encoder"), ("vae", "load_vae")):
         watch(f"opensora_lite.{module}", function, "load the three models")
     watch("opensora_lite.text", "TextEncoder.encode", "encode the caption")
-    watch("opensora_lite.engine", "Programs._load", "compile")
+    watch("opensora_lite.runtime.engine", "Programs._load", "compile")
     watch("opensora_lite.samplers", "Guidance.__call__", "denoise: the model")
     watch("opensora_lite.vae", "FrameVAE.decode", "decode")
 
@@ -90,9 +90,9 @@ def timed_block(block):
 def main(folder):
     """Run the command into `folder`; print what its parts took."""
     with part("import opensora_lite, numpy, argparse"):
-        cli = importlib.import_module("opensora_lite.cli")
+        cli = importlib.import_module("opensora_lite.tools.cli")
         pipeline = importlib.import_module("opensora_lite.pipeline")
-        runtime = importlib.import_module("opensora_lite.runtime")
+        runtime = importlib.import_module("opensora_lite.device")
     watch("opensora_lite.pipeline", "plan", "check the request (ftfy, bs4)")
     watch("opensora_lite.video", "Video.save", "write the file (PyAV)")
     set_device = runtime.set_device

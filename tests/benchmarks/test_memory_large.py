@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from opensora_lite.memory import estimate_memory
+from opensora_lite.runtime.memory import estimate_memory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import memory_models

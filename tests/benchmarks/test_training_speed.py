@@ -16,8 +16,8 @@ from alternate import Row, alternate, table
 from peers.client import NOT_INSTALLED, Peer, interpreter
 
 from opensora_lite.machine import usable_cores
-from opensora_lite.pipeline import WEIGHTS
-from opensora_lite.stdit import load_stdit
+from opensora_lite.request import WEIGHTS
+from opensora_lite.stdit2 import load_stdit
 from opensora_lite.training.losses import TrainingSchedule, training_losses
 
 LEARNING_RATE = 1e-4

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from opensora_lite.pipeline import WEIGHTS
-from opensora_lite.samplers.schedule import space_timesteps
-from opensora_lite.stdit import SIZES, STDiT2, STDiT2Config
+from opensora_lite.request import WEIGHTS
+from opensora_lite.schedule import space_timesteps
+from opensora_lite.stdit2 import SIZES, STDiT2, STDiT2Config
 
 TINY = WEIGHTS / "tiny"
 CAPTION = "a red car driving right on the ocean at sunset"

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 MAKE = """
 import numpy as np
 from opensora_lite.trace import Trace, TraceLoop, TraceStep
-from widgets.attention import AttentionView, words_of
+from opensora_lite.widgets.attention import AttentionView, words_of
 
 tokens = ["▁a", "▁", "re", "d", "▁car", "▁d", "ri", "v", "in", "g", "▁at", "▁sunset", "</s>"]
 random, heads, T, h, w = np.random.default_rng(0), 3, 8, 4, 4
@@ -33,7 +33,7 @@ for number in (1, 2, 3):
 
 SMALL = """
 from opensora_lite import OpenSora, Trace
-from widgets.attention import AttentionView
+from opensora_lite.widgets.attention import AttentionView
 
 pipe = OpenSora.from_pretrained("tiny")
 trace = Trace(attention=["blocks.3.cross_attn", "blocks.3.attn", "blocks.3.attn_temp"], steps=[4, 8, 12])

@@ -4,8 +4,9 @@ import re
 
 LAB = """
 import numpy as np
-from opensora_lite import OpenSora, Video, world
-from widgets import TaskLab
+from opensora_lite import OpenSora, Video
+from opensora_lite.liteworld import world
+from opensora_lite.widgets import TaskLab
 
 pipe = OpenSora.from_pretrained("tiny")
 clip = Video(world.render(world.sample_scene(np.random.default_rng(5)), 8, 64, 64))

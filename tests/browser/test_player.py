@@ -9,7 +9,7 @@ import pytest
 MADE = """
 import numpy as np
 from opensora_lite import OpenSora, Trace
-from widgets import LatentPlayer
+from opensora_lite.widgets import LatentPlayer
 
 pipe, trace = OpenSora.from_pretrained("tiny"), Trace()
 short = dict(num_frames=8, image_size=(64, 64), seed=0)

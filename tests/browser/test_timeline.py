@@ -6,8 +6,8 @@ import pytest
 
 OPEN = """
 import numpy as np
-from opensora_lite import world
-from widgets import MaskTimeline
+from opensora_lite.liteworld import world
+from opensora_lite.widgets import MaskTimeline
 
 clip = world.render(world.sample_scene(np.random.default_rng(3)), 16, 64, 64, 24)
 timeline = MaskTimeline({num_frames}, [clip[0], clip], {strategy!r})

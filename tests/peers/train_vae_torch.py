@@ -20,8 +20,8 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-from opensora_lite.files import replacing, write_json
-from opensora_lite.pipeline import model_folder
+from opensora_lite.io.files import replacing, write_json
+from opensora_lite.request import model_folder
 from opensora_lite.training.data import LATENT_CHANNELS, Pictures, clip_at
 from opensora_lite.training.recipe import read_recipe
 

@@ -12,8 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from opensora_lite.pipeline import model_folder
-from opensora_lite.sweep import read_grid, sweep
+from opensora_lite.request import model_folder
+from opensora_lite.tools.sweep import read_grid, sweep
 
 HERE = Path(__file__).parent
 OUT = HERE.parents[2] / "out"

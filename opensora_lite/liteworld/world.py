@@ -1,0 +1,563 @@
+"""LiteWorld: captioned videos drawn from a few lines of geometry, the tiny model's whole universe.
+
+A scene is a place at a time of day (or in cyberpunk style) with at most one subject of one colour, moving left or
+right. Nothing is downloaded, every caption is exactly true, and what a clip shows can be measured.
+
+    scene = sample_layout(Scene("ocean", "sunset", "car", color="red"), np.random.default_rng(0))
+    caption(scene)                    # "a red car driving right on the ocean at sunset"
+    render(scene, num_frames=16)      # uint8 [16, 64, 64, 3]
+    describe(render(scene))           # back again: place, time, subject, color and direction, measured from the pixels
+
+Units. Lengths are in heights of the frame: y runs from 0 (top) to 1 (bottom), x from 0 (left) to aspect = W/H, so that
+a shape keeps its proportions at every aspect ratio. Horizontal positions of a layout are in widths (0 … 1). Time t is
+in frames at 24 fps: frame k of a clip is drawn at t = 24 k / fps. Colours are RGB in 0 … 1.
+
+How a shape is drawn. A shape is a distance function: negative inside, 0 on its edge, positive outside. Where |distance|
+is below half of `soft` (1.3 pixels) the colour is mixed with what is already there, which smooths the edge.
+
+The shipped model was trained on exactly these pixels; tests/golden/world holds some of them to compare with.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from numbers import Real
+from typing import NamedTuple
+
+import numpy as np
+
+from opensora_lite.errors import OpenSoraError
+
+__all__ = [
+    "COLORS",
+    "DIRECTIONS",
+    "HELD_OUT",
+    "PLACES",
+    "SUBJECTS",
+    "TIMES",
+    "Building",
+    "Layout",
+    "Scene",
+    "caption",
+    "describe",
+    "render",
+    "sample_layout",
+    "sample_scene",
+]
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Vocabulary
+# ----------------------------------------------------------------------------------------------------------------------
+
+COLORS = {
+    "red": (0.88, 0.10, 0.10),
+    "blue": (0.10, 0.28, 0.95),
+    "green": (0.08, 0.68, 0.22),
+    "yellow": (0.98, 0.86, 0.08),
+    "white": (0.97, 0.97, 0.97),
+    "purple": (0.58, 0.14, 0.75),
+}
+PLACES = ("ocean", "city", "desert", "meadow")
+TIMES = ("sunrise", "noon", "sunset", "night", "cyberpunk")
+SUBJECTS = ("car", "boat", "balloon", "bird")
+DIRECTIONS = ("left", "right")
+
+HELD_OUT = 10_000_000  # seeds from here on are for evaluations; training draws its clips from smaller ones
+
+VERBS = {"car": "driving", "boat": "sailing", "balloon": "floating", "bird": "flying"}
+PREPOSITIONS = {"car": "on", "boat": "on", "balloon": "over", "bird": "over"}
+
+SKY = {  # time -> colour at the horizon, colour at the top of the frame
+    "sunrise": ((1.00, 0.80, 0.62), (0.55, 0.68, 0.92)),
+    "noon": ((0.78, 0.90, 1.00), (0.25, 0.52, 0.96)),
+    "sunset": ((1.00, 0.48, 0.20), (0.42, 0.18, 0.50)),
+    "night": ((0.12, 0.14, 0.32), (0.02, 0.02, 0.10)),
+    "cyberpunk": ((0.95, 0.10, 0.60), (0.12, 0.02, 0.30)),
+}
+LIGHT = {  # time -> what ground, walls and subjects are multiplied with
+    "sunrise": (1.0, 0.88, 0.80),
+    "noon": (1.0, 1.0, 1.0),
+    "sunset": (1.0, 0.68, 0.52),
+    "night": (0.40, 0.42, 0.62),
+    "cyberpunk": (0.55, 0.35, 0.80),
+}
+GROUND = {
+    "ocean": (0.10, 0.38, 0.66),
+    "city": (0.30, 0.30, 0.34),
+    "desert": (0.88, 0.72, 0.42),
+    "meadow": (0.26, 0.64, 0.22),
+}
+WALLS = (0.36, 0.38, 0.46)
+WINDOWS = {"night": (0.55, 0.48, 0.18), "cyberpunk": (0.05, 0.75, 0.85)}  # what lit windows add to a wall
+DARK_WINDOWS = (0.06, 0.07, 0.09)
+NEON = (0.10, 0.95, 0.95)  # the line along a cyberpunk street
+SUN = {  # time -> radius of the sun or moon in heights, colour
+    "sunrise": (0.10, (1.0, 0.92, 0.55)),
+    "noon": (0.07, (1.0, 1.0, 0.82)),
+    "sunset": (0.10, (1.0, 0.86, 0.42)),
+    "night": (0.06, (0.93, 0.93, 0.84)),
+    "cyberpunk": (0.13, (1.0, 0.45, 0.75)),
+}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Scenes
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class Building(NamedTuple):
+    """One block of the city's skyline."""
+
+    x: float  # centre, widths
+    half: float  # half of its breadth, heights
+    tall: float  # above the horizon, heights
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything stands in one scene, and how fast it goes."""
+
+    horizon: float  # y of the line between sky and ground
+    sun_x: float  # sun or moon, widths from the left
+    start: float  # subject at t = 0, widths from the side that it comes from
+    speed: float  # of the subject, widths per time unit
+    size: float  # of the subject: about half of its length, heights
+    phase: float  # of waves, dunes, hills and the subject's bobbing, radians
+    phase2: float  # of the ocean's shorter waves, radians
+    lift: float  # added to the subject's y, heights
+    buildings: tuple[Building, ...]  # the city's, from back to front
+
+    def __post_init__(self):
+        object.__setattr__(self, "buildings", tuple(Building(*building) for building in self.buildings))
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Layout:
+        """A layout from its values by name, as tests/golden/world/scenes.json has them."""
+        names = [f.name for f in fields(cls)]
+        check_keys("layout", values, required=names)
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A place at a time of day with at most one moving subject.
+
+    Written by hand it has no layout yet: `sample_layout(scene, rng)` returns the same scene with one.
+    `dataclasses.replace(scene, color="blue")` is a variation with the same layout. A word that LiteWorld does not
+    have raises OpenSoraError, which lists the words that it has.
+    """
+
+    place: str
+    time: str
+    subject: str | None = None
+    color: str = "red"
+    direction: str = "right"
+    layout: Layout | None = None  # a dict of a layout's values is taken too
+
+    def __post_init__(self):
+        check_word("place", self.place, PLACES)
+        check_word("time", self.time, TIMES)
+        check_word("subject", self.subject, (*SUBJECTS, None))
+        check_word("color", self.color, tuple(COLORS))
+        check_word("direction", self.direction, DIRECTIONS)
+        if isinstance(self.layout, dict):
+            object.__setattr__(self, "layout", Layout.from_dict(self.layout))
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Scene:
+        """A scene from an entry of scenes.json; its caption and its arguments of `render` may stand beside it."""
+        names = [f.name for f in fields(cls)]
+        beside = ["caption", "num_frames", "height", "width", "fps"]
+        check_keys("scene", values, required=["place", "time"], optional=[*names, *beside])
+        return cls(**{name: values[name] for name in names if name in values})
+
+
+def sample_scene(rng: np.random.Generator) -> Scene:
+    """A random scene with a random layout; about one in eight has no subject."""
+    subject = None if rng.random() < 0.12 else SUBJECTS[rng.integers(len(SUBJECTS))]
+    scene = Scene(
+        place=PLACES[rng.integers(len(PLACES))],
+        time=TIMES[rng.integers(len(TIMES))],
+        subject=subject,
+        color=tuple(COLORS)[rng.integers(len(COLORS))],
+        direction=DIRECTIONS[rng.integers(len(DIRECTIONS))],
+    )
+    return sample_layout(scene, rng)
+
+
+def sample_layout(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The same scene with a new random layout. The given scene stays as it is."""
+    layout = Layout(
+        horizon=rng.uniform(0.52, 0.60),
+        sun_x=rng.uniform(0.2, 0.8),
+        start=rng.uniform(0.12, 0.35),
+        speed=rng.uniform(0.026, 0.040),
+        size=rng.uniform(0.115, 0.15),
+        phase=rng.uniform(0, 2 * np.pi),
+        phase2=rng.uniform(0, 2 * np.pi),
+        lift=rng.uniform(-0.04, 0.04),
+        buildings=tuple(
+            Building(rng.uniform(0, 1), rng.uniform(0.06, 0.10), rng.uniform(0.14, 0.34)) for _ in range(8)
+        ),
+    )
+    return replace(scene, layout=layout)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Captions
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
+    """The full caption; with `rng` one of many partial ones, as a person might type it. Both are true of the clip.
+
+    >>> caption(Scene("ocean", "sunset", "car", color="red", direction="right"))
+    'a red car driving right on the ocean at sunset'
+    """
+    return caption_place(scene, rng) if scene.subject is None else caption_subject(scene, scene.subject, rng)
+
+
+def caption_place(scene: Scene, rng: np.random.Generator | None) -> str:
+    """Such as "the ocean at noon" or "a cyberpunk-style city"; with `rng` also "a breathtaking sunrise scene"."""
+    adjective = ""
+    if rng is not None and rng.random() < 0.4:
+        adjective = ("breathtaking", "beautiful")[rng.integers(2)]
+        if scene.time in ("sunrise", "sunset"):
+            return f"a {adjective} {scene.time} " + ("scene", f"over the {scene.place}")[rng.integers(2)]
+    if scene.time == "cyberpunk":
+        return f"a cyberpunk-style {scene.place}"
+    return f"a {adjective} {scene.place} at {scene.time}" if adjective else f"the {scene.place} at {scene.time}"
+
+
+def caption_subject(scene: Scene, subject: str, rng: np.random.Generator | None) -> str:
+    """Such as "a red car driving right on the ocean at sunset"; with `rng` some of its parts are left out."""
+
+    def keep(probability):
+        return rng is None or rng.random() < probability
+
+    cyberpunk = scene.time == "cyberpunk"
+    style = "cyberpunk-style " if cyberpunk else ""
+    color = f"{scene.color} " if keep(0.85) else ""
+    direction = f" {scene.direction}" if keep(0.8) else ""
+    where = f" {PREPOSITIONS[subject]} the {scene.place}" if keep(0.9) else ""
+    when = f" at {scene.time}" if not cyberpunk and keep(0.85) else ""
+    verb = f" {VERBS[subject]}" if direction or where else ""
+    return f"a {style}{color}{subject}{verb}{direction}{where}{when}"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Frames
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def render(scene: Scene, num_frames: int = 16, height: int = 64, width: int = 64, fps: float = 24) -> np.ndarray:
+    """Draws a clip: uint8 RGB [T, H, W, 3]. A frame is 24/fps time units after the one before.
+
+    Raises OpenSoraError for a scene without a layout and for sizes that are no whole numbers from 1.
+    """
+    layout_of(scene)  # raises where there is none
+    num_frames, height, width = (
+        check_count(name, value) for name, value in (("num_frames", num_frames), ("height", height), ("width", width))
+    )
+    if not (isinstance(fps, Real) and 0 < fps < np.inf):
+        raise OpenSoraError(f"fps is {fps!r}; it must be a number above 0, such as 24")
+
+    frames = np.empty((num_frames, height, width, 3), np.uint8)
+    for k in range(num_frames):
+        frames[k] = draw_frame(scene, k * 24.0 / fps, height, width)
+    return frames
+
+
+def layout_of(scene: Scene) -> Layout:
+    """The layout of a scene. Raises OpenSoraError where it has none yet."""
+    if scene.layout is None:
+        raise OpenSoraError("this scene has no layout yet; sample_layout(scene, np.random.default_rng(0)) gives it one")
+    return scene.layout
+
+
+def draw_frame(scene: Scene, t: float, height: int, width: int) -> np.ndarray:
+    """The scene at time t: uint8 [H, W, 3]. Raises OpenSoraError for a scene without a layout."""
+    canvas = Canvas.blank(height, width)
+    paint_sky(canvas, scene)
+    paint_sun(canvas, scene, t)
+    PAINT_GROUND[scene.place](canvas, scene, t)
+    if scene.subject is not None:
+        paint_subject(canvas, scene, t)
+    return (np.clip(canvas.pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+@dataclass
+class Canvas:
+    """A frame, or a part of one, with the coordinates of its pixels' centres."""
+
+    x: np.ndarray  # [1, W]
+    y: np.ndarray  # [H, 1]
+    pixels: np.ndarray  # [H, W, 3], RGB in 0 … 1
+    soft: float  # breadth of an edge, heights
+    aspect: float  # W/H of the whole frame
+    unit: float = 1.0  # heights in one unit of x and y
+
+    @classmethod
+    def blank(cls, height: int, width: int) -> Canvas:
+        """A whole frame of height × width pixels, not painted yet."""
+        x = (np.arange(width) + 0.5)[None, :] / height
+        y = (np.arange(height) + 0.5)[:, None] / height
+        return cls(x, y, np.empty((height, width, 3)), soft=1.3 / height, aspect=width / height)
+
+    def paint(self, distance, color):
+        """Lays `color` ([3] or broadcastable to [H, W, 3]) over the pixels where `distance` ([H, W]) is negative."""
+        alpha = np.clip(0.5 - distance * self.unit / self.soft, 0, 1)[..., None]
+        self.pixels[:] = self.pixels * (1 - alpha) + np.asarray(color) * alpha
+
+    def crop(self, left=-np.inf, right=np.inf, top=-np.inf, bottom=np.inf) -> Canvas:
+        """The part of the frame around a shape, one soft edge larger; painting there spares the pixels elsewhere."""
+        columns = slice(*np.searchsorted(self.x[0], (left - self.soft, right + self.soft)))
+        rows = slice(*np.searchsorted(self.y[:, 0], (top - self.soft, bottom + self.soft)))
+        return replace(self, x=self.x[:, columns], y=self.y[rows], pixels=self.pixels[rows, columns])
+
+    def around(self, x: float, y: float, size: float, heading: int) -> Canvas:
+        """The part around (x, y) in the subject's coordinates: 1 is `size`, and the x axis points where it heads."""
+        reach = 2 * size + 2 * self.soft  # the farthest part is 1.77 away; slanted edges are softer than straight ones
+        part = self.crop(x - reach, x + reach, y - reach, y + reach)
+        return replace(part, x=(part.x - x) / size * heading, y=(part.y - y) / size, unit=size)
+
+
+# --- distances --------------------------------------------------------------------------------------------------------
+
+
+def disc(x, y, radius):
+    """Distance of (x, y) from the edge of a disc around the origin."""
+    return np.hypot(x, y) - radius
+
+
+def box(x, y, half_width, half_height):
+    """Distance of (x, y) from the edge of a box around the origin; at its corners a bit less."""
+    return np.maximum(abs(x) - half_width, abs(y) - half_height)
+
+
+# --- sky and sun ------------------------------------------------------------------------------------------------------
+
+
+def paint_sky(canvas: Canvas, scene: Scene):
+    """The whole canvas; ground and sun come above it."""
+    canvas.pixels[:] = sky_color(scene.time, canvas.y, layout_of(scene).horizon)
+
+
+def sky_color(time: str, y: np.ndarray, horizon: float) -> np.ndarray:
+    """[..., 3] at heights y [...]: from the top's colour to that at the horizon, and this one below it."""
+    low, high = np.array(SKY[time])
+    return high + (low - high) * np.clip(y / horizon, 0, 1)[..., None]
+
+
+def paint_sun(canvas: Canvas, scene: Scene, t: float):
+    """The sun rises or sinks by 0.014 heights per time unit; at noon, at night (a moon) and in cyberpunk it stands."""
+    horizon = layout_of(scene).horizon
+    y = {
+        "sunrise": horizon + 0.02 - 0.014 * t,
+        "noon": 0.14,
+        "sunset": horizon - 0.20 + 0.014 * t,
+        "night": 0.16,
+        "cyberpunk": 0.26,
+    }[scene.time]
+    radius, color = SUN[scene.time]
+    x = layout_of(scene).sun_x * canvas.aspect
+    part = canvas.crop(x - radius, x + radius, y - radius, y + radius)
+    part.paint(disc(part.x - x, part.y - y, radius), color)
+
+
+# --- ground -----------------------------------------------------------------------------------------------------------
+
+
+def paint_ocean(canvas: Canvas, scene: Scene, t: float):
+    """Two waves run along the horizon; bands of ripples grow stronger towards the viewer."""
+    layout = layout_of(scene)
+    sea = canvas.crop(top=layout.horizon - 0.015)
+    x, y, depth = sea.x, sea.y, sea.y - layout.horizon
+    crest = 0.010 * np.sin(14 * x + layout.phase + 0.5 * t) + 0.005 * np.sin(31 * x - 0.8 * t + layout.phase2)
+    ripple = 0.14 * np.sin(46 * y + 2.5 * np.sin(6 * x + 0.4 * t + layout.phase)) * np.clip(5 * depth, 0, 1)
+    sea.paint(-(depth + crest), ground_color(scene.place, scene.time) * (1 + ripple[..., None]))
+
+
+def paint_desert(canvas: Canvas, scene: Scene, t: float):
+    """Dunes."""
+    paint_waves_of_land(canvas, scene, height=0.05, density=5, shade=0.3)
+
+
+def paint_meadow(canvas: Canvas, scene: Scene, t: float):
+    """Hills."""
+    paint_waves_of_land(canvas, scene, height=0.03, density=4, shade=0.5)
+
+
+def paint_waves_of_land(canvas: Canvas, scene: Scene, height: float, density: float, shade: float):
+    """Ground that rises and falls by `height`, `density` radians to a height, darker by `shade` towards the viewer."""
+    layout = layout_of(scene)
+    land = canvas.crop(top=layout.horizon - height)
+    depth = land.y - layout.horizon
+    waves = height * np.sin(density * land.x + layout.phase)
+    land.paint(-(depth + waves), ground_color(scene.place, scene.time) * (1 - shade * depth[..., None]))
+
+
+def paint_city(canvas: Canvas, scene: Scene, t: float):
+    """Buildings with rows of windows, and the street before them; in cyberpunk a neon line runs along it."""
+    horizon = layout_of(scene).horizon
+    walls, windows = wall_colors(scene.time)
+    for building in layout_of(scene).buildings:
+        x = building.x * canvas.aspect
+        part = canvas.crop(x - building.half, x + building.half, horizon - building.tall, horizon)
+        outside = np.maximum(horizon - building.tall - part.y, part.y - horizon)
+        row_is_lit = np.floor(20 * (horizon - part.y)) % 2  # rows are 1/20 of the height apart
+        part.paint(
+            np.maximum(abs(part.x - x) - building.half, outside), np.where(row_is_lit[..., None], windows, walls)
+        )
+
+    street = canvas.crop(top=horizon)
+    street.paint(-(street.y - horizon), ground_color(scene.place, scene.time))
+    if scene.time == "cyberpunk":
+        street.paint(abs(street.y - horizon - 0.05) - 0.006, NEON)
+
+
+def ground_color(place: str, time: str) -> np.ndarray:
+    """RGB [3] of the ground, lit."""
+    return np.array(GROUND[place]) * np.array(LIGHT[time])
+
+
+def wall_colors(time: str) -> tuple[np.ndarray, np.ndarray]:
+    """RGB [3] of the city's buildings: between the rows of windows, and at them."""
+    walls = np.array(WALLS) * np.array(LIGHT[time])
+    return walls, walls + np.array(WINDOWS.get(time, DARK_WINDOWS)) * 0.7
+
+
+PAINT_GROUND = {"ocean": paint_ocean, "city": paint_city, "desert": paint_desert, "meadow": paint_meadow}
+
+
+# --- subject ----------------------------------------------------------------------------------------------------------
+
+
+def subject_position(scene: Scene, t: float, aspect: float) -> tuple[float, float]:
+    """x (0 … aspect) and y (0 … 1) of the subject's centre at time t."""
+    layout = layout_of(scene)
+    if scene.direction == "right":
+        x = layout.start + layout.speed * t
+    else:
+        x = 1 - layout.start - layout.speed * t
+    if scene.subject in ("car", "boat"):
+        swell = 0.012 * np.sin(0.8 * t + layout.phase) if scene.place == "ocean" else 0.0
+        y = layout.horizon + 0.15 + layout.lift + swell
+    else:
+        y = 0.28 + layout.lift + 0.025 * np.sin(0.45 * t + layout.phase)
+    return x * aspect, y
+
+
+def body_color(color: str, time: str) -> np.ndarray:
+    """RGB [3] of a subject, half lit: a colour stays recognisable at night."""
+    return np.array(COLORS[color]) * (0.55 * np.array(LIGHT[time]) + 0.45)
+
+
+def paint_subject(canvas: Canvas, scene: Scene, t: float):
+    """The subject, where it is at time t."""
+    x, y = subject_position(scene, t, canvas.aspect)
+    part = canvas.around(x, y, layout_of(scene).size, heading=1 if scene.direction == "right" else -1)
+    light = np.array(LIGHT[scene.time])
+    body = body_color(scene.color, scene.time)
+    if scene.subject == "car":
+        paint_car(part, body)
+    elif scene.subject == "boat":
+        paint_boat(part, body, light)
+    elif scene.subject == "balloon":
+        paint_balloon(part, body)
+    else:
+        paint_bird(part, body, flap=np.sin(1.3 * t + layout_of(scene).phase))
+
+
+# Below, u points forward and v down, in units of the subject's size.
+
+
+def paint_car(canvas: Canvas, body: np.ndarray):
+    """Body and cabin in the subject's colour, RGB [3]."""
+    u, v = canvas.x, canvas.y
+    canvas.paint(box(u, v, 1.05, 0.34), body)
+    canvas.paint(box(u + 0.15, v + 0.58, 0.60, 0.28), body * 0.8)  # cabin
+    canvas.paint(box(u - 0.15, v + 0.55, 0.22, 0.18), (0.75, 0.90, 1.0))  # window, in the front half
+    canvas.paint(disc(u + 0.58, v - 0.36, 0.28), (0.06, 0.06, 0.07))  # wheels
+    canvas.paint(disc(u - 0.58, v - 0.36, 0.28), (0.06, 0.06, 0.07))
+    canvas.paint(disc(u - 0.98, v, 0.12), (1.0, 0.95, 0.6))  # headlight
+
+
+def paint_boat(canvas: Canvas, body: np.ndarray, light: np.ndarray):
+    """Hull in the subject's colour, RGB [3]; sail in the light of the hour, [3]."""
+    u, v = canvas.x, canvas.y
+    hull = np.maximum(np.maximum(-v, v - 0.48), abs(u) - 1.05 + 0.7 * v)
+    mast = np.maximum(abs(u) - 0.06, np.maximum(v, -v - 1.6))
+    sail = np.maximum(0.10 - u, np.maximum(v + 0.15, u - 0.10 - 0.62 * (v + 1.55)))
+    canvas.paint(hull, body)
+    canvas.paint(mast, (0.35, 0.22, 0.12))
+    canvas.paint(sail, np.array((0.97, 0.96, 0.90)) * (0.6 * light + 0.4))
+
+
+def paint_balloon(canvas: Canvas, body: np.ndarray):
+    """Envelope in the subject's colour, RGB [3]."""
+    u, v = canvas.x, canvas.y
+    canvas.paint(disc(u, 0.88 * v, 0.98), body)
+    canvas.paint(box(u, v - 1.25, 0.05, 0.28), (0.30, 0.26, 0.22))  # ropes
+    canvas.paint(box(u, v - 1.58, 0.22, 0.19), (0.50, 0.33, 0.16))  # basket
+
+
+def paint_bird(canvas: Canvas, body: np.ndarray, flap: float):
+    """Body and wings in the subject's colour, RGB [3]. `flap` is -1 (wings down) … 1 (wings up)."""
+    u, v = canvas.x, canvas.y
+    spread = u + 0.1  # along the wings, from the shoulder
+    wings = np.maximum(abs(v + 0.75 * flap * np.clip(abs(spread), 0, 1.4)) - 0.17, abs(spread) - 1.3)
+    canvas.paint(disc(u / 0.95, v / 0.34, 1), body)
+    canvas.paint(wings, body * 0.8)
+    canvas.paint(disc(u - 0.85, v + 0.16, 0.30), body)  # head
+    canvas.paint(box(u - 1.22, v + 0.12, 0.18, 0.07), (1.0, 0.65, 0.1))  # beak
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# And back
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def describe(video):
+    """What a clip shows, as an `opensora_lite.liteworld.describe.Description`; that module says how it is measured.
+
+    video: uint8 RGB [T, H, W, 3], or a Video. Raises OpenSoraError for anything else.
+    """
+    from opensora_lite.liteworld.describe import describe
+
+    return describe(video)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Checks
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def check_word(what: str, word, words: tuple):
+    """Raise OpenSoraError where a word is none of the words."""
+    if word not in words:
+        raise OpenSoraError(f"LiteWorld has no {what} {word!r}; it has {', '.join(str(w) for w in words)}")
+
+
+def check_keys(what: str, values: dict, required: Sequence[str], optional: Sequence[str] = ()):
+    """Raise OpenSoraError where values have a name too many, or lack one that is required."""
+    allowed = [*required, *(key for key in optional if key not in required)]
+    unknown = [key for key in values if key not in allowed]
+    missing = [key for key in required if key not in values]
+    if unknown:
+        raise OpenSoraError(f"a {what} has no {unknown[0]!r}; it has {', '.join(allowed)}")
+    if missing:
+        raise OpenSoraError(f"the {what} lacks {', '.join(missing)}")
+
+
+def check_count(what: str, value) -> int:
+    """The value as an int. Raises OpenSoraError where it is no whole number from 1."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise OpenSoraError(f"{what} is {value!r}; it must be a whole number from 1")
+    return count

@@ -1,0 +1,1 @@
+"""How the models run on a machine: memory estimate, compiled engine, offloading, step caching."""

@@ -1,0 +1,1 @@
+"""What is called from outside: the command line, sweeps, doctor, notebook parameters."""

@@ -1,0 +1,282 @@
+"""The command line: PaddleMIX's example commands, what is refused, and what is written where."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import psnr
+
+from opensora_lite import Video, read_video
+from opensora_lite.liteworld import world
+from opensora_lite.prompts import read_prompts
+from opensora_lite.tools import cli
+from opensora_lite.video import read_reference
+
+TINY = ["--num-sampling-steps", "2", "--num-frames", "4"]
+
+
+@pytest.fixture
+def media(tmp_path, monkeypatch):
+    """A working folder with a picture, another one, and a clip of 7 frames, as PaddleMIX's example has them."""
+    import numpy as np
+
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(("wave.png", "sunset1.png", "sunset2.png")):
+        Video(world.render(world.sample_scene(np.random.default_rng(i)), 1, 96, 128)).save(tmp_path / name)
+    Video(world.render(world.sample_scene(np.random.default_rng(5)), 7, 96, 128), 10).save(tmp_path / "d0_proc.mp4")
+    return tmp_path
+
+
+def run(capsys, *arguments):
+    code = cli.main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+COMMANDS = {  # the five of PaddleMIX's README, with smaller videos
+    "text": ["--prompt", "A beautiful sunset over the city", "--num-frames", "4", "--image-size", "64", "64"],
+    "image-cond": [
+        *("--num-frames", "5", "--image-size", "64", "64", "--sample-name", "image-cond", "--prompt"),
+        'A breathtaking sunrise scene.{"reference_path": "wave.png","mask_strategy": "0"}',
+    ],
+    "connect": [
+        *("--num-frames", "4", "--image-size", "64", "64", "--sample-name", "connect", "--prompt"),
+        'A breathtaking sunrise scene.{"reference_path": "sunset1.png;sunset2.png","mask_strategy": "0;0,1,0,-1,1"}',
+    ],
+    "video_extend": [
+        *("--num-frames", "12", "--image-size", "48", "48", "--sample-name", "video_extend", "--prompt"),
+        'A car driving on the ocean.{"reference_path": "d0_proc.mp4","mask_strategy": "0,0,0,-6,6"}',
+    ],
+    "edit": [
+        *("--num-frames", "16", "--image-size", "64", "64", "--sample-name", "edit", "--prompt"),
+        'A cyberpunk-style car at New York city.{"reference_path": "d0_proc.mp4","mask_strategy": "0,0,0,0,7,0.4"}',
+    ],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_commands_of_the_example_run(media, capsys, name):
+    code, out, err = run(capsys, "generate", *COMMANDS[name], "--num-sampling-steps", "3")
+    assert code == 0, err
+    path = media / "samples" / ("sample_0.mp4" if name == "text" else f"{name}_0.mp4")
+    assert f"saved {path}" in out
+    frames = int(COMMANDS[name][COMMANDS[name].index("--num-frames") + 1])
+    assert len(read_video(path)) == frames
+
+
+def test_16_frames_of_a_clip_of_7_name_the_strategy_that_fits(media, capsys):
+    command = [argument.replace(",7,0.4", ",16,0.4") for argument in COMMANDS["edit"]]
+    code, _, err = run(capsys, "generate", *command)
+    assert code == 2
+    assert "length is 16, but reference 0 has 7 frames; `0,0,0,0,7,0.4` fits" in err
+    assert "\n    0,0,0,0,16,0.4\n    ^^^^^^^^^^^^^^\n" in err
+    assert not (media / "samples").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], 'no prompt was given; give --prompt "a red car'),
+        (["--prompt", "a", "--prompt-path", "b.txt"], "give --prompt or --prompt-path, not both"),
+        (["--prompt", "a", "--start-index", "1"], "--start-index and --end-index choose lines of a prompt file"),
+        (["--prompt-path", "nowhere.txt"], "prompt file 'nowhere.txt' does not exist"),
+        (
+            ["--prompt-path", "three.txt", "--start-index", "3"],
+            "three.txt has 3 prompts, and --start-index 3 --end-index 3",
+        ),
+        (["--prompt-path", "three.txt", "--end-index", "-1"], "give 0 <= start < end <= 3"),
+        (["--prompt", "a car", "--image-size", "240", "426"], "the nearest that work: 424 and 432"),
+        (["--prompt", "a car", "--loop", "2"], "2 loops need condition_frames"),
+        (["--prompt", "A cat [close up]"], "leave brackets out of the text, or use parentheses"),
+        (["--prompt", "a car", "--mask-strategy", "0"], "no references were given"),
+        (["--prompt", "a car", "--reference-path", "wave.png"], "no mask strategy says where they go"),
+        (
+            ["--prompt", "a car", "--reference-path", "nowhere.png", "--mask-strategy", "0"],
+            "nowhere.png does not exist",
+        ),
+        (
+            ["--prompt", "a car", "--reference-path", "half.png", "--mask-strategy", "0"],
+            "half.png cannot be read as an image",
+        ),
+        (["--prompt", "a car", "--save-dir", "wave.png/x"], "wave.png is a file, not a folder"),
+        (
+            ["--prompt", "a car", "--fps", "60", "--save-format", "gif"],
+            "a .gif shows at most 50 frames per second, not 60",
+        ),
+        (
+            ["--prompt", "a car", "--sample-name", "folder"],
+            "folder_0.mp4 is a directory; a .mp4 file cannot take its place",
+        ),
+        (
+            ["--prompt", "a car", "--micro-batch-size", "0"],
+            "micro_batch_size must be a whole number of at least 1, not 0",
+        ),
+        (
+            ["--prompt", "a car", "--mask-strategy", "0.5", "--reference-path", "wave.png"],
+            "loop must be a whole number",
+        ),
+        (["--prompt", "a car", "--sample-name", "a/b"], '--sample-name "a/b" must be a file name'),
+        (["--prompt", "a", "--sample-name", "b", "--prompt-as-path"], "both name the files"),
+        (["--prompt", "a", "a", "--prompt-as-path"], "they have one prompt"),
+        (["--prompt", "a car", "--save-dir", "wave.png"], "--save-dir wave.png is a file, not a folder"),
+        (["--prompt", "a car", "--model", "nowhere"], 'model "nowhere" is neither "tiny" nor a folder'),
+        (["--prompt", "a car", "--model-pretrained-path", "x"], "give all of --model-pretrained-path"),
+        (["--prompt", "a car", "--dtype", "fp16", "--device", "cpu"], "dtype fp16 needs a GPU"),
+        (["--prompt", "a car", "--sampler", "euler"], 'sampler "euler" is unknown'),
+    ],
+)
+def test_what_cannot_be_done_is_one_message_and_exit_code_2(media, capsys, monkeypatch, arguments, message):
+    def loading(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("opensora_lite.stdit2.load_stdit", loading)
+    (media / "three.txt").write_text("a\nb\nc")
+    (media / "half.png").write_bytes((media / "wave.png").read_bytes()[:500])
+    if "folder" in arguments:
+        (media / "samples" / "folder_0.mp4").mkdir(parents=True)
+    code, out, err = run(capsys, "generate", *arguments)
+    assert code == 2
+    assert err.startswith("opensora-lite: error: ") and message in err
+    assert "Traceback" not in err and "saved" not in out
+    assert not list(media.glob("samples/*")) or "folder" in arguments
+
+
+def test_errors_of_a_child_process_have_no_traceback_and_load_no_paddle(media):
+    program = (
+        "import sys; from opensora_lite.tools.cli import main; code = main(sys.argv[1:]);"
+        "assert 'paddle' not in sys.modules; sys.exit(code)"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", program, "generate", "--prompt", "a car", "--num-frames", "0"],
+        capture_output=True,
+        text=True,
+    )
+    assert (child.returncode, child.stdout) == (2, "")
+    assert child.stderr == "opensora-lite: error: num_frames must be a whole number of at least 1, not 0\n"
+
+
+def test_flags_in_both_spellings(media, capsys):
+    code, out, err = run(
+        capsys, "generate", "--prompt", "a car", "--num_sampling_steps", 2, "--num-frames", 2, "--frame_interval", 3,
+        "--cfg_scale", 2, "--cfg_channel", 3, "--micro_batch_size", 1,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "iddpm, 2 steps, guidance 2" in out
+    assert read_video(media / "samples" / "sample_0.mp4").fps == 8
+
+
+def test_prompt_files_samples_and_names(media, capsys):
+    (media / "prompts.txt").write_text("a car\n\na boat\na bird\n")
+    assert read_prompts(media / "prompts.txt") == ["a car", "a boat", "a bird"]
+    code, _, _ = run(
+        capsys,
+        "generate",
+        "--prompt-path",
+        "prompts.txt",
+        "--start-index",
+        1,
+        "--num-sample",
+        2,
+        "--save-dir",
+        "out",
+        *TINY,
+    )
+    assert code == 0
+    assert sorted(p.name for p in (media / "out").iterdir()) == [f"sample_{i}-{k}.mp4" for i in (0, 1) for k in (0, 1)]
+
+
+def test_prompts_as_paths_skip_what_exists(media, capsys):
+    arguments = ["generate", "--prompt", "a car", 'a "boat"/ship: left', "--prompt-as-path", "--save-dir", "out", *TINY]
+    (media / "out").mkdir()
+    (media / "out" / "a car.mp4").write_bytes(b"made before")
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert "a car.mp4 exists and is skipped" in out
+    assert (media / "out" / "a car.mp4").read_bytes() == b"made before"
+    assert len(read_video(media / "out" / "a _boat_ship_ left.mp4")) == 4
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0 and "loaded" not in out
+
+
+def test_loops_are_announced_before_the_run(media, capsys):
+    code, out, _ = run(
+        capsys,
+        "generate",
+        "--prompt",
+        "|0|a car|1|a boat",
+        "--loop",
+        2,
+        "--condition-frame-length",
+        1,
+        "--save-format",
+        "gif",
+        *TINY,
+    )
+    assert code == 0
+    assert out.startswith("1 video(s) of 7 frames in 2 loops of 4, each taking over 1, 64×64 pixels")
+    assert len(read_video(media / "samples" / "sample_0.gif")) == 7
+
+
+def test_a_single_frame_becomes_a_picture_and_png_a_sequence(media, capsys):
+    assert run(capsys, "generate", "--prompt", "a car", "--num-frames", 1, "--num-sampling-steps", 2)[0] == 0
+    assert (media / "samples" / "sample_0.png").is_file()
+    assert run(capsys, "generate", "--prompt", "a car", "--save-format", "png", *TINY)[0] == 0
+    assert len(list((media / "samples" / "sample_0").glob("*.png"))) == 4
+
+
+def test_sizes_the_model_was_not_trained_at_and_words_it_does_not_read_are_said(media, capsys):
+    long = "a red car driving right on the ocean at sunset " * 4
+    code, out, _ = run(
+        capsys, "generate", "--prompt", long, "--image-size", 32, 32, "--num-sampling-steps", 2, "--num-frames", 1
+    )
+    assert code == 0
+    assert "note: this model was trained at 64×64, 48×80, 80×48; at 32×32" in out
+    assert "note: the model reads 32 tokens" in out
+
+
+def test_the_commands_of_the_readme_run(media, capsys, monkeypatch):
+    """Those of "The five tasks", word for word, with fewer steps, in a copy of the folder they run in."""
+    root = Path(__file__).parents[2]
+    block = re.search(r"```\ncd notebooks/assets\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)[1]
+    commands = [
+        shlex.split(line) for line in block.replace("\\\n", " ").splitlines() if line.startswith("opensora-lite")
+    ]
+    assert len(commands) == 5
+    shutil.copytree(root / "notebooks" / "assets", media / "assets")
+    monkeypatch.chdir(media / "assets")
+    for _, *arguments in commands:
+        code, _, err = run(capsys, *arguments, "--num-sampling-steps", 3)
+        assert code == 0, err
+    made = {path.stem: read_video(path).frames for path in (media / "assets" / "samples").iterdir()}
+    assert {name: len(frames) for name, frames in made.items()} == {
+        "sample_0": 16, "image-cond_0": 16, "connect_0": 16, "video_extend_0": 12, "edit_0": 16,
+    }  # fmt: skip
+    # what was given is there, through the small VAE, the crop to 64 pixels and the mp4
+    given = read_reference("sunset2.png", 64, 64)[0]
+    assert psnr(made["connect_0"][-1], given) > 25 > psnr(made["sample_0"][-1], given)
+    given = read_reference("car.mp4", 64, 64)[:6]
+    assert psnr(made["video_extend_0"][6:], given) > 25
+
+
+def test_explain_and_generate_agree_on_loops(capsys):
+    code, out, _ = run(capsys, "explain", "0", "--loop", 2, "--condition-frame-length", 4)
+    assert code == 0
+    assert "segment 2 `1,1,-4,0,4`: frames 0-3 are kept as given: frames 12-15 of reference 1" in out
+    for arguments, message in (
+        (["--loop", 2], "say how many, --condition-frame-length 4"),
+        (["--loop", 0], "loops must be"),
+    ):
+        code, _, err = run(capsys, "explain", "0", *arguments)
+        assert code == 2 and message in err
+
+
+def test_explain(capsys):
+    code, out, _ = run(capsys, "explain", "0;0,1,0,-1,1", "--references", 1, 1)
+    assert code == 0
+    assert "frame 0 |A..............B| frame 15" in out
+    code, _, err = run(capsys, "explain", "0;0,1,0,-1,1")
+    assert code == 2 and "reference 1 does not exist; 1 reference was given (index 0)" in err

@@ -1,0 +1,242 @@
+"""What a clip shows, measured from its pixels: right on renders, on what the VAE makes of them, and on rougher ones."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opensora_lite.errors import OpenSoraError
+from opensora_lite.liteworld.describe import Description, describe, subject_track, sun_motion
+from opensora_lite.liteworld.world import (
+    COLORS,
+    DIRECTIONS,
+    PLACES,
+    SUBJECTS,
+    Scene,
+    render,
+    sample_layout,
+    sample_scene,
+)
+from opensora_lite.liteworld.world import describe as describe_of_world
+from opensora_lite.video import Video
+
+SIZES = ((64, 64), (48, 80), (80, 48))
+ATTRIBUTES = ("place", "time", "subject", "color", "direction")
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def truth(scene: Scene, num_frames: int) -> Description:
+    if scene.subject is None:
+        return Description(scene.place, scene.time)
+    direction = scene.direction if num_frames > 1 else None
+    return Description(scene.place, scene.time, scene.subject, scene.color, direction)
+
+
+def clips(count: int, seed: int, lengths=(16, 8)):
+    """`count` random scenes and their clips, in random sizes, lengths and rates."""
+    generator = rng(seed)
+    for _ in range(count):
+        scene = sample_scene(generator)
+        height, width = SIZES[generator.integers(3)]
+        num_frames = lengths[generator.integers(len(lengths))]
+        fps = (24, 12)[generator.integers(2)]
+        yield scene, render(scene, num_frames, height, width, fps)
+
+
+def accuracies(pairs) -> dict:
+    """The share that is right by attribute, of pairs of true and measured descriptions.
+
+    Colour and direction count among the clips that truly have a subject.
+    """
+    right = {name: [] for name in ATTRIBUTES}
+    for true, measured in pairs:
+        for name in ATTRIBUTES:
+            if true.subject is not None or name not in ("color", "direction"):
+                right[name].append(getattr(true, name) == getattr(measured, name))
+        if true != measured:
+            print(f"\n{true}\n  taken for {measured}")
+    shares = {name: float(np.mean(values)) for name, values in right.items()}
+    print(shares)
+    return shares
+
+
+def roughened(frames: np.ndarray, generator) -> np.ndarray:
+    """Noise, brightness that flickers by 4 %, a tint, and outlines that wobble by a pixel."""
+    count, height, width, _ = frames.shape
+    rows, columns = np.mgrid[:height, :width]
+    phases = generator.uniform(0, 2 * np.pi, 2)
+    wobbled = np.empty(frames.shape)
+    for k in range(count):
+        down = np.rint(rows + 1.2 * np.sin(0.3 * columns + phases[0] - 0.7 * k)).astype(int).clip(0, height - 1)
+        across = np.rint(columns + 1.2 * np.sin(0.35 * rows + phases[1] + 0.9 * k)).astype(int).clip(0, width - 1)
+        wobbled[k] = frames[k, down, across]
+    wobbled *= 1 + generator.uniform(-0.04, 0.04, (count, 1, 1, 1))
+    wobbled += generator.uniform(-6, 6, 3) + generator.normal(0, 6, frames.shape)
+    return np.rint(wobbled).clip(0, 255).astype(np.uint8)
+
+
+# --- how often it is right --------------------------------------------------------------------------------------------
+
+
+def test_renders_are_described_rightly():
+    shares = accuracies((truth(scene, len(frames)), describe(frames)) for scene, frames in clips(500, seed=1))
+    assert min(shares.values()) >= 0.97, shares
+
+
+def test_what_the_vae_makes_of_renders_is_described_rightly(pipe):
+    pairs = [
+        (truth(scene, len(frames)), describe(pipe.decode(pipe.encode(frames))))
+        for scene, frames in clips(40, seed=77, lengths=(8,))
+    ]
+    shares = accuracies(pairs)
+    assert min(shares["place"], shares["time"]) >= 0.98, shares
+    assert min(shares["subject"], shares["color"], shares["direction"]) >= 0.93, shares
+
+
+def test_rough_clips_are_described_rightly():
+    generator = rng(2)
+    pairs = [
+        (truth(scene, len(frames)), describe(roughened(frames, generator)))
+        for scene, frames in clips(60, seed=3, lengths=(8,))
+    ]
+    shares = accuracies(pairs)
+    assert min(shares.values()) >= 0.93, shares
+
+
+# --- each attribute on its own ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("time", ["sunrise", "noon", "sunset", "night", "cyberpunk"])
+def test_a_clip_without_a_subject(place, time):
+    frames = render(sample_layout(Scene(place, time), rng(4)), 4)
+    assert describe(frames) == Description(place, time, None, None, None)
+    assert subject_track(frames) is None
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_a_single_frame_has_no_direction(subject):
+    scene = sample_layout(Scene("desert", "noon", subject, "red"), rng(5))
+    assert describe(render(scene, 1)) == Description("desert", "noon", subject, "red", None)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    subject=st.sampled_from(SUBJECTS),
+    color=st.sampled_from(tuple(COLORS)),
+    direction=st.sampled_from(DIRECTIONS),
+    seed=st.integers(0, 99),
+)
+def test_direction_is_that_of_the_movement_and_not_of_the_heading(subject, color, direction, seed):
+    scene = sample_layout(Scene("meadow", "sunset", subject, color, direction), rng(seed))
+    frames = render(scene, 6, fps=12)
+    there, back = describe(frames), describe(frames[::-1])
+    other = "left" if direction == "right" else "right"
+    assert there == truth(scene, 6)
+    assert (back.subject, back.color, back.direction) == (subject, color, other)
+
+
+def test_a_subject_that_stands_still_goes_where_it_heads():
+    scene = sample_layout(Scene("desert", "noon", "car", "blue", "left"), rng(6))
+    frames = np.repeat(render(scene, 1), 5, axis=0)
+    assert describe(frames).direction == "left"
+
+
+def test_a_subject_that_leaves_is_judged_by_where_it_was_seen():
+    scene = sample_layout(Scene("ocean", "night", "balloon", "yellow", "right"), rng(7))
+    scene = replace(scene, layout=replace(scene.layout, start=0.5, speed=0.04))
+    frames = render(scene, 16, fps=12)  # its centre leaves in frame 6
+    assert describe(frames) == truth(scene, 16)
+    x = subject_track(frames)
+    assert np.isfinite(x[:5]).all() and np.isnan(x[9:]).all()
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+@pytest.mark.parametrize("direction, sign", [("left", -1), ("right", 1)])
+def test_a_track_is_where_the_subject_was_drawn(subject, direction, sign):
+    scene = sample_layout(Scene("city", "sunset", subject, "blue", direction), rng(8))
+    start, speed = scene.layout.start, scene.layout.speed
+    x = (start if direction == "right" else 1 - start) + sign * speed * np.arange(8)
+    np.testing.assert_allclose(subject_track(render(scene, 8)), x, atol=0.03)  # two pixels
+
+
+def test_larger_frames_are_described_too():
+    scene = sample_layout(Scene("ocean", "sunset", "car", "red"), rng(9))
+    assert describe(render(scene, 4, 200, 256)) == truth(scene, 4)
+
+
+# --- the sun ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("fps", [24, 12])
+@pytest.mark.parametrize(
+    "time, speed",  # heights per time unit
+    [("sunrise", 0.014), ("sunset", -0.014), ("noon", 0), ("night", 0), ("cyberpunk", 0)],
+)
+def test_the_sun_rises_and_sets(place, fps, time, speed):
+    scene = sample_layout(Scene(place, time, "car", "green"), rng(10))
+    scene = replace(scene, layout=replace(scene.layout, sun_x=0.5, buildings=scene.layout.buildings[:2]))
+    assert sun_motion(render(scene, 192 // fps, fps=fps)) == pytest.approx(speed * 24 / fps, abs=0.006 * 24 / fps)
+
+
+def test_a_sun_that_cannot_be_seen_does_not_move():
+    scene = sample_layout(Scene("ocean", "sunset"), rng(11))
+    frames = render(scene, 40)[30:]  # it has set
+    assert sun_motion(frames) is None
+    assert sun_motion(render(scene, 1)) is None
+
+
+# --- what it takes ----------------------------------------------------------------------------------------------------
+
+
+def test_a_video_is_described_like_its_frames():
+    frames = render(sample_layout(Scene("city", "night", "bird", "white"), rng(12)), 4)
+    assert describe(Video(frames)) == describe(frames) == describe_of_world(frames)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(32, 90), st.integers(32, 90)),
+    color=st.tuples(*[st.integers(0, 255)] * 3),
+    noise=st.sampled_from([0, 20, 255]),
+    seed=st.integers(0, 9),
+)
+def test_anything_is_described_in_liteworlds_words(shape, color, noise, seed):
+    frames = (np.array(color) + rng(seed).uniform(-noise, noise, (*shape, 3))).clip(0, 255).astype(np.uint8)
+    said = describe(frames)
+    Scene(said.place, said.time, said.subject)  # raises for a word that LiteWorld does not have
+    assert (said.color is None) == (said.subject is None)
+    assert (said.direction is None) == (said.subject is None or len(frames) == 1)
+    motion = sun_motion(frames)
+    assert motion is None or np.isfinite(motion)
+
+
+@pytest.mark.parametrize(
+    "video, message",
+    [
+        (np.zeros((2, 64, 64, 3)), "a clip to describe must be uint8 [T, H, W, 3]; this is float64 [2, 64, 64, 3]"),
+        (np.zeros((64, 64, 3), np.uint8), "a clip to describe must be uint8 [T, H, W, 3]; this is uint8 [64, 64, 3]"),
+        (
+            np.zeros((0, 64, 64, 3), np.uint8),
+            "a clip to describe must be uint8 [T, H, W, 3]; this is uint8 [0, 64, 64, 3]",
+        ),
+        (
+            np.zeros((1, 64, 64, 4), np.uint8),
+            "a clip to describe must be uint8 [T, H, W, 3]; this is uint8 [1, 64, 64, 4]",
+        ),
+        (np.zeros((1, 16, 64, 3), np.uint8), "frames of 16×64 are too small to describe; 32×32 would do"),
+        ("clip.mp4", "a clip to describe must be a Video or an array; this is a str"),
+        (None, "a clip to describe must be a Video or an array; this is a NoneType"),
+    ],
+)
+@pytest.mark.parametrize("measure", [describe, sun_motion, subject_track])
+def test_what_is_no_clip(measure, video, message):
+    with pytest.raises(OpenSoraError) as error:
+        measure(video)
+    assert str(error.value) == message

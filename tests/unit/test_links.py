@@ -1,0 +1,114 @@
+"""Links within the repository: every file that a README, the course's front page or a notebook points at is there, and
+every heading too."""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = [
+    ROOT / "README.md",
+    ROOT / "README.zh-CN.md",
+    ROOT / "opensora_lite/weights/tiny/README.md",
+    ROOT / "tests/golden/README.md",
+    ROOT / "notebooks/assets/README.md",
+    ROOT / "notebooks/index.md",
+    *sorted((ROOT / "notebooks").glob("*.ipynb")),
+]
+FENCE = re.compile(r"^ *(```+|~~~+)([^\n]*)\n(.*?)^ *\1 *$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
+HEADING = re.compile(r"^(#{1,6}) +(.+?)(?: +#+)? *$", re.MULTILINE)
+LINK = re.compile(r"""\]\(\s*<?([^)\s>]+)>?(?:\s+"[^"]*")?\s*\)|<(?:a|img)\b[^>]*?\b(?:href|src)=["']([^"']+)""")
+
+
+@dataclass(frozen=True)
+class Markdown:
+    """What stands in a Markdown text, one apart from the other: inside of code, `#` is no heading and `](` no link.
+
+    blocks: (language, text) of the fenced ones. spans: of code in a line. text: the rest, without both.
+    """
+
+    blocks: list[tuple[str, str]]
+    spans: list[str]
+    headings: list[tuple[int, str]]
+    links: list[str]
+    text: str
+
+
+def parse(markdown: str) -> Markdown:
+    blocks = [(match[2].strip(), match[3]) for match in FENCE.finditer(markdown)]
+    without_blocks = FENCE.sub("", markdown)
+    text = CODE.sub("", without_blocks)
+    return Markdown(
+        blocks,
+        [match[2] for match in CODE.finditer(without_blocks)],
+        [(len(match[1]), match[2]) for match in HEADING.finditer(without_blocks)],
+        [first or second for first, second in LINK.findall(text)],
+        text,
+    )
+
+
+@cache
+def markdown_of(path: Path) -> str:
+    """A Markdown file, or the Markdown cells of a notebook."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+@cache
+def anchors(path: Path) -> set[str]:
+    """What may stand after the # of a link: GitHub's anchors, which Sphinx makes as well."""
+    found: dict[str, int] = {}
+    names = set()
+    for _, heading in parse(markdown_of(path)).headings:
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        name = re.sub(r"[^\w\- ]", "", plain.strip().lower()).replace(" ", "-")
+        count = found[name] = found.get(name, -1) + 1
+        names.add(name if count == 0 else f"{name}-{count}")
+    return names
+
+
+def broken(path: Path) -> list[str]:
+    """The links of a file that lead nowhere in this repository; what another host has is not asked."""
+    wrong = []
+    for link in parse(markdown_of(path)).links:
+        if re.match(r"[a-z][a-z0-9+.-]*:|//", link):
+            continue
+        name, _, anchor = unquote(link).partition("#")
+        target = (path.parent / name).resolve() if name else path
+        if not target.is_relative_to(ROOT):
+            wrong.append(f"{link} leads out of the repository")
+        elif not target.exists():
+            wrong.append(f"{link} does not exist")
+        elif anchor and target.suffix in {".md", ".ipynb"} and anchor not in anchors(target):
+            wrong.append(f"{link}: {target.name} has no such heading")
+    return wrong
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(path):
+    assert not broken(path)
+
+
+def test_what_is_no_link_and_what_is_broken(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A `b` and *c*\n\n[x](#a-b-and-c) [y](#nowhere) ![z](gone.png) `[code](a.md)`\n\n[web](https://a.example/b)\n\n"
+        "```\n# no heading\n[no](link.md)\n```\n\n<img src='lost.png'>\n"
+        '[self](page.md#a-b-and-c "title") [up](../out.md)\n'
+    )
+    monkeypatch.setattr("test_links.ROOT", tmp_path)
+    assert broken(page) == [
+        "#nowhere: page.md has no such heading",
+        "gone.png does not exist",
+        "lost.png does not exist",
+        "../out.md leads out of the repository",
+    ]

@@ -1,0 +1,265 @@
+"""What runs are said to take, against what they take."""
+
+import json
+import re
+
+import memory_models
+import numpy as np
+import paddle
+import pytest
+from test_checkpoints import SD_VAE
+
+from opensora_lite import pipeline
+from opensora_lite.errors import CheckpointError, DeviceError
+from opensora_lite.io.checkpoints import read_config, sketch
+from opensora_lite.request import Settings, model_folder
+from opensora_lite.runtime import engine, memory
+from opensora_lite.runtime.memory import count_stdit, count_t5, count_vae, estimate_memory
+from opensora_lite.samplers import SAMPLERS, Guidance, NoiseSource
+from opensora_lite.stdit2 import SIZES, STDiT2, STDiT2Config
+from opensora_lite.text import EMBEDDINGS, new_encoder
+from opensora_lite.tools import cli
+from opensora_lite.vae import FrameVAE, new_autoencoder
+
+WITHIN = 0.15
+
+
+def values(layer) -> int:
+    """Those of a layer, each counted once."""
+    return sum(int(np.prod(value.shape)) for value in {id(v): v for v in layer.state_dict().values()}.values())
+
+
+# --------------------------------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("part", ["stdit", "t5", "vae"])
+def test_formulas_count_the_small_models_values(part):
+    config = read_config(model_folder("tiny") / part)
+    count, make = {
+        "stdit": (count_stdit, lambda: STDiT2(STDiT2Config.from_dict(config))),
+        "t5": (count_t5, lambda: new_encoder(config)),
+        "vae": (count_vae, lambda: new_autoencoder(config)),
+    }[part]
+    assert count(config) == values(sketch(make))
+
+
+def test_formulas_count_the_released_weights(golden):
+    shapes = json.loads((golden / "full_size_tensors.json").read_text())
+    t5 = {name: shape for name, shape in shapes["t5-v1_1-xxl (encoder)"].items() if name not in EMBEDDINGS[1:]}
+    assert count_t5(memory.T5_XXL) == sum(int(np.prod(shape)) for shape in t5.values())
+    assert count_vae(memory.SD_VAE) == count_vae(SD_VAE) == values(sketch(lambda: new_autoencoder(SD_VAE)))
+    assert count_stdit({}) == values(sketch(lambda: STDiT2(SIZES["XL/2"])))
+
+
+@pytest.mark.parametrize(
+    "changes", [dict(qk_norm=False), dict(mlp_ratio=3.0), dict(patch_size=(1, 4, 2)), dict(in_channels=8, depth=2)]
+)
+def test_the_formula_follows_every_field_of_a_transformer(changes):
+    config = dict(hidden_size=72, depth=1, num_heads=6, caption_channels=10, model_max_length=7) | changes
+    assert count_stdit(config) == values(sketch(lambda: STDiT2(STDiT2Config(**config))))
+
+
+def test_the_formulas_follow_the_fields_of_t5_and_vae():
+    t5 = dict(vocab_size=30, d_model=12, d_kv=3, d_ff=20, num_layers=3, num_heads=4)
+    assert count_t5(t5) == values(sketch(lambda: new_encoder(t5)))
+    vae = dict(memory.SD_VAE, block_out_channels=[32, 96], layers_per_block=3, use_quant_conv=False)
+    vae |= dict(down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2)
+    assert count_vae(vae) == values(sketch(lambda: new_autoencoder(vae)))
+
+
+# --------------------------------------------------------------------------------------------- what Paddle hands out
+
+
+def allocated(function) -> int:
+    """The most bytes that Paddle's allocator holds during a call, beyond those before it."""
+    count = paddle.base.core
+    if not hasattr(count, "host_memory_stat_reset_peak_value"):
+        pytest.skip("this Paddle does not say what it allocates at most: pip install paddlepaddle==3.3.1")
+    count.host_memory_stat_reset_peak_value("Allocated", 0)
+    before = count.host_memory_stat_current_value("Allocated", 0)
+    function()
+    return count.host_memory_stat_peak_value("Allocated", 0) - before
+
+
+@pytest.mark.parametrize(
+    "D, heads, videos, num_frames, size, guidance_scale",
+    [
+        (144, 6, 1, 16, (64, 64), 4.0),  # the MLP is the widest
+        (144, 6, 1, 4, (256, 256), 4.0),  # attention in space, with its scores
+        (144, 6, 1, 64, (128, 128), 1.0),  # attention in time
+        (768, 12, 1, 4, (128, 256), 4.0),
+        (768, 12, 2, 8, (64, 64), 4.0),
+        (1152, 16, 1, 1, (512, 512), 4.0),  # scores in pieces
+    ],
+)
+def test_denoising(D, heads, videos, num_frames, size, guidance_scale):
+    config = dict(hidden_size=D, depth=2, num_heads=heads, caption_channels=96, model_max_length=32)
+    model = STDiT2(STDiT2Config(**config))
+    y, mask = paddle.randn([videos, 1, 12, 96]), paddle.ones([videos, 12], "int64")
+    height, width = size
+    sizes = dict(num_frames=num_frames, height=height, width=width, ar=height / width, fps=24)
+
+    def two_steps():
+        predict = Guidance(model, y, mask, guidance_scale, **sizes)
+        noise = NoiseSource(list(range(videos)), (4, num_frames, height // 8, width // 8))
+        steps = SAMPLERS["iddpm"](10).sample(predict, noise(), None, noise)
+        next(steps), next(steps)
+
+    told = estimate_memory(
+        stdit=config, num_frames=num_frames, image_size=size, batch_size=videos, guidance_scale=guidance_scale
+    )
+    assert allocated(two_steps) == pytest.approx(told.denoising, rel=WITHIN)
+
+
+@pytest.mark.parametrize(
+    "channels, layers, num_frames, size, micro_batch_size",
+    [
+        ([16, 32, 64, 64], 1, 16, (64, 64), 16),
+        ([16, 32, 64, 64], 1, 16, (128, 128), 4),
+        ([16, 32, 64, 64], 1, 20, (64, 128), 16),
+        ([16, 32, 64, 64], 1, 3, (64, 64), 1),
+        ([32, 64, 128, 128], 2, 8, (64, 64), 8),
+        ([128, 256, 512, 512], 2, 2, (64, 64), 2),
+        ([16, 32, 64, 64], 1, 1, (512, 512), 1),  # attention of 4,096 places
+    ],
+)
+def test_decoding(channels, layers, num_frames, size, micro_batch_size):
+    config = dict(block_out_channels=channels, layers_per_block=layers, latent_channels=4, norm_num_groups=8)
+    config |= dict(down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4)
+    vae = FrameVAE(new_autoencoder(config), micro_batch_size=micro_batch_size)
+    z = paddle.zeros([1, 4, num_frames, size[0] // 8, size[1] // 8])
+    told = estimate_memory(vae=config, num_frames=num_frames, image_size=size, micro_batch_size=micro_batch_size)
+    assert allocated(lambda: pipeline.to_uint8(vae.decode(z))) == pytest.approx(told.decoding, rel=WITHIN)
+
+
+# ------------------------------------------------------------------------------------------------- what processes take
+
+
+@pytest.mark.parametrize(
+    "num_frames, size, compiled",
+    [
+        (16, (64, 64), None),
+        (16, (256, 256), None),
+        (64, (128, 128), None),
+        (16, (64, 64), "fp32"),
+        (16, (256, 256), "fp32"),
+        (16, (256, 256), "bf16"),
+        (64, (128, 128), "fp32"),
+    ],
+)
+def test_the_peak_of_a_process(num_frames, size, compiled):
+    if compiled and not engine.available():
+        pytest.skip("this Paddle compiles nothing")
+    if compiled == "bf16" and engine.choose_precision("auto") != "bf16":
+        pytest.skip("this processor does not compute in bf16")
+    settings = dict(num_frames=num_frames, image_size=size, num_sampling_steps=2, guidance_scale=4.0)
+    told = estimate_memory("tiny", num_frames, size, guidance_scale=4.0, compiled=compiled)
+    took = memory_models.measured("tiny", compiled=compiled, **settings)["peak"]
+    print(
+        f"\n{num_frames}×{size[0]}×{size[1]} {compiled}: {told.peak / 1e6:.0f} MB were told, {took / 1e6:.0f} MB taken"
+    )
+    assert took == pytest.approx(told.peak, rel=WITHIN, abs=20e6)  # which libraries take more or less of at every start
+
+
+# -------------------------------------------------------------------------------------------------------- what is told
+
+
+def test_a_part_can_be_given_as_a_folder_or_as_its_config():
+    tiny = estimate_memory("tiny", 16, (64, 64))
+    assert tiny == estimate_memory(None, 16, (64, 64)) == estimate_memory(model_folder("tiny"), 16, (64, 64))
+    config = read_config(model_folder("tiny") / "stdit")
+    assert tiny == estimate_memory("tiny", 16, (64, 64), stdit=config)
+    assert estimate_memory("tiny", 16, (64, 64), stdit=config | {"depth": 12}).weights["stdit"] > tiny.weights["stdit"]
+    with pytest.raises(CheckpointError, match='model "gone" is neither "tiny" nor a folder'):
+        estimate_memory("gone")
+    with pytest.raises(DeviceError, match='dtype "int8" is unknown'):
+        estimate_memory("tiny", dtype="int8")
+
+
+def test_the_released_weights_can_be_planned():
+    half = estimate_memory("XL/2", 16, (256, 256), "fp16", device="gpu")
+    assert sum(half.weights.values()) == pytest.approx(11.23e9, rel=1e-3)
+    assert half.decoding > half.denoising and half.process == 0
+    alone = estimate_memory("XL/2", 16, (256, 256), "fp16", device="gpu", sequential=True)
+    assert alone.peak < 9.8e9 < half.peak  # T5 alone sets it …
+    given = estimate_memory("XL/2", 16, (256, 256), "fp16", device="gpu", text_encoder=False)
+    assert given.peak == half.peak - half.weights["t5"] < 3.5e9  # … unless its vectors are given
+    assert estimate_memory("XL/2").weights["t5"] == 2 * half.weights["t5"]
+    lines = str(half).splitlines()
+    assert lines[0] == "weights of t5           9.52 GB" and lines[-1].startswith("at most at once        12.8")
+
+
+# --------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """free(bytes): so much memory is there."""
+    return lambda n: monkeypatch.setattr(memory, "available_memory", lambda device="cpu": n)
+
+
+def test_a_run_that_cannot_fit_is_refused_before_a_model_is_loaded(free, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(pipeline.OpenSora, "from_pretrained", lambda *a, **k: pytest.fail("it was loaded"))
+    free(400e6)
+    command = ["generate", "--prompt", "a car", "--image-size", "256", "256", "--save-dir", str(tmp_path / "out")]
+    assert cli.main([*command, "--micro-batch-size", "16"]) == 2
+    said = capsys.readouterr().err
+    assert "16 frames of 256×256, 1 video(s) at once, take 0.7 GB of memory, and 0.4 GB are free; " in said
+    assert "micro_batch_size=4 would fit" in said and not (tmp_path / "out").exists()
+    frames, side = (int(n) for n in re.search(r"; or (\d+) frames would fit; or (\d+)×\2 would fit", said).groups())
+    for changes in (dict(num_frames=frames), dict(image_size=(side, side))):
+        told = estimate_memory("tiny", **{"num_frames": 16, "image_size": (256, 256), **changes})
+        assert 0.85 * 400e6 < told.peak <= 400e6  # the largest, and not just any
+
+
+def test_several_changes_are_named_where_one_is_not_enough(free):
+    settings = Settings(num_frames=64, image_size=(512, 512), batch_size=4)
+    free(164e6)
+    with pytest.raises(DeviceError, match=r"with micro_batch_size=1 and one video at once, 96×96 would fit"):
+        memory.refuse_what_cannot_fit(settings, memory.for_settings(settings, model="tiny"), "cpu")
+    free(1e9)
+    with pytest.raises(DeviceError, match=r"nothing of this model fits, whose weights take 22.5 GB: half precision"):
+        memory.refuse_what_cannot_fit(settings, memory.for_settings(settings, model="XL/2"), "cpu")
+    free(None)  # not known: nothing is refused
+    memory.refuse_what_cannot_fit(settings, memory.for_settings(settings, model="XL/2"), "cpu")
+
+
+def test_a_loaded_model_is_refused_what_does_not_fit_beside_it(free, pipe):
+    free(100e6)
+    with pytest.raises(DeviceError, match=r"16 frames of 256×256, 1 video\(s\) at once, take 0\.. GB of memory"):
+        pipe("a car", image_size=(256, 256))
+    pipe("a car", num_sampling_steps=2, num_frames=4)
+
+
+def test_what_an_engine_takes_counts_and_one_that_came_by_itself_gives_way(free, pipe):
+    pipe = pipeline.OpenSora(pipe.stdit, pipe.text, pipe.vae, pipe.settings)
+    request = dict(num_frames=16, num_sampling_steps=30, seed=1)
+    bare, compiled = (
+        estimate_memory("tiny", 16, (64, 64), guidance_scale=4.0, micro_batch_size=1, compiled=c).work
+        for c in (None, "fp32")
+    )
+    free((bare + compiled) / 2)
+    uncompiled = pipe("a car", **request).frames
+    assert pipe._own_engine is None
+    free(1.01 * compiled)
+    made = pipe("a car", **request).frames
+    assert (pipe._own_engine is not None) == engine.available()
+    assert abs(made.astype(int) - uncompiled).max() <= 1
+    if engine.available():
+        free((bare + compiled) / 2)
+        with pytest.raises(DeviceError, match=r"frames of 64×64, .* take"):
+            pipe.compile("fp32")("a car", **request)  # it was asked for
+
+
+def test_as_many_frames_pass_through_the_vae_as_the_memory_allows(free, pipe):
+    frames = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8)
+    vae, at_once = FrameVAE(pipe.vae.model), []
+    handle = pipe.vae.model.encoder.register_forward_pre_hook(lambda layer, given: at_once.append(len(given[0])))
+    try:
+        for allowed, expected in ((None, 16), (10e9, 16), (25e6, 8), (1, 1)):
+            free(allowed)
+            at_once.clear()
+            vae.encode_frames(frames)
+            assert max(at_once) == expected, allowed
+    finally:
+        handle.remove()

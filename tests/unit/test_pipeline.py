@@ -1,0 +1,352 @@
+"""The pipeline: what is refused before a model runs, the five tasks, loops, batches and seeds."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import paddle
+import pytest
+from conftest import psnr
+
+from opensora_lite import MaskStrategy, OpenSora, Settings, Video
+from opensora_lite.errors import CheckpointError, DeviceError, MaskStrategyError, OpenSoraError, PromptError, SizeError
+from opensora_lite.liteworld import world
+from opensora_lite.request import SAMPLER_NAMES, check_size, model_defaults, model_folder, plan
+from opensora_lite.samplers import SAMPLERS
+
+FAST = dict(num_sampling_steps=4, num_frames=4)
+
+
+def clip(num_frames=16, place="ocean", time="sunset", subject="car", seed=0, direction="right"):
+    rng = np.random.default_rng(seed)
+    scene = world.sample_layout(world.Scene(place, time, subject, "red", direction), rng)
+    return world.render(scene, num_frames)
+
+
+# -------------------------------------------------------------------------------------------- what is refused, and how
+
+
+@pytest.mark.parametrize(
+    "size, message",
+    [
+        ((240, 426), "width 426 is not a multiple of 8, .* the nearest that work: 424 and 432"),
+        ((4, 64), "height 4 is not a multiple of 8, .* the nearest that work: 8"),
+        ((0, 64), "height 0 is not a multiple of 8, .*: 8"),
+        ((-8, 64), "height -8 is not"),
+        ((64,), "image_size must be two whole numbers, height and width"),
+        (None, "image_size must be two whole numbers"),
+        ("big", "image_size must be two whole numbers"),
+    ],
+)
+def test_sizes_that_the_model_cannot_make_are_refused(size, message):
+    with pytest.raises(SizeError, match=message):
+        check_size(size)
+
+
+@pytest.mark.parametrize("size", [(280, 280), (224, 400), (400, 224), (256, 256), (240, 240), (8, 8), 64])
+def test_sizes_that_8_divides_are_taken(size):
+    assert check_size(size) == (size if isinstance(size, tuple) else (size, size))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(num_frames=0), "num_frames must be a whole number of at least 1, not 0"),
+        (dict(num_frames=1.5), "num_frames must be a whole number of at least 1, not 1.5"),
+        (dict(num_sampling_steps=1), "num_sampling_steps must be a whole number of at least 2"),
+        (dict(num_sampling_steps=1001), "num_sampling_steps is 1001; the model knows 1000 times"),
+        (dict(seed=-1), "seed must be a whole number of at least 0, not -1"),
+        (dict(sampler="euler"), 'sampler "euler" is unknown; give one of iddpm, ddim, dpm-solver'),
+        (dict(guidance_scale=float("nan")), "guidance_scale must be a number such as 4.0, not nan"),
+        (dict(cfg_channel=5), "cfg_channel is 5; latents have 4 channels: give 1 to 4, or None for all"),
+        (dict(loops=3), "3 loops need condition_frames: .*; condition_frames=4 would be a quarter of them"),
+        (dict(loops=2, condition_frames=16), "condition_frames is 16, but a loop has 16 frames: give 1 to 15"),
+        (dict(loops=1, condition_frames=4), "condition_frames is 4, but with one loop nothing is taken over"),
+        (dict(loops=3, num_frames=1, condition_frames=1), "3 loops need at least 2 frames"),
+        (dict(cfg_channel=True), "cfg_channel is True; latents have 4 channels"),
+        (dict(reuse=-0.1), "reuse must be a number from 0 .off. on, such as 0.1, not -0.1"),
+        (dict(reuse=True), "reuse must be a number"),
+        (dict(guidance_interval=3), "guidance_interval must be two whole numbers, not 3"),
+        (dict(guidance_interval=(0.5, 3)), "guidance_interval must be two whole numbers"),
+        (dict(guidance_interval=(5, 4)), "guidance_interval is 5 to 4; give the first and the last time"),
+        (dict(guidance_interval=(0, 1000)), "guidance_interval is 0 to 1000; give"),
+        (dict(image_size=(64.9, 64)), "image_size must be two whole numbers"),
+        (dict(loops=2, condition_frames=0), "condition_frames is 0, but a loop has 16 frames"),
+    ],
+)
+def test_settings_that_no_run_can_use_are_refused(settings, message):
+    with pytest.raises(OpenSoraError, match=message):
+        Settings(**settings)
+
+
+def test_a_request_is_checked_without_a_model():
+    picture, video = clip(1)[0], Video(clip(7), 10)
+    for prompts, references, strategies, kind, message in [
+        ([], None, None, PromptError, "no prompt was given"),
+        ([7], None, None, PromptError, "a prompt is text, not int"),
+        (
+            ["a car", "a boat"],
+            [picture],
+            ["0"],
+            OpenSoraError,
+            "1 references were given for 2 prompts; give one for each",
+        ),
+        (["a car"], None, ["0", "0"], OpenSoraError, "2 mask strategies were given for 1 prompts"),
+        (
+            ["a car"],
+            [[picture]],
+            None,
+            MaskStrategyError,
+            'no mask strategy says where they go; "0" puts the first one',
+        ),
+        (["a car"], None, ["0"], MaskStrategyError, "no references were given"),
+        (["a car"], ["a.png;;b.png"], ["0"], OpenSoraError, "a reference path is empty"),
+        (["a car"], ["nowhere.png"], ["0"], OpenSoraError, "nowhere.png"),
+        (["a car"], [[picture, picture]], ["0"], MaskStrategyError, 'no segment of "0" uses reference 1'),
+        (["a car"], [[video]], ["0,0,0,0,16,0.4"], MaskStrategyError, r"has 7 frames; `0,0,0,0,7,0.4` fits"),
+        (["一只猫"], None, None, PromptError, "English"),
+    ]:
+        with pytest.raises(kind, match=message):
+            plan(prompts, references, strategies)
+
+
+def test_one_prompt_is_not_its_letters():
+    assert [job.prompt for job in plan("car")] == ["car"]
+
+
+def test_a_plan_lists_every_video_with_its_seed():
+    picture = clip(1)[0]
+    settings = Settings(num_sample=2, seed=5, loops=3, condition_frames=4)
+    jobs = plan(["|0|a car|2|a boat", "a bird"], [[picture], None], ["0", None], settings)
+    assert [(job.prompt, job.seed, job.sample) for job in jobs] == [
+        ("|0|a car|2|a boat", 5, 0),
+        ("|0|a car|2|a boat", 6, 1),
+        ("a bird", 7, 0),
+        ("a bird", 8, 1),
+    ]
+    assert jobs[0].captions == ("a car", "a car", "a boat")
+    # what the original appends: loop, index of the clip before, its last 4 frames, to the front
+    assert str(jobs[0].strategy) == "0;1,1,-4,0,4;2,2,-4,0,4"
+    assert str(jobs[2].strategy) == "1,0,-4,0,4;2,1,-4,0,4"
+
+
+def test_the_json_suffix_comes_before_the_arguments(tmp_path):
+    Video(clip(1)).save(tmp_path / "a.png")
+    Video(clip(4)).save(tmp_path / "b.mp4")
+    prompt = f'a car{{"reference_path": "{tmp_path}/a.png;{tmp_path}/b.mp4", "mask_strategy": "0;0,1,0,-2,2"}}'
+    (job,) = plan([prompt], [None], ["0,0,0,3"])
+    assert job.references == (f"{tmp_path}/a.png", f"{tmp_path}/b.mp4")
+    assert str(job.strategy) == "0;0,1,0,-2,2"
+    assert job.prompt == "a car"
+
+
+def test_models_that_cannot_be_loaded_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r'model "big" is neither "tiny" nor a folder .* nothing is downloaded'):
+        OpenSora.from_pretrained("big")
+    with pytest.raises(CheckpointError, match=r"a model has three parts; t5 and vae are not given"):
+        OpenSora.from_pretrained(stdit="a")
+    (tmp_path / "pipeline.json").write_text('{"frames": 3}')
+    with pytest.raises(CheckpointError, match=r"pipeline.json cannot be read .* its fields are num_frames, image_size"):
+        model_defaults(tmp_path)
+    with pytest.raises(DeviceError, match=r'device "tpu" is unknown'):
+        OpenSora.from_pretrained(device="tpu")
+    with pytest.raises(CheckpointError, match=r'model "tiny" and all of its parts were given; give one or the other'):
+        OpenSora.from_pretrained("tiny", stdit="a", t5="b", vae="c")
+    with pytest.raises(OpenSoraError, match=r"micro_batch_size must be a whole number of at least 1, not 0"):
+        OpenSora.from_pretrained(micro_batch_size=0)
+
+
+def test_a_part_that_is_missing_is_found_before_another_is_loaded(monkeypatch):
+    monkeypatch.setattr("opensora_lite.stdit2.load_stdit", lambda *_: pytest.fail("a part was loaded"))
+    tiny = model_folder("tiny")
+    with pytest.raises(CheckpointError, match=r"no model at nowhere: the path does not exist"):
+        OpenSora.from_pretrained(stdit=tiny / "stdit", t5=tiny / "t5", vae="nowhere")
+
+
+def test_edit_ratios_of_less_than_one_step_are_refused():
+    """As released they would do what 0 does."""
+    message = r'edit ratio 0.05 in "0,0,0,0,4,0.05" is less than one of 10 steps .* use 0 to keep them, or at least 0.1'
+    with pytest.raises(MaskStrategyError, match=message):
+        plan(["a car"], [[clip(4)]], ["0,0,0,0,4,0.05"], Settings(num_sampling_steps=10))
+    plan(["a car"], [[clip(4)]], ["0,0,0,0,4,0.1"], Settings(num_sampling_steps=10))
+
+
+def test_samplers_have_one_list_of_names():
+    assert tuple(SAMPLERS) == SAMPLER_NAMES
+
+
+def test_captions_that_overflow_are_not_used(pipe, monkeypatch):
+    def overflow(**_):
+        return SimpleNamespace(last_hidden_state=paddle.full([1, 24, 96], float("nan")))
+
+    overflow.config = pipe.text.model.config
+    monkeypatch.setattr(pipe.text, "model", overflow)
+    with pytest.raises(
+        DeviceError, match=r'the text encoder overflows in .*; load the model with dtype="bf16" or "fp32"'
+    ):
+        pipe("a car", **FAST)
+
+
+def test_half_precision_on_a_cpu_is_refused_before_loading():
+    with pytest.raises(DeviceError, match=r"dtype fp16 needs a GPU: Paddle has no float16 kernels for a CPU; use fp32"):
+        OpenSora.from_pretrained(device="cpu", dtype="fp16")
+    with pytest.raises(DeviceError, match=r'dtype "int8" is unknown; give fp32, fp16 or bf16'):
+        OpenSora.from_pretrained(device="cpu", dtype="int8")
+
+
+def test_parts_that_do_not_belong_together_are_refused(pipe, golden_stdit, golden):
+    from opensora_lite.vae import load_vae
+
+    with pytest.raises(CheckpointError, match=r"STDiT2 reads captions of 32 channels, the T5 encoder writes 96"):
+        OpenSora(golden_stdit("plain"), pipe.text, pipe.vae)
+    with pytest.raises(CheckpointError, match=r"the VAE makes 4 channels at 1/4 of the size; STDiT2 needs 4 at 1/8"):
+        OpenSora(pipe.stdit, pipe.text, load_vae(golden / "vae"))
+
+
+def test_misspelt_settings_are_refused(pipe):
+    with pytest.raises(TypeError, match=r"unknown setting step; known are num_frames"):
+        pipe("a car", step=3)
+    with pytest.raises(PromptError, match=r"a prompt is text, or a list of texts, not NoneType"):
+        pipe(None)
+
+
+def test_the_three_parts_can_be_given_by_path(pipe):
+    from opensora_lite.request import WEIGHTS
+
+    tiny = WEIGHTS / "tiny"
+    parts = OpenSora.from_pretrained(stdit=tiny / "stdit" / "model.safetensors", t5=tiny / "t5", vae=tiny / "vae")
+    assert parts.settings == Settings()  # those of the released weights
+    again = parts("a car", **FAST, image_size=(64, 64), fps=24, frame_interval=1, guidance_scale=4.0, cfg_channel=None)
+    np.testing.assert_array_equal(again.frames, pipe("a car", **FAST).frames)
+
+
+# ------------------------------------------------------------------------------------------------------ the five tasks
+
+
+def reconstruction(pipe, frames):
+    return pipe.decode(pipe.encode(frames))
+
+
+TASKS = {
+    "image as condition": ("a breathtaking sunrise scene", [clip(1, time="sunrise")], "0"),
+    "connecting": ("the ocean at sunset", [clip(1, seed=1), clip(1, seed=2)], "0;0,1,0,-1,1"),
+    "extending, as PaddleMIX does": ("a car driving on the ocean", [clip(20)], "0,0,0,-6,6"),
+    "extending": ("a car driving on the ocean", [clip(20)], "0,0,-6,0,6"),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("sampler", ["iddpm", "dpm-solver"])
+def test_kept_frames_come_out_as_the_reference_went_in(pipe, task, sampler):
+    prompt, references, text = TASKS[task]
+    video = pipe(prompt, references=references, mask_strategy=text, num_sampling_steps=10, sampler=sampler, seed=1)
+    assert video.frames.shape == (16, 64, 64, 3)
+    timeline = MaskStrategy.parse(text).timeline(16, [len(r) for r in references])
+    kept = [i for i, frame in enumerate(timeline) if frame.reference is not None]
+    expected = np.concatenate(
+        [
+            reconstruction(pipe, r[[timeline[i].frame]])
+            for i, r in ((i, references[timeline[i].reference]) for i in kept)
+        ]
+    )
+    quality = psnr(video.frames[kept], expected)
+    print(f"\n{task}, {sampler}: kept frames at {quality:.1f} dB of the VAE's own reconstruction")
+    assert quality > 35
+    # and the frames beside them are not simply copies
+    assert psnr(video.frames[[i for i in range(16) if i not in kept]][[0]], expected[[0]]) < quality - 5
+
+
+def test_editing_changes_more_the_higher_the_ratio(pipe):
+    reference = clip()
+    changes = []
+    for ratio in (0.1, 0.4, 0.8):
+        video = pipe(
+            "a cyberpunk-style car",
+            references=[reference],
+            mask_strategy=MaskStrategy.edit(ratio),
+            num_sampling_steps=10,
+        )
+        changes.append(-psnr(video.frames, reconstruction(pipe, reference)))
+    assert changes[0] < changes[1] < changes[2]
+    assert changes[0] < -20  # a ratio of 0.1 leaves the clip what it was
+
+
+def test_text_alone_makes_the_place_and_the_time(pipe):
+    """The upper half of a noon sky is blue, that of a sunset is not."""
+    noon, sunset = (
+        pipe(f"the ocean at {time}", num_sampling_steps=10, seed=3).frames[:, :24].mean((0, 1, 2))
+        for time in ("noon", "sunset")
+    )
+    assert noon[2] > noon[0] + 40
+    assert sunset[0] > sunset[2] - 10
+
+
+# ----------------------------------------------------------------------------------- loops, batches, samples and seeds
+
+
+def test_loops_continue_where_the_clip_before_ended(pipe):
+    seen = []
+    video = pipe("a boat sailing right", loops=3, condition_frames=2, on_step=seen.append, **FAST)
+    assert len(video) == 3 * (4 - 2) + 2 == Settings(loops=3, condition_frames=2, num_frames=4).total_frames
+    assert [(p.loop, p.step.number) for p in seen] == [(loop, n) for loop in range(3) for n in (1, 2, 3, 4)]
+    # the first two frames of loop 1 are given: the model was told so
+    assert seen[5].step.active.numpy()[0, 0, :, 0, 0].tolist() == [False, False, True, True]
+    first = pipe("a boat sailing right", **FAST)
+    np.testing.assert_array_equal(video.frames[:4], first.frames)
+
+
+def test_a_schedule_of_prompts_reaches_the_loops(pipe):
+    seen = []
+    pipe("|0|the ocean at noon|1|the city at night", loops=2, condition_frames=1, on_step=seen.append, **FAST)
+    assert seen[0].jobs[0].captions == ("the ocean at noon", "the city at night")
+
+
+def test_videos_do_not_depend_on_their_batch(pipe):
+    prompts = ["a red car", "a blue boat", "a bird flying left"]
+    references, strategies = [None, [clip(1)], None], [None, "0", None]
+    alone = pipe(prompts, references=references, mask_strategy=strategies, seed=3, **FAST)
+    together = pipe(prompts, references=references, mask_strategy=strategies, seed=3, batch_size=3, **FAST)
+    for a, b in zip(alone, together, strict=True):  # to the last bit with MKL: tests/test_determinism.py
+        assert np.abs(a.frames.astype(int) - b.frames).max() <= 2
+    second = pipe(prompts[2], seed=5, **FAST)  # the i-th video is made with seed + i
+    np.testing.assert_array_equal(second.frames, alone[2].frames)
+
+
+def test_seeds_and_samples(pipe):
+    a, b = pipe("a car", num_sample=2, seed=9, **FAST)
+    assert not np.array_equal(a.frames, b.frames)
+    np.testing.assert_array_equal(b.frames, pipe("a car", seed=10, **FAST).frames)
+
+
+def test_what_a_single_prompt_and_a_list_give(pipe):
+    assert isinstance(pipe("a car", **FAST), Video)
+    videos = pipe(["a car"], **FAST)
+    assert isinstance(videos, list) and videos[0].prompt == "a car" and videos[0].fps == 24
+
+
+def test_an_image_is_told_the_rate_of_images(pipe, monkeypatch):
+    told = []
+    prepare = type(pipe.stdit).prepare
+
+    def spy(self, *args, **numbers):
+        told.append(numbers["fps"].numpy().tolist())
+        return prepare(self, *args, **numbers)
+
+    monkeypatch.setattr(type(pipe.stdit), "prepare", spy)
+    video = pipe("a car", num_frames=1, num_sampling_steps=2)
+    assert video.frames.shape == (1, 64, 64, 3)
+    assert told == [[120.0]]  # once for all steps
+
+
+@pytest.mark.parametrize(
+    "frames, size", [(4, (56, 88)), (2, (280, 280)), (12, (240, 240)), (2, (224, 400)), (2, (400, 224))]
+)
+def test_other_sizes_run(pipe, frames, size):
+    """35 x 35 latents and 7 x 11: the patch does not divide them."""
+    video = pipe("a car", num_frames=frames, image_size=size, num_sampling_steps=2, guidance_scale=1.0)
+    assert video.frames.shape == (frames, *size, 3)
+
+
+def test_guidance_off_takes_half_the_batch(pipe):
+    seen = []
+    pipe("a car", guidance_scale=1.0, on_step=lambda progress: seen.append(progress.step.prediction), **FAST)
+    assert all(prediction.without_caption is None for prediction in seen)

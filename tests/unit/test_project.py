@@ -1,0 +1,183 @@
+"""The project around the package: its pins, its import time, what is committed, the wheel, the README's commands."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def pins(lines: list[str]) -> dict[tuple[str, str], SpecifierSet]:
+    """(name, marker) -> versions; a name that stands on several lines has the versions that all of them allow."""
+    found: dict[tuple[str, str], SpecifierSet] = {}
+    for line in lines:
+        requirement = Requirement(line)
+        key = (canonicalize_name(requirement.name), str(requirement.marker or ""))
+        found[key] = found.get(key, SpecifierSet()) & requirement.specifier
+    return found
+
+
+# ------------------------------------------------------------------------------------------- environment.yml
+
+
+def test_environment_yml_has_the_pins_of_pyproject():
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    conda = [line for line in environment["dependencies"] if isinstance(line, str)]
+    (pip,) = [line["pip"] for line in environment["dependencies"] if isinstance(line, dict)]
+
+    assert pins(conda) == {("python", ""): SpecifierSet(project["requires-python"]), ("pip", ""): SpecifierSet()}
+    assert pip[-1] == "-e ."
+    wanted = pins(project["dependencies"] + extras["gpu"] + extras["notebook"] + extras["dev"])
+    assert pins(pip[:-1]) == wanted
+
+
+def test_environment_yml_has_the_packages_of_the_design_card():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    names = {name for name, _ in pins(environment["dependencies"][-1]["pip"][:-1])}
+    assert {"paddlepaddle-gpu", "ppdiffusers", "jupyterlab", "ipywidgets"} <= names
+    assert {"matplotlib", "mediapy", "nbval", "papermill"} <= names
+
+
+# ----------------------------------------------------------------------------------------------- import time
+
+
+def test_importing_the_package_is_fast_and_imports_nothing_heavy():
+    program = (
+        "import sys, time\n"
+        "start = time.process_time()\n"
+        "import opensora_lite\n"
+        "print(time.process_time() - start)\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))\n"
+    )
+    seconds = []
+    for _ in range(3):  # the best of three: the first one may have to compile the modules
+        child = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+        time_line, modules_line = child.stdout.splitlines()
+        seconds.append(float(time_line))
+        heavy = {"paddle", "ppdiffusers", "paddlenlp", "torch", "matplotlib"} & set(modules_line.split())
+        assert not heavy
+    assert min(seconds) < 0.3
+
+
+# -------------------------------------------------------------------------------------------- committed files
+
+# Hosts of package registries and their mirrors: an install must follow the settings of the machine it runs on.
+REGISTRY = re.compile(
+    rb"pypi\.org|pythonhosted\.org|registry\.npmjs\.org|registry\.yarnpkg\.com|conda\.anaconda\.org"
+    rb"|repo\.anaconda\.com|pypi\.tuna\.|mirrors?\.(?:aliyun|baidu|cloud\.tencent)\.com|paddlepaddle\.org\.cn/packages"
+)
+# A path of one machine (a home or temporary folder, a drive's users); not the end of a URL or of a relative path.
+MACHINE_PATH = re.compile(rb"(?<![\w.~/:-])/(?:home|root|Users|work|opt|mnt|tmp|var/folders)/[\w.]|[A-Z]:\\+Users\\")
+
+
+def committed_files() -> list[Path]:
+    """Every file that git tracks and that stands in the working tree."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [path for name in listing.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("pattern", [REGISTRY, MACHINE_PATH], ids=["registry", "machine_path"])
+def test_no_committed_file_names_a_registry_or_a_path_of_one_machine(pattern):
+    found = []
+    for path in committed_files():
+        if path.suffix in {".safetensors", ".png", ".gif", ".mp4"}:  # compressed bytes can spell anything
+            continue
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            if match := pattern.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {match.group().decode()}")
+    assert not found
+
+
+def test_no_committed_file_is_large():
+    sizes = {path.relative_to(ROOT).as_posix(): path.stat().st_size for path in committed_files()}
+    weights = ("opensora_lite/weights/", "tests/golden/tiny_weights/")
+    large = [name for name, size in sizes.items() if size > 4e6 and not name.startswith(weights)]
+    assert not large
+    assert sum(sizes.values()) < 60e6
+
+
+# ------------------------------------------------------------------------------------------------- the wheel
+
+
+def test_the_wheel_generates_a_video_from_another_folder(tmp_path):
+    """A wheel, in an environment of its own, with none of the repository on its path."""
+    # Build from a copy: setuptools writes build/ and *.egg-info beside the sources, and would pack what an older
+    # build left there.
+    source = tmp_path / "source"
+    source.mkdir()
+    for package in ("opensora_lite", "widgets"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, source)
+    run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source], cwd=tmp_path)
+    (wheel,) = tmp_path.glob("opensora_lite-*.whl")
+
+    # Paddle and the rest are hundreds of megabytes, so the environment borrows them from the one the tests run in: a
+    # .pth file puts those site-packages at the end of its path. Python reads no .pth files in a folder that was
+    # added so, hence an editable install of this repository over there does not come along.
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=False, symlinks=True)
+    python = environment / "bin" / "python"
+    run([sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel], cwd=tmp_path)
+    own = Path(run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], cwd=tmp_path).strip())
+    borrowed = [folder for folder in sys.path if Path(folder).name in {"site-packages", "dist-packages"}]
+    (own / "borrowed.pth").write_text("\n".join(borrowed))
+
+    installed = own / "opensora_lite" / "weights" / "tiny"
+    shipped = ROOT / "opensora_lite" / "weights" / "tiny"
+    wanted = {path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file()}
+    assert wanted == {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
+    assert Path("stdit/model.safetensors") in wanted and Path("t5/spiece.model") in wanted
+
+    scripts = {path.name for path in (ROOT / "widgets").iterdir() if path.is_file()}  # JavaScript and CSS, too
+    assert scripts <= {path.name for path in (own / "opensora_lite" / "widgets").iterdir()}
+    assert "dom.js" in scripts
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    imported = run([python, "-c", "import opensora_lite; print(opensora_lite.__file__)"], cwd=elsewhere).strip()
+    assert Path(imported) == own / "opensora_lite" / "__init__.py"
+    generate = [python.parent / "opensora-lite", "generate", "--prompt", "a boat sailing left"]
+    run([*generate, "--num-sampling-steps", "2", "--save-dir", ".", "--sample-name", "wheel"], cwd=elsewhere)
+    (video,) = elsewhere.glob("wheel*.mp4")
+    assert video.stat().st_size > 0
+
+
+def run(command: list, cwd: Path) -> str:
+    """stdout of a command that has to succeed, without this process's PYTHON… variables; its stderr if it fails."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    child = subprocess.run([str(part) for part in command], cwd=cwd, env=clean, capture_output=True, text=True)
+    assert child.returncode == 0, f"{command}\n{child.stdout[-2000:]}\n{child.stderr[-4000:]}"
+    return child.stdout
+
+
+# ------------------------------------------------------------------------------------- the README's commands
+
+
+def test_make_targets_named_in_the_readme_exist():
+    readme = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "notebooks/index.md"))
+    targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    # in code only, a line that starts with it or `make …` in backticks: "make sure" in a sentence is no command
+    named = set(re.findall(r"(?:^\s*|`|&&\s*)make ([a-z][\w-]*)", readme, re.MULTILINE))
+    assert {"demo", "test", "site", "test-paddle26"} <= targets
+    assert named and named <= targets

@@ -1,0 +1,417 @@
+"""LatentPlayer without a browser: its pictures are those of the trace, and what it keeps is bounded."""
+
+import io
+import itertools
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from opensora_lite.widgets.player import ByteCache, LatentPlayer, histogram
+from opensora_lite.widgets.widget import encoded
+from PIL import Image
+
+from opensora_lite import OpenSoraError, Trace
+from opensora_lite.trace import TraceLoop, TraceStep
+
+VIEWS = ["x_t", "x_0", "epsilon", "guidance", "sample"]
+
+
+def made_trace(steps=6, frames=5, size=(4, 6), loops=1, guided=True, ratios=None, seed=0) -> Trace:
+    """A trace of noise, as `Trace.watching` would fill it."""
+    trace, rng = Trace(), np.random.default_rng(seed)
+    ratios = np.ones(frames, np.float32) if ratios is None else np.float32(ratios)
+    for loop in range(loops):
+        trace.loops.append(TraceLoop(f"caption {loop}", ["caption", "</s>"], ratios))
+        for number, timestep in enumerate(np.linspace(999, 0, steps).round(), 1):
+            names = ["x_t", "x_0", "epsilon", "with_caption", *["without_caption"] * guided, "sample"]
+            latents = {name: rng.standard_normal((4, frames, *size), np.float32) for name in names}
+            active = ratios > 1 - number / steps
+            trace._steps.append(TraceStep(loop, number, int(timestep), active, **latents))
+    return trace
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def values(step, view):
+    return step.with_caption - step.without_caption if view == "guidance" else getattr(step, view)
+
+
+class Decoder:
+    """In the place of a model: pixels that say which latents they were, and a list of what was asked for."""
+
+    def __init__(self):
+        self.asked, self.broken = [], False
+
+    def decode(self, latents):
+        if self.broken:
+            raise MemoryError("no room")
+        self.asked.append(latents)
+        grey = np.uint8(np.abs(latents[0]) * 50 % 256)  # [T, h, w]
+        return np.repeat(grey.repeat(8, 1).repeat(8, 2)[..., None], 3, -1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Pictures
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_picture_is_the_traces(view):
+    trace = made_trace()
+    player = LatentPlayer(trace, view=view)
+    largest = [np.abs(values(step, view)).max() for step in trace]
+    assert player.scale == pytest.approx(np.median(largest))
+    for player.step, player.frame in [(0, 0), (3, 4), (5, 1)]:
+        expected = 127.5 + 127.5 * np.clip(values(trace[player.step], view)[:, player.frame] / player.scale, -1, 1)
+        player.show = "channels"
+        shown = pixels(player.picture)
+        assert shown.shape == (4, 4 * 6) and np.abs(shown - np.concatenate(expected, 1)).max() <= 1
+        player.show = "false_color"
+        shown = pixels(player.picture)
+        assert shown.shape == (4, 6, 3) and np.abs(shown - expected[:3].transpose(1, 2, 0)).max() <= 1
+        assert player.shown["step"] == player.step and player.shown["frame"] == player.frame
+
+
+def test_the_strip_shows_the_frame_at_all_steps():
+    player = LatentPlayer(made_trace(), show="false_color", frame=2)
+    cells = np.split(pixels(player.strip), 6, axis=1)
+    for player.step in range(6):
+        assert np.array_equal(cells[player.step], pixels(player.picture))
+    before, player.frame = player.strip, 3
+    assert player.strip != before
+
+
+def test_the_scale_is_that_of_the_frames_that_change():
+    trace = made_trace(frames=4, ratios=[1, 1, 0, 0.5])
+    for step in trace:
+        step.x_0[:, ~step.active] = 1000  # what the model says of a frame that it is not asked for
+    most = [np.abs(step.x_0[:, step.active]).max() for step in trace]
+    player = LatentPlayer(trace, frame=2)
+    assert player.scale == pytest.approx(np.median(most)) and player.scale < 10
+    assert (pixels(player.picture) == 255).all() and player.shown["histograms"][0]["beyond"] == 1
+
+
+def test_what_is_not_a_number_is_middle_grey_and_counted():
+    trace = made_trace()
+    trace[2].x_0[:, 0] = [[[np.nan]], [[np.inf]], [[-np.inf]], [[0]]]
+    player = LatentPlayer(trace, step=2)
+    assert [set(panel.ravel()) for panel in np.split(pixels(player.picture), 4, axis=1)] == [{128}, {255}, {0}, {128}]
+    assert player.shown["histograms"][0]["strange"] == 3 * 24
+    json.dumps(player.shown, allow_nan=False)
+
+
+def test_the_histogram_is_of_the_frame_or_of_all():
+    trace = made_trace(frames=3, size=(20, 20))
+    player = LatentPlayer(trace, frame=1, step=4)
+    assert player.shown["histograms"][0]["mean"] == pytest.approx(trace[4].x_0[:, 1].mean(), abs=1e-3)
+    player.scope = "all"
+    numbers = player.shown["histograms"][0]
+    assert numbers["std"] == pytest.approx(trace[4].x_0.std(), abs=1e-3)
+    width = 2 * player.shown["limit"] / len(numbers["density"])
+    assert sum(numbers["density"]) * width == pytest.approx(1 - numbers["beyond"], abs=1e-3)
+
+
+def test_densities_follow_the_standard_normal():
+    numbers = histogram(np.random.default_rng(0).standard_normal(200_000), 4.0)
+    centres = (np.arange(48) + 0.5) / 48 * 8 - 4
+    normal = np.exp(-(centres**2) / 2) / np.sqrt(2 * np.pi)
+    assert np.abs(np.array(numbers["density"]) - normal).max() < 0.01
+
+
+def test_the_signal_to_noise_ratio_is_the_schedules():
+    from opensora_lite.samplers import Schedule
+
+    schedule = Schedule(30)
+    snr = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
+    (track,) = LatentPlayer(made_trace(steps=30)).plan["tracks"]
+    assert [step[2] for step in track["steps"]] == schedule.timesteps[::-1].tolist()
+    np.testing.assert_allclose([step[3] for step in track["steps"]], np.log10(snr[::-1]), atol=2e-3)
+
+
+def test_the_plan_tells_masks_and_which_frames_a_step_changes():
+    (track,) = LatentPlayer(made_trace(steps=4, frames=3, loops=2, ratios=[0, 0.5, 1])).plan["tracks"]
+    assert track["ratios"] == [[0, 0.5, 1]] * 2 and track["captions"] == ["caption 0", "caption 1"]
+    assert track["active"] == ["001", "001", "011", "011"] * 2 and track["shape"] == [4, 3, 4, 6]
+    assert [step[:2] for step in track["steps"]] == [[loop, number] for loop in (0, 1) for number in (1, 2, 3, 4)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Two traces
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_two_traces_stand_at_the_nearest_timestep_in_one_scale():
+    ours, theirs = made_trace(steps=6, loops=2), made_trace(steps=3, loops=2, seed=1)
+    player = LatentPlayer(ours, compare=theirs)
+    for player.step in range(12):
+        loop, here = ours[player.step].loop, ours[player.step].timestep
+        at = player.shown["at"][1]
+        assert theirs[at].loop == loop
+        assert abs(theirs[at].timestep - here) == min(abs(step.timestep - here) for step in theirs)
+        expected = 127.5 + 127.5 * np.clip(theirs[at].x_0[:, 0] / player.scale, -1, 1)
+        assert np.abs(pixels(player.compare_picture) - np.concatenate(expected, 1)).max() <= 1
+    both = [np.abs(step.x_0).max() for step in itertools.chain(ours, theirs)]
+    assert player.scale == pytest.approx(np.median(both)) and len(player.shown["histograms"]) == 2
+    assert pixels(player.compare_strip).shape == (4, 3 * 2 * 6, 3)
+
+
+def test_a_loop_that_the_second_trace_has_not_is_compared_with_its_last():
+    player = LatentPlayer(made_trace(steps=4, loops=3), compare=made_trace(steps=4), step=9)
+    assert player.shown["at"] == [9, 1]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   The state, from Python and from the browser
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_browser_moves_it():
+    trace = made_trace()
+    player, expected = LatentPlayer(trace), LatentPlayer(trace, view="guidance", show="false_color", step=4, frame=3)
+    player.set_state({"step": 4, "frame": 3, "view": "guidance", "show": "false_color"})
+    assert (player.picture, player.strip, player.shown) == (expected.picture, expected.strip, expected.shown)
+    assert repr(player) == "LatentPlayer(6 steps, 5 frames; step 4, frame 3, guidance as false colour)"
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"step": 6}, "step 6 does not exist; there are 6, 0 to 5"),
+        ({"step": -1}, "step -1 does not exist"),
+        ({"frame": 5}, "frame 5 does not exist; there are 5, 0 to 4"),
+        ({"view": "noise"}, 'view "noise" does not exist; there are x_t, x_0, epsilon, guidance, sample'),
+        ({"view": "guidance"}, r"trace was made without guidance \(guidance_scale=1\)"),
+        ({"show": "video"}, 'show "video" does not exist; there are channels, false_color, pixels'),
+        ({"show": "pixels"}, r"pixels need a model: LatentPlayer\(trace, pipe\)"),
+        ({"scope": "half"}, 'scope "half" does not exist'),
+        ({"rate": 0}, "rate is 0; give 1 to 60 pictures per second"),
+    ],
+)
+def test_what_is_not_possible_is_refused_and_changes_nothing(state, message):
+    player = LatentPlayer(made_trace(guided=False), step=2, frame=1)
+    before = {name: getattr(player, name) for name in (*state, "picture", "shown", "step", "frame")}
+    with pytest.raises(OpenSoraError, match=message):
+        player.set_state(state)
+    for name, value in state.items():
+        with pytest.raises(OpenSoraError, match=message):
+            setattr(player, name, value)
+    assert {name: getattr(player, name) for name in before} == before
+    player.step = 3  # and it still works
+    assert player.shown["step"] == 3
+
+
+def test_what_cannot_be_played_is_refused():
+    trace = made_trace()
+    for wrong, message in [
+        (dict(trace=[1, 2]), "trace must be a Trace, not list"),
+        (dict(trace=Trace()), "trace is empty; let it follow a video"),
+        (dict(trace=trace, compare=3), "compare must be a Trace, not int"),
+        (dict(trace=trace, compare=made_trace(frames=4)), "traces of 5 and 4 frames cannot be compared"),
+        (dict(trace=trace, pipe="tiny"), "pipe must be an OpenSora, which decodes latents, not str"),
+        (dict(trace=trace, step=6), "step 6 does not exist"),
+        (dict(trace=trace, view="guidance", compare=made_trace(guided=False)), "compare was made without guidance"),
+        (dict(trace=trace, pipe=Decoder(), view="epsilon", show="pixels"), "pixels of latents .* not of noise"),
+    ]:
+        with pytest.raises(OpenSoraError, match=message):
+            LatentPlayer(**wrong)
+    without = Trace(latents=False)
+    without.loops, without._steps = trace.loops, [TraceStep(0, 1, 999, np.ones(5, bool))]
+    with pytest.raises(OpenSoraError, match="without latents; record it with Trace"):
+        LatentPlayer(without)
+
+
+def test_the_browser_is_told_why_a_choice_is_none():
+    player = LatentPlayer(made_trace(guided=False))
+    assert player.shown["reasons"].keys() == {"guidance", "pixels"}
+    assert LatentPlayer(made_trace(), Decoder()).shown["reasons"] == {}
+
+
+def test_a_trace_that_follows_another_video_changes_nothing():
+    trace = made_trace()
+    player, twin = LatentPlayer(trace), LatentPlayer(made_trace())
+    trace.clear()
+    for player.step in range(6):
+        twin.step = player.step
+        assert player.picture == twin.picture
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Pixels
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_frame_is_decoded_when_it_is_looked_at_and_once():
+    trace, pipe = made_trace(), Decoder()
+    player = LatentPlayer(trace, pipe)
+    assert pipe.asked == []
+    player.show = "pixels"
+    assert pixels(player.picture).shape == (32, 48, 3) and len(pipe.asked) == 1
+    assert np.array_equal(pipe.asked[0], trace[0].x_0[:, :1])
+    player.step, player.frame, player.view = 3, 2, "sample"
+    assert len(pipe.asked) == 4 and np.array_equal(pipe.asked[3], trace[3].sample[:, 2:3])
+    assert np.array_equal(pixels(player.picture), Decoder().decode(trace[3].sample[:, 2:3])[0])
+    player.view, player.frame, player.step, player.scope = "x_0", 0, 0, "all"  # the same way back
+    assert len(pipe.asked) == 4
+
+
+def test_noise_has_no_pixels():
+    player = LatentPlayer(made_trace(), Decoder(), show="pixels")
+    player.view = "epsilon"
+    assert player.show == "channels" and player.shown["show"] == "channels" and "pixels" in player.shown["reasons"]
+    player.view = "x_0"
+    assert "pixels" not in player.shown["reasons"]
+
+
+def test_the_strip_is_decoded_bit_by_bit_from_here_on():
+    pipe = Decoder()
+    player = LatentPlayer(made_trace(), pipe, show="pixels", step=2)
+    assert player.shown["have"] == ["001000"]
+    player._handle_custom_msg({"fill": True}, [])
+    assert player.shown["have"] == ["111111"]  # in far less than 0.1 s
+    player.frame = 1
+    assert player.fill_strip(seconds=0) == 4 and player.shown["have"] == ["011000"]
+    assert player.fill_strip() == 0 and player.shown["have"] == ["111111"]
+    asked = len(pipe.asked)
+    assert player.fill_strip() == 0 and asked == 12 == len(pipe.asked)
+    player.frame = 2
+    player.still()  # decodes for itself; the strip is asked for again all the same
+    assert player.shown["have"] == ["001000"]
+    player._handle_custom_msg({"fill": True}, [])
+    assert player.shown["have"] == ["111111"]
+    player.frame = 1
+    cells = np.split(pixels(player.strip).astype(float), 6, axis=1)
+    for cell, latents in zip(cells, [step.x_0[:, 1:2] for step in made_trace()], strict=True):
+        assert np.abs(cell - Decoder().decode(latents)[0]).mean() < 8  # JPEG
+
+
+def test_what_fails_is_raised_and_told_and_can_be_tried_again():
+    pipe = Decoder()
+    player = LatentPlayer(made_trace(), pipe, show="pixels")
+    pipe.broken = True
+    with pytest.raises(MemoryError):
+        player.set_state({"step": 2})
+    assert player.error == "step 2, frame 0, x_0: MemoryError: no room" and player.shown["step"] == 0
+    pipe.broken = False
+    player.step = 3
+    assert player.error == "" and player.shown["step"] == 3
+
+
+def test_a_hand_and_a_cell_may_move_it_at_once():
+    """JupyterLab's messages arrive in a thread of the kernel's, while a cell runs in another one."""
+    trace, pipe = made_trace(), Decoder()
+    player, expected = LatentPlayer(trace, pipe, show="pixels"), LatentPlayer(trace, pipe, show="pixels")
+
+    def browser():
+        for i in range(60):
+            player.set_state({"frame": i % 5})
+            player._handle_custom_msg({"fill": True}, [])
+
+    thread = threading.Thread(target=browser)
+    thread.start()
+    for i in range(60):
+        player.step = i % 6
+    thread.join()
+    expected.step, expected.frame = player.step, player.frame = 4, 3
+    assert (player.picture, player.shown["step"]) == (expected.picture, 4) and player.shown["frame"] == 3
+
+
+def test_the_cache_counts_bytes_and_forgets_what_was_used_longest_ago():
+    cache = ByteCache(limit=300)
+    for key in "abc":
+        cache.get(key, lambda: np.zeros(100, np.uint8))
+    cache.get("a", lambda: pytest.fail("it is there"))
+    cache.get("d", lambda: np.zeros(150, np.uint8))
+    assert (cache.bytes, [key in cache for key in "abcd"]) == (250, [True, False, False, True])
+    cache.get("e", lambda: np.zeros(1000, np.uint8))
+    assert (cache.bytes, len(cache)) == (1000, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   What it costs
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_notebook_stays_small():
+    """The longest trace of the largest size: what lies in the notebook's file, base64 and all."""
+
+    class Noise:
+        def decode(self, latents):
+            return np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), np.uint8)
+
+    player = LatentPlayer(made_trace(steps=100, frames=2, size=(32, 32)), Noise())
+    for player.show in ("channels", "pixels"):
+        player.fill_strip()
+        state = player.get_state(["plan", "shown"])
+        size = len(json.dumps(state)) + 4 / 3 * len(player.strip)
+        assert size < 200_000, (player.show, size)  # and the picture: here noise, which no PNG makes smaller
+
+
+MEMORY = """
+import itertools, json, sys
+import numpy as np
+sys.path.insert(0, {tests!r})
+from test_widgets_player import LatentPlayer, made_trace
+
+def mebibytes(name):
+    line = next(line for line in open("/proc/self/status") if line.startswith(name))
+    return int(line.split()[1]) / 1024
+
+before = mebibytes("VmRSS")
+class Pipe:
+    def decode(self, latents):
+        return np.zeros((1, 256, 256, 3), np.uint8)
+
+player = LatentPlayer(made_trace(steps=100, frames=16, size=(32, 32)), Pipe())
+with_trace = mebibytes("VmRSS")
+for player.show in ["channels", "false_color"]:
+    for player.frame, player.step in itertools.product(range(16), range(100)):
+        assert player.shown["step"] == player.step
+player.show = "pixels"
+for player.frame in range(16):  # 300 MiB of decoded frames
+    assert player.fill_strip() == 0
+assert player._decoded.bytes <= 64 * 2**20
+print(json.dumps([with_trace - before, mebibytes("VmHWM") - before]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc/self/status")
+def test_memory_is_bounded_while_everything_is_scrubbed_through():
+    code = MEMORY.format(tests=str(Path(__file__).parents[1]))
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert run.returncode == 0, run.stderr
+    trace, peak = json.loads(run.stdout)
+    print(f"\nMiB more than before: {trace:.0f} with the trace and a player, {peak:.0f} at most")
+    assert trace > 140  # it measures what it should: 100 steps · 6 arrays · 256 KiB
+    assert peak < 300
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Without a kernel
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("show", ["channels", "false_color", "pixels"])
+def test_the_still_depends_on_the_state_alone(show):
+    def player(step):
+        return LatentPlayer(made_trace(size=(8, 8)), Decoder(), made_trace(size=(8, 8), seed=1), show=show, step=step)
+
+    picture, text = player(2).still()
+    assert picture.dtype == np.uint8 and picture.shape[1] >= 700 and picture.shape[2] == 3
+    assert len(encoded(picture)) < 60_000
+    again = player(2).still()
+    assert np.array_equal(picture, again[0]) and text == again[1]
+    assert not np.array_equal(picture, player(3).still()[0])
+    assert "step 3, t = 599" in text and "all 6 steps and 5 frames" in text
+
+
+def test_notebooks_get_the_still_and_one_line():
+    player = LatentPlayer(made_trace(steps=1, frames=1))
+    data, _ = player._repr_mimebundle_()
+    assert data["text/plain"] == "LatentPlayer(1 step, 1 frame; step 0, frame 0, x_0 as channels)"
+    assert "data:image/png;base64," in data["text/html"] and "application/vnd.jupyter.widget-view+json" in data

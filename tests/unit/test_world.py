@@ -1,0 +1,317 @@
+"""LiteWorld: the pixels that the shipped model was trained on, true captions, and the pictures made from it."""
+
+import importlib.util
+import json
+from dataclasses import FrozenInstanceError, asdict, replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from opensora_lite.errors import OpenSoraError
+from opensora_lite.liteworld.world import (
+    COLORS,
+    DIRECTIONS,
+    PLACES,
+    SUBJECTS,
+    TIMES,
+    Layout,
+    Scene,
+    caption,
+    draw_frame,
+    render,
+    sample_layout,
+    sample_scene,
+    subject_position,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "world"
+ENTRIES = json.loads((GOLDEN / "scenes.json").read_text())
+ASSETS = Path(__file__).parents[2] / "notebooks" / "assets"
+
+# What the original drawing code drew with np.random.default_rng(0).
+PINNED_CAPTIONS = [
+    "a red balloon floating left over the city at noon",
+    "a cyberpunk-style red car driving right on the desert",
+    "a purple boat sailing left on the city at sunset",
+    "a white boat sailing right on the desert at sunrise",
+    "a cyberpunk-style green bird flying left over the ocean",
+]
+PINNED_HORIZON = 0.5850616191360218
+PINNED_BUILDING = (0.812335398111254, 0.08671557622285406, 0.3316827263555904)
+PINNED_NEXT = 0.9257145772144187
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+# --- pixels -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", range(len(ENTRIES)))
+def test_frames_are_those_the_model_was_trained_on(k):
+    entry = ENTRIES[k]
+    expected = np.load(GOLDEN / "frames.npz")[f"clip{k}"]
+    frames = render(Scene.from_dict(entry), entry["num_frames"], entry["height"], entry["width"], entry["fps"])
+    assert frames.shape == expected.shape and frames.dtype == np.uint8
+    # Equal on the machine that wrote this; another numpy's sin may round one channel value the other way.
+    assert np.abs(frames.astype(int) - expected).max() <= 1
+
+
+def test_the_defaults_are_the_models():
+    assert render(sample_scene(rng())).shape == (16, 64, 64, 3)
+
+
+def test_a_clip_at_12_fps_is_every_other_frame_of_one_at_24():
+    scene = sample_layout(Scene("ocean", "sunrise", "boat"), rng())
+    np.testing.assert_array_equal(render(scene, 8, fps=12), render(scene, 16, fps=24)[::2])
+
+
+def test_a_frame_is_the_same_at_every_length():
+    scene = sample_layout(Scene("city", "sunset", "bird"), rng(1))
+    np.testing.assert_array_equal(render(scene, 1), render(scene, 4)[:1])
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+@pytest.mark.parametrize("direction, sign", [("left", -1), ("right", 1)])
+def test_a_subject_moves_where_its_caption_says(subject, direction, sign):
+    scene = sample_layout(Scene("desert", "noon", subject, "purple", direction), rng(2))
+    with_subject = render(scene).astype(int)
+    without = render(replace(scene, subject=None)).astype(int)
+    drawn = (with_subject != without).any(-1)  # [T, H, W]
+    assert drawn.any((1, 2)).all()
+    columns = np.arange(64)
+    centres = (drawn * columns).sum((1, 2)) / drawn.sum((1, 2))  # pixels
+    steps = np.diff(centres)
+    assert (sign * steps > 0).all()
+    assert centres[-1] - centres[0] == pytest.approx(sign * scene.layout.speed * 15 * 64, abs=1.5)
+
+
+@pytest.mark.parametrize("subject", ["balloon", "bird"])
+def test_a_subject_moving_left_is_the_mirror_image_of_one_moving_right(subject):
+    scene = sample_layout(Scene("city", "noon", subject, direction="right"), rng(3))
+    symmetric = replace(scene, layout=replace(scene.layout, sun_x=0.5, buildings=()))
+    right, left = render(symmetric), render(replace(symmetric, direction="left"))
+    assert np.abs(right[:, :, ::-1].astype(int) - left).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "time, color, heights",  # of the sun; heights that it climbs in 15 frames
+    [
+        ("sunrise", (1.0, 0.92, 0.55), 0.21),
+        ("noon", (1.0, 1.0, 0.82), 0.0),
+        ("sunset", (1.0, 0.86, 0.42), -0.21),
+        ("night", (0.93, 0.93, 0.84), 0.0),
+        ("cyberpunk", (1.0, 0.45, 0.75), 0.0),
+    ],
+)
+def test_only_a_rising_or_setting_sun_moves(time, color, heights):
+    frames = render(sample_layout(Scene("ocean", time), rng(4)))
+    is_sun = np.abs(frames / 255 - color).max(-1) < 0.01  # [T, H, W]
+    first, last = (np.argmax(frame.any(1)) for frame in is_sun[[0, -1]])  # its topmost row
+    assert is_sun[0].any() and first - last == pytest.approx(64 * heights, abs=2)
+
+
+def test_a_subject_beyond_the_frame_is_no_error():
+    scene = sample_layout(Scene("ocean", "noon", "car"), rng())
+    far = replace(scene, layout=replace(scene.layout, start=3.0))
+    np.testing.assert_array_equal(render(far, 2), render(replace(far, subject=None), 2))
+
+
+# --- random draws -----------------------------------------------------------------------------------------------------
+
+
+def test_random_scenes_are_the_same_for_ever():
+    generator = rng(0)
+    scenes = [sample_scene(generator) for _ in range(5)]
+    assert [caption(scene) for scene in scenes] == PINNED_CAPTIONS
+    assert scenes[0].layout.horizon == pytest.approx(PINNED_HORIZON, abs=1e-15)
+    assert scenes[4].layout.buildings[-1] == pytest.approx(PINNED_BUILDING, abs=1e-15)
+    assert generator.random() == pytest.approx(PINNED_NEXT, abs=1e-15)
+
+
+def test_a_layout_has_its_own_draws():
+    scene = Scene("ocean", "sunset", "car", color="red")
+    placed = sample_layout(scene, rng(0))
+    assert scene.layout is None and replace(placed, layout=None) == scene
+    assert placed == sample_layout(scene, rng(0)) != sample_layout(scene, rng(1))
+    assert placed.layout.horizon == pytest.approx(0.52 + 0.08 * rng(0).random())
+
+
+def test_every_word_is_drawn():
+    generator = rng(5)
+    scenes = [sample_scene(generator) for _ in range(400)]
+    assert {scene.place for scene in scenes} == set(PLACES)
+    assert {scene.time for scene in scenes} == set(TIMES)
+    assert {scene.subject for scene in scenes} == {*SUBJECTS, None}
+    assert {scene.color for scene in scenes} == set(COLORS)
+    assert {scene.direction for scene in scenes} == set(DIRECTIONS)
+    assert 0.08 < np.mean([scene.subject is None for scene in scenes]) < 0.16
+
+
+# --- captions ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry["caption"])
+def test_captions_of_the_reference_scenes(entry):
+    assert caption(Scene.from_dict(entry)) == entry["caption"]
+
+
+@pytest.mark.parametrize(
+    "scene, expected",
+    [
+        (Scene("ocean", "sunset", "car", "red"), "a red car driving right on the ocean at sunset"),
+        (Scene("city", "night", "bird", "yellow", "left"), "a yellow bird flying left over the city at night"),
+        (Scene("desert", "cyberpunk", "boat", "blue"), "a cyberpunk-style blue boat sailing right on the desert"),
+        (Scene("meadow", "noon", "balloon", "white"), "a white balloon floating right over the meadow at noon"),
+        (Scene("ocean", "noon"), "the ocean at noon"),
+        (Scene("city", "cyberpunk"), "a cyberpunk-style city"),
+    ],
+)
+def test_full_captions(scene, expected):
+    assert caption(scene) == expected
+
+
+def test_partial_captions_are_true():
+    generator = rng(6)
+    vocabulary = {*PLACES, *TIMES, *SUBJECTS, *COLORS, *DIRECTIONS, "cyberpunk-style"}
+    full, lengths = 0, set()
+    for _ in range(1000):
+        scene = sample_scene(generator)
+        words = caption(scene, generator).split()
+        moving = {scene.subject, scene.color, scene.direction} if scene.subject else set()
+        true = {scene.place, *moving, "cyberpunk-style" if scene.time == "cyberpunk" else scene.time}
+        assert vocabulary.intersection(words) <= true
+        assert scene.subject is None or scene.subject in words
+        full += true <= set(words)
+        lengths.add(len(words))
+    assert 300 < full < 800  # neither always complete nor never
+    assert len(lengths) > 5
+
+
+def test_the_prompts_of_the_originals_examples_are_captions():
+    generator = rng(7)
+    said = {caption(sample_scene(generator), generator) for _ in range(6000)}
+    assert "a breathtaking sunrise scene" in said
+    assert "a beautiful sunset over the city" in said
+    assert any(text.startswith("a car driving on the ocean") for text in said)
+
+
+# --- what a person can get wrong --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ({"place": "sea"}, "LiteWorld has no place 'sea'; it has ocean, city, desert, meadow"),
+        ({"time": "dawn"}, "LiteWorld has no time 'dawn'; it has sunrise, noon, sunset, night, cyberpunk"),
+        ({"subject": "ship"}, "LiteWorld has no subject 'ship'; it has car, boat, balloon, bird, None"),
+        ({"color": "pink"}, "LiteWorld has no color 'pink'; it has red, blue, green, yellow, white, purple"),
+        ({"direction": "up"}, "LiteWorld has no direction 'up'; it has left, right"),
+    ],
+)
+def test_an_unknown_word_lists_the_known_ones(words, message):
+    with pytest.raises(OpenSoraError) as error:
+        Scene(**{"place": "ocean", "time": "noon", **words})
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "sizes, message",
+    [
+        ({"num_frames": 0}, "num_frames is 0; it must be a whole number from 1"),
+        ({"height": -64}, "height is -64; it must be a whole number from 1"),
+        ({"width": 64.0}, "width is 64.0; it must be a whole number from 1"),
+        ({"fps": 0}, "fps is 0; it must be a number above 0, such as 24"),
+        ({"fps": "24"}, "fps is '24'; it must be a number above 0, such as 24"),
+        ({"fps": float("nan")}, "fps is nan; it must be a number above 0, such as 24"),
+    ],
+)
+def test_a_size_that_cannot_be_drawn(sizes, message):
+    with pytest.raises(OpenSoraError) as error:
+        render(sample_scene(rng()), **sizes)
+    assert str(error.value) == message
+
+
+def test_a_scene_without_a_layout():
+    scene = Scene("ocean", "noon", "boat")
+    with pytest.raises(OpenSoraError, match="no layout yet; sample_layout"):
+        render(scene)
+    with pytest.raises(OpenSoraError, match="no layout yet; sample_layout"):
+        draw_frame(scene, 0.0, 8, 8)
+    with pytest.raises(OpenSoraError, match="no layout yet; sample_layout"):
+        subject_position(scene, 0.0, 1.0)
+
+
+def test_a_scene_does_not_change_behind_ones_back():
+    scene = Scene("ocean", "noon")
+    with pytest.raises(FrozenInstanceError):
+        scene.place = "sea"
+    with pytest.raises(OpenSoraError, match="no place 'sea'"):
+        replace(scene, place="sea")
+
+
+def test_a_scene_survives_json():
+    scene = sample_scene(rng(8))
+    assert Scene.from_dict(json.loads(json.dumps(asdict(scene)))) == scene
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Scene.from_dict({"place": "ocean", "tme": "noon"}), "a scene has no 'tme'; it has place, time, "),
+        (lambda: Scene.from_dict({"place": "ocean"}), "the scene lacks time"),
+        (lambda: Layout.from_dict({"horizon": 0.5, "sun": 0.5}), "a layout has no 'sun'; it has horizon, sun_x, "),
+        (lambda: Scene("ocean", "noon", layout={"horizon": 0.5}), "the layout lacks sun_x, start, speed, "),
+    ],
+)
+def test_misspelt_and_missing_keys(make, message):
+    with pytest.raises(OpenSoraError) as error:
+        make()
+    assert str(error.value).startswith(message)
+
+
+# --- the example references -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def make_assets():
+    spec = importlib.util.spec_from_file_location("make_assets", ASSETS / "make_assets.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def read_clip(path):
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return stream, np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+
+
+@pytest.mark.parametrize("name", ["wave.png", "sunset1.png", "sunset2.png"])
+def test_pictures_can_be_rendered_again(make_assets, name):
+    committed = np.asarray(Image.open(ASSETS / name))
+    assert committed.shape == (256, 256, 3)
+    assert np.abs(committed.astype(int) - make_assets.PICTURES[name]()).max() <= 1
+
+
+def test_the_car_clip_shows_what_was_rendered(make_assets):
+    stream, frames = read_clip(ASSETS / "car.mp4")
+    assert stream.codec_context.name == "h264" and stream.codec_context.pix_fmt == "yuv420p"
+    assert stream.average_rate == 24 and frames.shape == (16, 256, 256, 3)
+    error = frames.astype(float) - make_assets.car()
+    assert 10 * np.log10(255**2 / np.mean(error**2)) > 33  # dB; yuv420p halves the resolution of colours
+
+
+def test_all_assets_are_made_and_described(make_assets, tmp_path):
+    make_assets.main(tmp_path)
+    made = {path.name for path in tmp_path.iterdir()}
+    committed = {path.name for path in ASSETS.iterdir() if path.suffix in (".png", ".mp4")}
+    committed -= {"contact_sheet.png"}  # what the model made of them: make_contact_sheet.py
+    assert made == committed
+    readme = (ASSETS / "README.md").read_text()
+    assert all(f"`{name}`" in readme for name in committed)
+    assert read_clip(tmp_path / "car.mp4")[1].shape == (16, 256, 256, 3)
