@@ -70,7 +70,7 @@ class RMSNorm(nn.Layer):
         return y.astype(x.dtype) * self.weight
 
 
-class RotaryEmbedder(nn.Layer):
+class RotaryEmbedding(nn.Layer):
     """Positions in time as angles; neighbouring channels turn together.
 
     T -> cos and sin [T, 1, d] of the angles of frames 0 … T - 1, and the matrix [d, d] by which a row of pairs (a, b)
@@ -161,22 +161,22 @@ class Mlp(nn.Layer):
         return self.fc2(F.gelu(self.fc1(x), approximate=True))
 
 
-def sinusoids(value):
+def timestep_embedding(value):
     """A number as the cosines and then the sines of 128 frequencies of it. [...] -> [..., 256]"""
     freqs = paddle.exp(-math.log(10000) * paddle.arange(128, dtype="float32") / 128)
     angles = value.astype("float32")[..., None] * freqs
     return paddle.concat([angles.cos(), angles.sin()], -1)
 
 
-class ScalarEmbedder(nn.Layer):
-    """A number (a time, a size, a rate) -> sinusoids at 128 frequencies -> two linear layers. [...] -> [..., D]"""
+class TimestepEmbedder(nn.Layer):
+    """A number (a time, a size, a rate) -> 128 sinusoids -> two linear layers. [...] -> [..., D]"""
 
     def __init__(self, dim):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(256, dim), nn.Silu(), nn.Linear(dim, dim))
 
     def forward(self, value):
-        return self.mlp(sinusoids(value).astype(self.mlp[0].weight.dtype))
+        return self.mlp(timestep_embedding(value).astype(self.mlp[0].weight.dtype))
 
 
 class PatchEmbedder(nn.Layer):

@@ -157,7 +157,7 @@ class Frame:
     edit_ratio: float = 1.0  # its entry of the frame mask: 0 kept, 1 generated, between: edited
 
 
-def joining_steps(edit_ratios: ArrayLike, steps: int) -> np.ndarray:
+def start_steps(edit_ratios: ArrayLike, steps: int) -> np.ndarray:
     """The step, counted down from steps - 1, at which frames join the denoising: int(ratio · steps), int32.
 
     edit_ratios: a number, or an array of any shape, which the result has too.

@@ -333,7 +333,7 @@ class OpenSora:
         """uint8 frames [B, T, height, width, 3] of one batch."""
         import paddle
 
-        from opensora_lite.samplers import SAMPLERS, Guidance, NoiseSource
+        from opensora_lite.samplers import CFG, SAMPLERS, NoiseSource
 
         (height, width), T = settings.image_size, settings.num_frames
         latent_shape = (self.vae.channels, T, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT)
@@ -352,14 +352,14 @@ class OpenSora:
             z, frame_mask = (np.stack(column) for column in zip(*pairs, strict=True))
             # 3. from noise to latents
             fps = IMAGE_FPS if T == 1 else settings.fps
-            predict = Guidance(
+            predict = CFG(
                 engine or self.stdit,
                 y,
                 y_mask,
                 settings.guidance_scale,
                 settings.cfg_channel,
                 settings.guidance_interval,
-                settings.reuse,
+                settings.cache_threshold,
                 fps=fps,
                 **sizes,
             )

@@ -11,7 +11,7 @@ from typing import Any
 
 from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, PromptError, SizeError, shown
 from opensora_lite.io.checkpoints import read_json
-from opensora_lite.masks import MAX_FRAMES, MAX_LOOPS, MaskStrategy, joining_steps
+from opensora_lite.masks import MAX_FRAMES, MAX_LOOPS, MaskStrategy, start_steps
 from opensora_lite.prompts import prompts_per_loop, split_prompt
 from opensora_lite.video import MAX_PIXELS, Reference, count_frames
 
@@ -52,7 +52,9 @@ class Settings:
     num_sampling_steps: int = 100
     guidance_scale: float = 7.0  # 1: without guidance, in half the time
     guidance_interval: tuple[int, int] | None = None  # first and last time (0 … 999) with guidance; None: always
-    reuse: float = 0.0  # how far the model's input may move before it is asked again (`Guidance`); 0: every step
+    cache_threshold: float = (
+        0.0  # how far the model's input may move before it is asked again (`Guidance`); 0: every step
+    )
     cfg_channel: int | None = 3  # latent channels that are guided, counted from the first; None: all
     loops: int = 1  # how often the video is continued, the first time included
     condition_frames: int | None = None  # frames that a loop takes over from the one before
@@ -78,8 +80,14 @@ class Settings:
         scale = self.guidance_scale
         if isinstance(scale, bool) or not isinstance(scale, Real) or not abs(scale) <= 1000:  # also where it is nan
             raise OpenSoraError(f"guidance_scale must be a number such as 4.0, not {shown(scale)}")
-        if isinstance(self.reuse, bool) or not isinstance(self.reuse, Real) or not 0 <= self.reuse <= 10:
-            raise OpenSoraError(f"reuse must be a number from 0 (off) on, such as 0.1, not {shown(self.reuse)}")
+        if (
+            isinstance(self.cache_threshold, bool)
+            or not isinstance(self.cache_threshold, Real)
+            or not 0 <= self.cache_threshold <= 10
+        ):
+            raise OpenSoraError(
+                f"cache_threshold must be a number from 0 (off) on, such as 0.1, not {shown(self.cache_threshold)}"
+            )
         if self.guidance_interval is not None:
             object.__setattr__(self, "guidance_interval", _interval(self.guidance_interval))
         if self.cfg_channel is not None and (type(self.cfg_channel) is not int or not 1 <= self.cfg_channel <= 4):
@@ -245,7 +253,7 @@ def _checked_strategy(strategy: MaskStrategy, references: tuple[Reference, ...],
         )
     steps = settings.num_sampling_steps
     for segment in strategy.segments:
-        if segment.edit_ratio and joining_steps(segment.edit_ratio, steps) == 0:  # where a kept frame joins
+        if segment.edit_ratio and start_steps(segment.edit_ratio, steps) == 0:  # where a kept frame joins
             least = math.ceil(1000 / steps) / 1000
             raise MaskStrategyError(
                 f'edit ratio {segment.edit_ratio:g} in "{strategy}" is less than one of {steps} steps'

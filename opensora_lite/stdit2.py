@@ -23,15 +23,23 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from opensora_lite.errors import CheckpointError
-from opensora_lite.io.checkpoints import build, check_fields, load, match, open_checkpoint, read_config, sketch
+from opensora_lite.io.checkpoints import (
+    build,
+    build_meta,
+    check_fields,
+    check_state_dict,
+    load,
+    open_checkpoint,
+    read_config,
+)
 from opensora_lite.layers import (
     CaptionEmbedder,
     CrossAttention,
     Mlp,
     PatchEmbedder,
-    RotaryEmbedder,
-    ScalarEmbedder,
+    RotaryEmbedding,
     SelfAttention,
+    TimestepEmbedder,
     modulate,
     modulation,
     position_embedding,
@@ -113,7 +121,7 @@ class Conditions:
     size: paddle.Tensor  # [B, D] (or [1, D], as in `TimeConditions`), of height, width and their ratio
     length: paddle.Tensor  # [B, D], of the number of frames and their rate
     positions: paddle.Tensor  # [S, D], of the places in a frame
-    rotary: tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]  # of the frames, as of `RotaryEmbedder`
+    rotary: tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]  # of the frames, as of `RotaryEmbedding`
     kept: tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor] | None = None  # what the time 0 says, once it was asked
 
     def first(self, B: int) -> "Conditions":
@@ -193,15 +201,15 @@ class STDiT2(nn.Layer):
         self.config = config
         D = config.hidden_size
         self.x_embedder = PatchEmbedder(config.in_channels, D, config.patch_size)
-        self.t_embedder = ScalarEmbedder(D)
+        self.t_embedder = TimestepEmbedder(D)
         self.t_block = nn.Sequential(nn.Silu(), nn.Linear(D, 6 * D))
         self.t_block_temp = nn.Sequential(nn.Silu(), nn.Linear(D, 3 * D))
         self.y_embedder = CaptionEmbedder(config.caption_channels, D, config.model_max_length)
-        self.csize_embedder = ScalarEmbedder(D // 3)  # height, width
-        self.ar_embedder = ScalarEmbedder(D // 3)  # height / width
-        self.fl_embedder = ScalarEmbedder(D)  # number of frames
-        self.fps_embedder = ScalarEmbedder(D)  # frames per second
-        self.rope = RotaryEmbedder(D // config.num_heads)
+        self.csize_embedder = TimestepEmbedder(D // 3)  # height, width
+        self.ar_embedder = TimestepEmbedder(D // 3)  # height / width
+        self.fl_embedder = TimestepEmbedder(D)  # number of frames
+        self.fps_embedder = TimestepEmbedder(D)  # frames per second
+        self.rope = RotaryEmbedding(D // config.num_heads)
         self.blocks = nn.LayerList(
             Block(D, config.num_heads, config.mlp_ratio, config.qk_norm) for _ in range(config.depth)
         )
@@ -298,7 +306,7 @@ def load_stdit(path: str | Path, dtype: str = "float32") -> STDiT2:
     """
     config = STDiT2Config.from_dict(read_config(path))
     tensors, what = open_checkpoint(path), f"STDiT2 checkpoint {path}"
-    match(sketch(STDiT2, config), tensors, computed=COMPUTED, what=what)
+    check_state_dict(build_meta(STDiT2, config), tensors, computed=COMPUTED, what=what)
     return load(build(STDiT2, config, dtype=dtype), tensors, computed=COMPUTED, what=what)
 
 

@@ -18,14 +18,14 @@ from opensora_lite.device import lean_paddlenlp, quiet
 from opensora_lite.errors import CheckpointError, DeviceError, PromptError
 from opensora_lite.io.checkpoints import (
     build,
+    build_meta,
     check_fields,
+    check_state_dict,
     legible,
     load,
-    match,
     open_checkpoint,
     read_config,
     read_safetensors,
-    sketch,
 )
 from opensora_lite.io.files import write_safetensors
 
@@ -227,8 +227,8 @@ def load_text_encoder(path: str | Path, max_length: int, dtype: str = "float32")
     except RuntimeError as error:
         raise CheckpointError(f"{folder / 'spiece.model'} is no sentencepiece model ({error})") from error
     what = f"T5 checkpoint {path}"
-    model = sketch(new_encoder, config)
-    match(model, tensors, what=what)
+    model = build_meta(new_encoder, config)
+    check_state_dict(model, tensors, what=what)
     ids = max(tokenizer.get_piece_size() - 1, model.config.pad_token_id, model.config.eos_token_id)
     if ids >= model.config.vocab_size:
         raise CheckpointError(

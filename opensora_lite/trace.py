@@ -35,8 +35,8 @@ class TraceStep:
     x_t: np.ndarray | None = None  # what went in
     x_0: np.ndarray | None = None  # the clean latent that the prediction implies
     epsilon: np.ndarray | None = None  # the noise, guided
-    with_caption: np.ndarray | None = None  # the noise, of the caption alone
-    without_caption: np.ndarray | None = None  # of the empty caption; None without guidance
+    eps_cond: np.ndarray | None = None  # the noise, of the caption alone
+    eps_uncond: np.ndarray | None = None  # of the empty caption; None without guidance
     sample: np.ndarray | None = None  # what came out
     attention: dict[str, np.ndarray] = field(default_factory=dict)  # by the module's name; shapes in `Trace`
 
@@ -154,15 +154,15 @@ class Trace(Sequence[TraceStep]):
                 x_t=array(step.x_t),
                 x_0=array(step.x_0),
                 epsilon=array(prediction.epsilon),
-                with_caption=array(prediction.with_caption),
-                without_caption=array(prediction.without_caption),
+                eps_cond=array(prediction.eps_cond),
+                eps_uncond=array(prediction.eps_uncond),
                 sample=array(step.sample),
             )
         return TraceStep(loop, step.number, step.timestep, active, attention=attention, **latents)
 
 
 @contextmanager
-def heads_off(stdit: "STDiT2", name: str, heads: Sequence[int]) -> Iterator[None]:
+def ablated_heads(stdit: "STDiT2", name: str, heads: Sequence[int]) -> Iterator[None]:
     """Within it, some heads of one attention of `stdit` say nothing: their share of its output is zero.
 
     name: as in `Trace`. heads: numbers from 0. Raises OpenSoraError for a module or a head that there is not.

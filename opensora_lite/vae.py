@@ -17,13 +17,13 @@ from opensora_lite.device import lean_paddlenlp, quiet
 from opensora_lite.errors import CheckpointError
 from opensora_lite.io.checkpoints import (
     build,
+    build_meta,
     check_fields,
+    check_state_dict,
     load,
-    match,
     open_checkpoint,
     read_config,
     rename_2022,
-    sketch,
 )
 from opensora_lite.runtime.memory import micro_batch
 
@@ -123,7 +123,7 @@ def load_vae(path: str | Path, dtype: str = "float32", micro_batch_size: int | N
     """
     config, tensors, what = read_config(path), open_checkpoint(path), f"VAE checkpoint {path}"
     rename = rename_2022(tensors)
-    match(sketch(new_autoencoder, config), tensors, rename, what=what)
+    check_state_dict(build_meta(new_autoencoder, config), tensors, rename, what=what)
     model = load(build(new_autoencoder, config, dtype=dtype), tensors, rename, what=what)
     return FrameVAE(model, config.get("scaling_factor", SCALING_FACTOR), micro_batch_size)
 

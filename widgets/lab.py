@@ -104,7 +104,7 @@ FLAGS = {  # of `opensora-lite generate`
     "num_sampling_steps": "--num-sampling-steps",
     "guidance_scale": "--cfg-scale",
     "guidance_interval": "--guidance-interval",
-    "reuse": "--reuse",
+    "cache_threshold": "--cache-threshold",
     "cfg_channel": "--cfg-channel",
     "loops": "--loop",
     "condition_frames": "--condition-frame-length",

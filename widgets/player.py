@@ -164,7 +164,7 @@ class LatentPlayer(Widget):
         """Why a view or a way of showing it is not possible now; "" where it is."""
         if choice == "guidance":
             for track in self._tracks:
-                if any(step.without_caption is None for step in track.steps):
+                if any(step.eps_uncond is None for step in track.steps):
                     return f"{track.name} was made without guidance (guidance_scale=1)"
         if choice == "pixels" and self._pipe is None:
             return "pixels need a model: LatentPlayer(trace, pipe)"
@@ -394,7 +394,7 @@ class Track:
     def values(self, index: int, view: str) -> np.ndarray:
         """float32 [C, T, h, w] of a step."""
         step = self.steps[index]
-        return step.with_caption - step.without_caption if view == "guidance" else getattr(step, view)
+        return step.eps_cond - step.eps_uncond if view == "guidance" else getattr(step, view)
 
     def largest(self, index: int, view: str) -> float:
         """The largest absolute value in the frames that a step changes; infinite ones and nan don't count."""

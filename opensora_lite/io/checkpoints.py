@@ -3,8 +3,8 @@
 A stranger's file is never trusted: nothing in it is executed, memory is taken for what fits only, and whatever is
 wrong with it is one sentence (`CheckpointError`).
 
-A checkpoint is opened as a table {name: Tensor} of lazily read tensors. `match` compares that table with a layer's
-state and raises a `CheckpointError` that names every missing, unexpected or mis-shaped tensor; `load` then copies
+A checkpoint is opened as a table {name: Tensor} of lazily read tensors. `check_state_dict` compares that table with a
+layer's state and raises a `CheckpointError` that names every missing, unexpected or mis-shaped tensor; `load` copies
 one tensor at a time (memory-mapped, converted, freed), so that the peak stays near the size of the model itself.
 
 Layouts differ in one thing: a PyTorch Linear's weight is [out, in], a Paddle one's [in, out]. A square weight
@@ -427,7 +427,7 @@ def linear_weights(layer) -> set[str]:
     return {f"{name}.weight" for name, sub in layer.named_sublayers() if isinstance(sub, paddle.nn.Linear)}
 
 
-def match(
+def check_state_dict(
     layer,
     tensors: Mapping[str, Tensor],
     rename: Mapping[str, str] = {},
@@ -474,10 +474,10 @@ def load(
     computed: tuple[str, ...] = (),
     what: str = "checkpoint",
 ):
-    """Copy `tensors` into `layer` (in its own dtype) after `match`; returns the layer, in evaluation mode."""
+    """Copy `tensors` into `layer`, in its own dtype, after `check_state_dict`; returns it in eval mode."""
     import paddle
 
-    matched = match(layer, tensors, rename, computed, what)
+    matched = check_state_dict(layer, tensors, rename, computed, what)
     linears = linear_weights(layer)
     with paddle.no_grad():
         state = layer.state_dict()
@@ -516,7 +516,7 @@ def _numbers(value: np.ndarray, dtype: str, what: str) -> np.ndarray:
     )
 
 
-def sketch(make: Callable, *args):
+def build_meta(make: Callable, *args):
     """`make(*args)`, a layer without memory for its values: to be compared with a checkpoint before any is taken."""
     import paddle
 

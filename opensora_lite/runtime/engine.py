@@ -130,7 +130,11 @@ STAND_INS: tuple[tuple[Any, str, Any], ...] = (
     (stdit_module, "attention", _attention),
     (stdit_module.PatchEmbedder, "forward", _patches),
     (stdit_module, "on_cpu", lambda: False),  # ways around what is slow in dynamic mode alone
-    (stdit_module, "sinusoids", lambda given: given),  # a program gets them instead of times, for it has no exp
+    (
+        stdit_module,
+        "timestep_embedding",
+        lambda given: given,
+    ),  # a program gets them instead of times, for it has no exp
     (paddle, "matmul", _matmul),
     (paddle, "rsqrt", lambda x: _operation("rsqrt", dict(X=x))),
     (F, "gelu", lambda x, approximate=False: _operation("gelu", dict(X=x), approximate=approximate)),
@@ -434,7 +438,7 @@ class Engine:
 
     def denoise(self, x, timestep, told: CompiledConditions, x_mask=None):
         """As of STDiT2."""
-        time = timestep if self.precision is None else stdit_module.sinusoids(timestep)
+        time = timestep if self.precision is None else stdit_module.timestep_embedding(timestep)
         inputs, constants = {"x": x, "timestep": time}, told.constants
         if x_mask is not None:
             inputs["x_mask"] = x_mask.astype("float32")

@@ -2,7 +2,7 @@
 
 from opensora_lite.samplers.ddim import DDIM
 from opensora_lite.samplers.dpm_solver import DPMSolver
-from opensora_lite.samplers.guidance import Guidance, Prediction
+from opensora_lite.samplers.guidance import CFG, Prediction
 from opensora_lite.samplers.iddpm import IDDPM
 from opensora_lite.samplers.loop import NoiseSource, Sampler, Step
 from opensora_lite.schedule import Schedule, space_timesteps
@@ -10,11 +10,11 @@ from opensora_lite.schedule import Schedule, space_timesteps
 SAMPLERS = {"iddpm": IDDPM, "ddim": DDIM, "dpm-solver": DPMSolver}
 
 __all__ = [
+    "CFG",
     "DDIM",
     "IDDPM",
     "SAMPLERS",
     "DPMSolver",
-    "Guidance",
     "NoiseSource",
     "Prediction",
     "Sampler",

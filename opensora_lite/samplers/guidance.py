@@ -17,11 +17,11 @@ class Prediction:
 
     epsilon: paddle.Tensor  # the noise, guided
     variance: paddle.Tensor  # where log σ² lies between its bounds, -1 … 1 (IDDPM, eq. 15)
-    with_caption: paddle.Tensor  # ε of the caption alone
-    without_caption: paddle.Tensor | None  # ε of the empty caption; None where it was not asked for
+    eps_cond: paddle.Tensor  # ε of the caption alone
+    eps_uncond: paddle.Tensor | None  # ε of the empty caption; None where it was not asked for
 
 
-class Guidance:
+class CFG:
     """A model, what it is told, and how strongly: called with x_t and a time, gives a Prediction.
 
     model: an STDiT2, or one that `engine` has compiled. y, mask: T5 vectors [B, 1, L, caption_channels] and their mask
@@ -29,8 +29,7 @@ class Guidance:
     channels: how many of the latent channels are guided, counted from the first (None: all of them).
     interval: the first and the last time at which there is guidance (None: always); at others, half of the work is left
     out too. The noisiest times only lose variety by it, the last ones hardly change (arXiv:2404.07724).
-    reuse: above 0, the model's last answer is taken again until its input has moved so far: relative L1 changes of what
-    enters the first block, added up over the steps (TeaCache, arXiv:2411.19108). The video is another one then.
+    cache_threshold: above 0, the last output is used again until the input has moved so far (TeaCache, 2411.19108).
     sizes: num_frames, height, width, ar, fps of STDiT2.forward, numbers that hold for the whole batch.
     """
 
@@ -42,7 +41,7 @@ class Guidance:
         scale: float,
         channels: int | None = None,
         interval: tuple[int, int] | None = None,
-        reuse: float = 0.0,
+        cache_threshold: float = 0.0,
         **sizes: float,
     ):
         # No token beyond the longest caption of the batch is ever looked at. In sixteens: sums over that many, and
@@ -59,7 +58,7 @@ class Guidance:
         self.sizes = {name: paddle.full([1], float(value)) for name, value in sizes.items()}
         self.y, self.mask = y, mask
         self.latent_size: list[int] | None = None
-        self.reuse, self.asked = reuse, 0  # how often the model was asked
+        self.cache_threshold, self.asked = cache_threshold, 0  # how often the model was asked
         self._input: Any = None  # of the last time, as are:
         self._answer: Any = None
         self._mask: Any = None
@@ -93,14 +92,14 @@ class Guidance:
 
     def _holds(self, x, time, x_mask, guided: bool) -> bool:
         """Whether the last answer still holds for this input."""
-        if not self.reuse:
+        if not self.cache_threshold:
             return False
         entering = self.model.entering(x, time, self.told)
         same = self._answer is not None and self._answer.shape[0] == (2 if guided else 1) * self.videos
         same = same and (x_mask is None) == (self._mask is None)
         if same and (x_mask is None or bool((x_mask == self._mask).all())):  # a frame that joins makes another question
             self._moved += float((entering - self._input).abs().mean() / self._input.abs().mean())
-            holds = self._moved < self.reuse
+            holds = self._moved < self.cache_threshold
         else:
             holds = False
         self._input, self._mask = entering, x_mask

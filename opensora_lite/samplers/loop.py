@@ -16,7 +16,7 @@ import numpy as np
 import paddle
 
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.masks import joining_steps
+from opensora_lite.masks import start_steps
 from opensora_lite.samplers.guidance import Prediction
 from opensora_lite.schedule import Schedule
 
@@ -104,7 +104,7 @@ class Sampler:
         if frame_mask is None:
             joins_at = masked = None
         else:
-            joins_at = paddle.to_tensor(joining_steps(frame_mask, steps))
+            joins_at = paddle.to_tensor(start_steps(frame_mask, steps))
             masked = (np.asarray(frame_mask) < 1).any(1)
         for index in reversed(range(steps)):
             x_t, active, live = x, None, None

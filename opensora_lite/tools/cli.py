@@ -146,6 +146,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--guidance-interval", type=int, nargs=2, **interval)
     add(
+        "--cache-threshold",
         "--reuse",
         type=float,
         help="take the model's last answer again until its input has moved so far, as 0.1 [0: off]",

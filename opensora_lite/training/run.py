@@ -231,7 +231,7 @@ def diffusion_losses(stdit, text, schedule: TrainingSchedule, batch: Batch, weig
     """`training_losses` of a Batch whose captions T5 reads, with gradients in both models."""
     ids, mask = (paddle.to_tensor(array) for array in text.tokenize(batch.captions))
     y = text.model(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state[:, None]
-    # as released: "no caption" has the caption's length and mask, as in Guidance
+    # as released: "no caption" has the caption's length and mask, as in CFG
     empty = stdit.y_embedder.y_embedding[: y.shape[2]]
     y = paddle.where(paddle.to_tensor(batch.dropped)[:, None, None, None], empty.expand(y.shape), y)
     arrays = (batch.x_0, batch.t, batch.noise)

@@ -72,7 +72,7 @@ def watch_models():
         watch(f"opensora_lite.{module}", function, "load the three models")
     watch("opensora_lite.text", "TextEncoder.encode", "encode the caption")
     watch("opensora_lite.runtime.engine", "Programs._load", "compile")
-    watch("opensora_lite.samplers", "Guidance.__call__", "denoise: the model")
+    watch("opensora_lite.samplers", "CFG.__call__", "denoise: the model")
     watch("opensora_lite.vae", "FrameVAE.decode", "decode")
 
 

@@ -27,7 +27,7 @@ from peers.serve import clock, forget_peak, peak_memory, serve, threads, timed  
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
 from opensora_lite import OpenSora  # noqa: E402
-from opensora_lite.samplers import Guidance  # noqa: E402
+from opensora_lite.samplers import CFG  # noqa: E402
 from opensora_lite.text import load_text_encoder  # noqa: E402
 
 works = {}  # what has been made ready: a pipeline or None, and a function, by the names that requests use
@@ -50,7 +50,7 @@ def compiled(pipe):
 
 def step(models, engine, told, y, mask):
     pipe, told = pipeline(models, engine), {name: value for name, value in told.items() if name != "timesteps"}
-    predict = Guidance(compiled(pipe) or pipe.stdit, paddle.to_tensor(y), paddle.to_tensor(mask), **told)
+    predict = CFG(compiled(pipe) or pipe.stdit, paddle.to_tensor(y), paddle.to_tensor(mask), **told)
     return pipe, lambda x, timestep: predict(paddle.to_tensor(x), int(timestep.item())).epsilon
 
 

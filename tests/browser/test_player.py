@@ -22,7 +22,7 @@ player
 
 SYNTHETIC = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+sys.path.insert(0, {str(Path(__file__).parents[1] / "unit")!r})
 from test_widgets_player import Decoder, LatentPlayer, made_trace
 """
 
@@ -101,7 +101,7 @@ def test_scrub_by_mouse_and_keyboard_and_find_it_again(lab, player):
     player.shows_channels_of("trace[5].x_0[:, 6]")
     player.choose("guidance")
     player.wait("5 6 guidance")
-    player.shows_channels_of("trace[5].with_caption[:, 6] - trace[5].without_caption[:, 6]")
+    player.shows_channels_of("trace[5].eps_cond[:, 6] - trace[5].eps_uncond[:, 6]")
     player.choose("all frames")
     lab.wait_for("player.scope", "all")
     player.page.get_by_role("option", name="step 9, t = 272").click()
@@ -162,7 +162,7 @@ def test_scrub_by_mouse_and_keyboard_and_find_it_again(lab, player):
     lab.save()
     lab.load()
     player.wait("2 1 guidance channels")
-    player.shows_channels_of("trace[2].with_caption[:, 1] - trace[2].without_caption[:, 1]")
+    player.shows_channels_of("trace[2].eps_cond[:, 1] - trace[2].eps_uncond[:, 1]")
     player.slider("Step").press("End")
     player.wait("11 1 guidance channels")
 

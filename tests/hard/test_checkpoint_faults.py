@@ -32,7 +32,7 @@ from safetensors.numpy import save, save_file
 
 from opensora_lite import OpenSora
 from opensora_lite.errors import CheckpointError
-from opensora_lite.io.checkpoints import MAX_JSON, build, load, open_checkpoint, read_config, sketch
+from opensora_lite.io.checkpoints import MAX_JSON, build, build_meta, load, open_checkpoint, read_config
 from opensora_lite.request import WEIGHTS, model_defaults
 from opensora_lite.stdit2 import STDiT2Config, load_stdit
 from opensora_lite.text import load_text_encoder, new_encoder
@@ -668,8 +668,8 @@ def test_the_released_configs_are_taken():
                block_out_channels=[128, 256, 512, 512], in_channels=3, latent_channels=4, layers_per_block=2,
                down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
                norm_num_groups=32, out_channels=3)  # fmt: skip
-    assert sketch(new_encoder, t5).config.d_ff == 10240
-    assert sketch(new_autoencoder, vae).config.latent_channels == 4
+    assert build_meta(new_encoder, t5).config.d_ff == 10240
+    assert build_meta(new_autoencoder, vae).config.latent_channels == 4
 
 
 NO_CONFIGS = {

@@ -9,7 +9,7 @@ import pytest
 from conftest import relative_error
 
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.samplers import DDIM, IDDPM, SAMPLERS, DPMSolver, Guidance, NoiseSource, Prediction, Schedule
+from opensora_lite.samplers import CFG, DDIM, IDDPM, SAMPLERS, DPMSolver, NoiseSource, Prediction, Schedule
 from opensora_lite.schedule import space_timesteps
 
 CASES = ["text", "allchannels", "image_cond", "connect", "edit"]
@@ -24,7 +24,7 @@ def replay(recording):
 def guidance(model, case, scale, channels):
     _, _, T, H, W = case["z"].shape
     sizes = dict(num_frames=T, height=8 * H, width=8 * W, ar=H / W, fps=24)
-    return Guidance(model, paddle.to_tensor(case["y"]), paddle.to_tensor(case["mask"]), scale, channels, **sizes)
+    return CFG(model, paddle.to_tensor(case["y"]), paddle.to_tensor(case["mask"]), scale, channels, **sizes)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -238,10 +238,10 @@ class Echo:
 def test_guidance_goes_on_from_the_empty_caption():
     y, mask = paddle.full([2, 1, 12, 3], 2.0), paddle.to_tensor([[1] * 4 + [0] * 8, [1] * 5 + [0] * 7])
     x, model = paddle.zeros([2, 4, 1, 2, 2]), Echo()
-    all_channels = Guidance(model, y, mask, 3.0, None, fps=24)(x, 10)
+    all_channels = CFG(model, y, mask, 3.0, None, fps=24)(x, 10)
     assert model.calls == [(4, 12, None)]  # both halves at once; captions in sixteens, or as long as they can be
     assert np.allclose(all_channels.epsilon.numpy(), -1 + 3 * (2 + 1))
-    three = Guidance(model, y, mask, 3.0, 3, fps=24)(x, 10, paddle.ones([2, 1], "bool"))
+    three = CFG(model, y, mask, 3.0, 3, fps=24)(x, 10, paddle.ones([2, 1], "bool"))
     assert np.allclose(three.epsilon.numpy()[:, :3], 8) and np.allclose(three.epsilon.numpy()[:, 3], 2)
     assert np.allclose(three.variance.numpy(), 2)  # as released: of the half with the caption
     assert model.calls[-1] == (4, 12, 4)
@@ -250,18 +250,18 @@ def test_guidance_goes_on_from_the_empty_caption():
 def test_guidance_outside_its_interval_leaves_out_half_of_the_work():
     y, mask, x = paddle.full([2, 1, 12, 3], 2.0), paddle.ones([2, 12], "int64"), paddle.zeros([2, 4, 1, 2, 2])
     model = Echo()
-    predict = Guidance(model, y, mask, 3.0, None, (200, 800), fps=24)
+    predict = CFG(model, y, mask, 3.0, None, (200, 800), fps=24)
     predictions = [predict(x, t, paddle.ones([2, 1], "bool")) for t in (801, 800, 200, 199)]
     assert [call[::2] for call in model.calls] == [(2, 2), (4, 4), (4, 4), (2, 2)]
-    assert [p.without_caption is None for p in predictions] == [True, False, False, True]
+    assert [p.eps_uncond is None for p in predictions] == [True, False, False, True]
     assert [float(p.epsilon.mean()) for p in predictions] == [2, 8, 8, 2]
-    assert Guidance(model, y, mask, 3.0, None, fps=24)(x, 999).without_caption is not None
+    assert CFG(model, y, mask, 3.0, None, fps=24)(x, 999).eps_uncond is not None
 
 
 def test_an_answer_is_taken_again_until_the_input_has_moved():
     y, mask, x = paddle.full([2, 1, 12, 3], 2.0), paddle.ones([2, 12], "int64"), paddle.zeros([2, 4, 1, 2, 2])
     live, other = paddle.ones([2, 1], "bool"), paddle.to_tensor([[True], [False]])
-    predict = Guidance(Echo(), y, mask, 3.0, None, (0, 800), 0.1, fps=24)
+    predict = CFG(Echo(), y, mask, 3.0, None, (0, 800), 0.1, fps=24)
     asked = []
     for moved, t, x_mask in [
         (0.0, 700, None),  # the first time
@@ -278,14 +278,14 @@ def test_an_answer_is_taken_again_until_the_input_has_moved():
         assert np.allclose(prediction.epsilon.numpy(), 8 if t <= 800 else 2)
         asked.append(predict.asked)
     assert asked == [1, 1, 1, 2, 3, 3, 4, 5, 5]
-    predict = Guidance(Echo(), y, mask, 3.0, None, fps=24)
+    predict = CFG(Echo(), y, mask, 3.0, None, fps=24)
     assert [predict(x, 500) and predict.asked for _ in range(3)] == [1, 2, 3]  # by default, always
 
 
 def test_a_scale_of_1_leaves_out_half_of_the_work():
     model = Echo()
-    prediction = Guidance(model, paddle.ones([2, 1, 12, 3]), paddle.ones([2, 12], "int64"), 1.0, 3, fps=24)(
+    prediction = CFG(model, paddle.ones([2, 1, 12, 3]), paddle.ones([2, 12], "int64"), 1.0, 3, fps=24)(
         paddle.zeros([2, 4, 1, 2, 2]), 0
     )
-    assert model.calls == [(2, 12, None)] and prediction.without_caption is None
+    assert model.calls == [(2, 12, None)] and prediction.eps_uncond is None
     assert np.allclose(prediction.epsilon.numpy(), 1)

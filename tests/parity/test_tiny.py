@@ -9,7 +9,7 @@ from conftest import relative_error
 
 from opensora_lite.masks import MaskStrategy
 from opensora_lite.pipeline import to_uint8
-from opensora_lite.samplers import IDDPM, Guidance
+from opensora_lite.samplers import CFG, IDDPM
 
 
 @pytest.mark.parametrize("name", ["text", "image", "connect", "edit"])
@@ -27,7 +27,7 @@ def test_whole_runs_reproduce_the_original(golden, recorded, first_pipe, name):
         np.testing.assert_allclose(frame_mask, tensors["frame_mask"][0], rtol=1e-6)
 
     sizes = dict(num_frames=case["num_frames"], height=height, width=width, ar=height / width, fps=case["fps"])
-    predict = Guidance(pipe.stdit, y, mask, case["guidance_scale"], case["cfg_channel"], **sizes)
+    predict = CFG(pipe.stdit, y, mask, case["guidance_scale"], case["cfg_channel"], **sizes)
     draws = iter(tensors["noise"])
     *_, last = IDDPM(case["steps"]).sample(
         predict,

@@ -14,7 +14,15 @@ import pytest
 from safetensors.numpy import save_file
 
 from opensora_lite.errors import CheckpointError
-from opensora_lite.io.checkpoints import Tensor, build, load, match, open_checkpoint, read_config, rename_2022
+from opensora_lite.io.checkpoints import (
+    Tensor,
+    build,
+    check_state_dict,
+    load,
+    open_checkpoint,
+    read_config,
+    rename_2022,
+)
 from opensora_lite.io.files import write_safetensors
 from opensora_lite.stdit2 import COMPUTED, SIZES, STDiT2
 from opensora_lite.text import new_encoder, with_both_embeddings
@@ -121,7 +129,7 @@ def test_tensors_under_both_names_are_refused(weights):
     tensors = {name: Tensor(value.shape, lambda: None, "torch") for name, value in weights.items()}
     tensors["old.weight"] = tensors["linear.weight"]
     with pytest.raises(CheckpointError, match=r"holds the same tensors under old and new names: old.weight"):
-        match(Toy(), tensors, rename={"old.weight": "linear.weight"})
+        check_state_dict(Toy(), tensors, rename={"old.weight": "linear.weight"})
 
 
 # ----------------------------------------------------------------------------------------------------- what is refused
@@ -147,10 +155,12 @@ def test_every_tensor_that_does_not_fit_is_named(tmp_path, weights):
 def test_computed_tensors_may_be_absent_or_left_over(weights):
     tensors = {name: Tensor(value.shape, lambda v=value: v, "torch") for name, value in weights.items()}
     with pytest.raises(CheckpointError, match=r"unexpected: pos_embed"):
-        match(Toy(), {**tensors, "pos_embed": tensors["linear.bias"]})
-    assert set(match(Toy(), {**tensors, "pos_embed": tensors["linear.bias"]}, computed=("pos_embed",))) == set(weights)
+        check_state_dict(Toy(), {**tensors, "pos_embed": tensors["linear.bias"]})
+    assert set(
+        check_state_dict(Toy(), {**tensors, "pos_embed": tensors["linear.bias"]}, computed=("pos_embed",))
+    ) == set(weights)
     del tensors["linear.bias"]
-    assert set(match(Toy(), tensors, computed=("linear.bias",))) == set(tensors)
+    assert set(check_state_dict(Toy(), tensors, computed=("linear.bias",))) == set(tensors)
 
 
 def entry(begin=0, end=8, dtype="F32", shape=(2,)):
@@ -243,16 +253,16 @@ def test_released_checkpoints_fit_exactly(golden, checkpoint, make, computed):
     with paddle.LazyGuard():
         model = make()
     renamed = rename_2022(released)
-    assert set(match(model, released, renamed, computed)) == {renamed.get(name, name) for name in released}
+    assert set(check_state_dict(model, released, renamed, computed)) == {renamed.get(name, name) for name in released}
     if checkpoint.startswith("t5"):  # one table under two names, of which a file may hold either
         one = {name: tensor for name, tensor in released.items() if name != "encoder.embed_tokens.weight"}
-        assert match(model, with_both_embeddings(one)).keys() == released.keys()
+        assert check_state_dict(model, with_both_embeddings(one)).keys() == released.keys()
     lacking = dict(list(released.items())[:-1])
     with pytest.raises(
         CheckpointError,
         match=r"1 tensors are missing: " + re.escape(renamed.get(list(released)[-1], list(released)[-1])),
     ):
-        match(model, lacking, renamed, computed)
+        check_state_dict(model, lacking, renamed, computed)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc: run it on Linux")

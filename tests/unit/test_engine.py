@@ -12,7 +12,7 @@ from opensora_lite import OpenSora, Trace
 from opensora_lite.errors import DeviceError
 from opensora_lite.runtime import engine
 from opensora_lite.runtime.engine import Engine, Programs, available, cached, choose_precision, parameter_names
-from opensora_lite.samplers import Guidance
+from opensora_lite.samplers import CFG
 
 pytestmark = pytest.mark.skipif(not available(), reason="this Paddle has no OpenVINO: pip install paddlepaddle==3.3.1")
 needs_bf16 = pytest.mark.skipif(
@@ -38,7 +38,7 @@ def predictions(pipe, model, guidance_scale=4.0, masked=False, latent_size=(5, 7
     y, mask = pipe.text.encode([caption] * 2)
     T, H, W = latent_size
     sizes = dict(num_frames=T, height=8 * H, width=8 * W, ar=H / W, fps=24)
-    guide = Guidance(model, y, mask, guidance_scale, None, (0, 800), **sizes)
+    guide = CFG(model, y, mask, guidance_scale, None, (0, 800), **sizes)
     rng = np.random.default_rng(0)
     x = paddle.to_tensor(rng.standard_normal((2, 4, T, H, W), np.float32))
     x_mask = paddle.to_tensor(rng.random((2, T)) < 0.5) if masked else None
@@ -89,7 +89,7 @@ def test_the_released_kind_of_model_compiles_too(golden_stdit, pipe):
         x = paddle.to_tensor(rng.standard_normal((1, c.in_channels, 3, 8, 6), np.float32))
         y = paddle.to_tensor(rng.standard_normal((1, 1, 5, c.caption_channels), np.float32))
         guides = [
-            Guidance(m, y, paddle.ones([1, 5], "int64"), 3.0, num_frames=3, height=64, width=48, ar=1.3, fps=8)
+            CFG(m, y, paddle.ones([1, 5], "int64"), 3.0, num_frames=3, height=64, width=48, ar=1.3, fps=8)
             for m in (model, compiled)
         ]
         expected, got = (guide(x, 321).epsilon.numpy() for guide in guides)

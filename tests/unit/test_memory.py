@@ -11,11 +11,11 @@ from test_checkpoints import SD_VAE
 
 from opensora_lite import pipeline
 from opensora_lite.errors import CheckpointError, DeviceError
-from opensora_lite.io.checkpoints import read_config, sketch
+from opensora_lite.io.checkpoints import build_meta, read_config
 from opensora_lite.request import Settings, model_folder
 from opensora_lite.runtime import engine, memory
 from opensora_lite.runtime.memory import count_stdit, count_t5, count_vae, estimate_memory
-from opensora_lite.samplers import SAMPLERS, Guidance, NoiseSource
+from opensora_lite.samplers import CFG, SAMPLERS, NoiseSource
 from opensora_lite.stdit2 import SIZES, STDiT2, STDiT2Config
 from opensora_lite.text import EMBEDDINGS, new_encoder
 from opensora_lite.tools import cli
@@ -40,15 +40,15 @@ def test_formulas_count_the_small_models_values(part):
         "t5": (count_t5, lambda: new_encoder(config)),
         "vae": (count_vae, lambda: new_autoencoder(config)),
     }[part]
-    assert count(config) == values(sketch(make))
+    assert count(config) == values(build_meta(make))
 
 
 def test_formulas_count_the_released_weights(golden):
     shapes = json.loads((golden / "full_size_tensors.json").read_text())
     t5 = {name: shape for name, shape in shapes["t5-v1_1-xxl (encoder)"].items() if name not in EMBEDDINGS[1:]}
     assert count_t5(memory.T5_XXL) == sum(int(np.prod(shape)) for shape in t5.values())
-    assert count_vae(memory.SD_VAE) == count_vae(SD_VAE) == values(sketch(lambda: new_autoencoder(SD_VAE)))
-    assert count_stdit({}) == values(sketch(lambda: STDiT2(SIZES["XL/2"])))
+    assert count_vae(memory.SD_VAE) == count_vae(SD_VAE) == values(build_meta(lambda: new_autoencoder(SD_VAE)))
+    assert count_stdit({}) == values(build_meta(lambda: STDiT2(SIZES["XL/2"])))
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,15 @@ def test_formulas_count_the_released_weights(golden):
 )
 def test_the_formula_follows_every_field_of_a_transformer(changes):
     config = dict(hidden_size=72, depth=1, num_heads=6, caption_channels=10, model_max_length=7) | changes
-    assert count_stdit(config) == values(sketch(lambda: STDiT2(STDiT2Config(**config))))
+    assert count_stdit(config) == values(build_meta(lambda: STDiT2(STDiT2Config(**config))))
 
 
 def test_the_formulas_follow_the_fields_of_t5_and_vae():
     t5 = dict(vocab_size=30, d_model=12, d_kv=3, d_ff=20, num_layers=3, num_heads=4)
-    assert count_t5(t5) == values(sketch(lambda: new_encoder(t5)))
+    assert count_t5(t5) == values(build_meta(lambda: new_encoder(t5)))
     vae = dict(memory.SD_VAE, block_out_channels=[32, 96], layers_per_block=3, use_quant_conv=False)
     vae |= dict(down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2)
-    assert count_vae(vae) == values(sketch(lambda: new_autoencoder(vae)))
+    assert count_vae(vae) == values(build_meta(lambda: new_autoencoder(vae)))
 
 
 # --------------------------------------------------------------------------------------------- what Paddle hands out
@@ -100,7 +100,7 @@ def test_denoising(D, heads, videos, num_frames, size, guidance_scale):
     sizes = dict(num_frames=num_frames, height=height, width=width, ar=height / width, fps=24)
 
     def two_steps():
-        predict = Guidance(model, y, mask, guidance_scale, **sizes)
+        predict = CFG(model, y, mask, guidance_scale, **sizes)
         noise = NoiseSource(list(range(videos)), (4, num_frames, height // 8, width // 8))
         steps = SAMPLERS["iddpm"](10).sample(predict, noise(), None, noise)
         next(steps), next(steps)

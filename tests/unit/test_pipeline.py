@@ -63,8 +63,8 @@ def test_sizes_that_8_divides_are_taken(size):
         (dict(loops=1, condition_frames=4), "condition_frames is 4, but with one loop nothing is taken over"),
         (dict(loops=3, num_frames=1, condition_frames=1), "3 loops need at least 2 frames"),
         (dict(cfg_channel=True), "cfg_channel is True; latents have 4 channels"),
-        (dict(reuse=-0.1), "reuse must be a number from 0 .off. on, such as 0.1, not -0.1"),
-        (dict(reuse=True), "reuse must be a number"),
+        (dict(cache_threshold=-0.1), "cache_threshold must be a number from 0 .off. on, such as 0.1, not -0.1"),
+        (dict(cache_threshold=True), "cache_threshold must be a number"),
         (dict(guidance_interval=3), "guidance_interval must be two whole numbers, not 3"),
         (dict(guidance_interval=(0.5, 3)), "guidance_interval must be two whole numbers"),
         (dict(guidance_interval=(5, 4)), "guidance_interval is 5 to 4; give the first and the last time"),
@@ -349,4 +349,4 @@ def test_other_sizes_run(pipe, frames, size):
 def test_guidance_off_takes_half_the_batch(pipe):
     seen = []
     pipe("a car", guidance_scale=1.0, on_step=lambda progress: seen.append(progress.step.prediction), **FAST)
-    assert all(prediction.without_caption is None for prediction in seen)
+    assert all(prediction.eps_uncond is None for prediction in seen)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from opensora_lite import OpenSoraError, Trace
-from opensora_lite.trace import heads_off
+from opensora_lite.trace import ablated_heads
 
 PROMPT = "a red car driving right on the ocean at sunset"
 SHORT = dict(num_frames=4, image_size=(64, 64), num_sampling_steps=3, guidance_scale=4.0, cfg_channel=None, seed=3)
@@ -41,7 +41,7 @@ def test_epsilon_is_guided_and_implies_x_0(trace):
 
     schedule = Schedule(3)
     for step in trace:
-        guided = step.without_caption + 4 * (step.with_caption - step.without_caption)
+        guided = step.eps_uncond + 4 * (step.eps_cond - step.eps_uncond)
         np.testing.assert_allclose(step.epsilon, guided, atol=1e-4)
         abar = schedule.alphas_cumprod[3 - step.number]
         x_0 = (step.x_t - np.sqrt(1 - abar) * step.epsilon) / np.sqrt(abar)
@@ -77,7 +77,7 @@ def test_weights_times_values_is_what_the_layer_computes(golden_stdit, temporal)
 def test_attention_is_that_of_the_half_with_the_caption(first_pipe, trace):
     unguided = Trace(attention=WATCHED, steps=[1])
     first_pipe(PROMPT, trace=unguided, **{**SHORT, "guidance_scale": 1})
-    assert unguided[0].without_caption is None
+    assert unguided[0].eps_uncond is None
     for name in WATCHED:  # the first step begins with the same noise
         np.testing.assert_allclose(unguided[0].attention[name], trace[0].attention[name], atol=1e-5)
 
@@ -120,15 +120,15 @@ def test_heads_that_are_off_say_nothing_and_come_back(first_pipe, plain):
     layer = first_pipe.stdit.blocks[0].attn
     x = paddle.randn([2, 16, layer.proj.weight.shape[0]])
     whole = layer(x).numpy()
-    with heads_off(first_pipe.stdit, "blocks.0.attn", range(6)):
+    with ablated_heads(first_pipe.stdit, "blocks.0.attn", range(6)):
         np.testing.assert_allclose(layer(x).numpy(), layer.proj.bias.expand(x.shape).numpy(), atol=1e-6)
         assert not np.array_equal(first_pipe(PROMPT, **SHORT).frames, plain.frames)
     assert np.array_equal(layer(x).numpy(), whole)
-    with heads_off(first_pipe.stdit, "blocks.0.attn", [4]):
+    with ablated_heads(first_pipe.stdit, "blocks.0.attn", [4]):
         some = layer(x).numpy()
     assert abs(some - whole).max() > 0
     with (
         pytest.raises(OpenSoraError, match="has 6 heads, 0 to 5, and no 6"),
-        heads_off(first_pipe.stdit, "blocks.0.attn", [6]),
+        ablated_heads(first_pipe.stdit, "blocks.0.attn", [6]),
     ):
         pass

@@ -17,7 +17,7 @@ from conftest import relative_error
 from opensora_lite import OpenSora, OpenSoraError
 from opensora_lite.errors import CheckpointError
 from opensora_lite.io.files import replacing
-from opensora_lite.samplers import Guidance
+from opensora_lite.samplers import CFG
 from opensora_lite.tools.cli import main
 from opensora_lite.training import models, train
 from opensora_lite.training.data import Latents, Pictures, clip_at, frame_mask
@@ -270,7 +270,7 @@ def test_without_a_caption_training_sees_what_guidance_will(micro, latents):
 
     y, mask = text.encode(batch.captions)
     conditions = {name: float(value[0]) for name, value in batch.conditions.items()}
-    guidance = Guidance(stdit, y, mask, 2.0, **conditions)
+    guidance = CFG(stdit, y, mask, 2.0, **conditions)
     B = len(batch.t)
     null_y, null_mask = guidance.y[B:], guidance.mask[B:]
     same = {name: paddle.to_tensor(value) for name, value in batch.conditions.items()}

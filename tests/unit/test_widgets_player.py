@@ -27,7 +27,7 @@ def made_trace(steps=6, frames=5, size=(4, 6), loops=1, guided=True, ratios=None
     for loop in range(loops):
         trace.loops.append(TraceLoop(f"caption {loop}", ["caption", "</s>"], ratios))
         for number, timestep in enumerate(np.linspace(999, 0, steps).round(), 1):
-            names = ["x_t", "x_0", "epsilon", "with_caption", *["without_caption"] * guided, "sample"]
+            names = ["x_t", "x_0", "epsilon", "eps_cond", *["eps_uncond"] * guided, "sample"]
             latents = {name: rng.standard_normal((4, frames, *size), np.float32) for name in names}
             active = ratios > 1 - number / steps
             trace._steps.append(TraceStep(loop, number, int(timestep), active, **latents))
@@ -39,7 +39,7 @@ def pixels(data: bytes) -> np.ndarray:
 
 
 def values(step, view):
-    return step.with_caption - step.without_caption if view == "guidance" else getattr(step, view)
+    return step.eps_cond - step.eps_uncond if view == "guidance" else getattr(step, view)
 
 
 class Decoder:
