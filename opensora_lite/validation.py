@@ -1,0 +1,128 @@
+"""Checks what a person gave: types and bounds are declared once, as annotations, and pydantic checks them.
+
+    @validated()
+    class Settings:
+        num_frames: Annotated[Whole, Field(ge=1, le=10_000)] = 16
+
+    check(list[Whole], value, "image_size")
+
+Both raise an OpenSoraError of one sentence: which field, what it must be, and what was given. Types are strict: True is
+no number and "3" is no whole number, but numpy's numbers are numbers, and a list is accepted where a tuple is declared.
+"""
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+import pydantic
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from opensora_lite.errors import OpenSoraError, shown
+
+CONFIG = ConfigDict(strict=True, arbitrary_types_allowed=True, extra="forbid")
+T = TypeVar("T")
+
+
+def _index(value: Any) -> Any:
+    """numpy's whole numbers as Python's; everything else as it is."""
+    if isinstance(value, (bool, int, float, str)) or not hasattr(value, "__index__"):
+        return value
+    return operator.index(value)
+
+
+Whole = Annotated[int, BeforeValidator(_index)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Sequence = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # for tuple fields
+
+MUST_BE = {  # pydantic's error types in words; {…} are fields of the error's context
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "True or False",
+    "none_required": "None",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a dictionary",
+    "literal_error": "one of {expected}",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+    "multiple_of": "a multiple of {multiple_of}",
+}
+
+
+def check(kind: Any, value: Any, what: str, error: type[OpenSoraError] = OpenSoraError) -> Any:
+    """`value`, converted to `kind` where that loses nothing (tuples from lists, Python's numbers from numpy's).
+
+    kind: a type or an annotation. what: its name in the message. Raises `error`.
+    """
+    try:
+        return _adapter(kind).validate_python(value, strict=True)
+    except ValidationError as found:
+        raise _readable(found, what, error) from None
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter:
+    return TypeAdapter(kind)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(Field, pydantic.dataclasses.Field))
+def validated(error: type[OpenSoraError] = OpenSoraError, what: str = "") -> Callable[[type[T]], type[T]]:
+    """Decorator: a frozen dataclass whose fields are checked when it is made; raises `error`.
+
+    what: begins the message, as in "the STDiT2 config: depth must be …". An OpenSoraError that __post_init__ raises is
+    passed on as it is.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        made: Any = pydantic.dataclasses.dataclass(cls, frozen=True, config=CONFIG)
+        init = made.__init__
+
+        @functools.wraps(init)
+        def __init__(self: Any, *args: Any, **values: Any) -> None:
+            try:
+                init(self, *args, **values)
+            except ValidationError as found:
+                raise _readable(found, what, error, made) from None
+
+        made.__init__ = __init__
+        return made
+
+    return decorate
+
+
+def _readable(found: ValidationError, what: str, error: type[OpenSoraError], cls: type | None = None) -> OpenSoraError:
+    """The OpenSoraError of a ValidationError: of its first problem."""
+    problem = found.errors(include_url=False)[0]
+    raised = problem.get("ctx", {}).get("error")
+    if isinstance(raised, OpenSoraError):
+        return raised
+    place = [str(part) for part in problem["loc"] if not _is_branch(part)]
+    name = ".".join(place)
+    prefix = f"{what}: " if what and name else what
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = ", ".join(getattr(cls, "__dataclass_fields__", {}))
+        return error(f"{prefix}{name} is unknown" + (f"; known are {known}" if known else ""))
+    if problem["type"] in ("missing", "missing_argument"):
+        return error(f"{prefix}{name} is missing")
+    return error(f"{prefix}{name} must be {_expected(problem)}, not {shown(problem['input'])}".replace("  ", " "))
+
+
+def _is_branch(part: object) -> bool:
+    """Whether a part of pydantic's location names a branch of a union, such as "constrained-int" or "tuple[int, int]"."""
+    return isinstance(part, str) and not part.isidentifier()
+
+
+def _expected(problem: ErrorDetails) -> str:
+    phrase = MUST_BE.get(problem["type"])
+    if phrase is None:
+        return problem["msg"][:1].lower() + problem["msg"][1:]
+    return phrase.format(**problem.get("ctx", {}))
