@@ -117,7 +117,7 @@ def _readable(found: ValidationError, what: str, error: type[OpenSoraError], cls
 
 
 def _is_branch(part: object) -> bool:
-    """Whether a part of pydantic's location names a branch of a union, such as "constrained-int" or "tuple[int, int]"."""
+    """Whether a part of the location names a branch of a union, such as "constrained-int" or "tuple[int, int]"."""
     return isinstance(part, str) and not part.isidentifier()
 
 
