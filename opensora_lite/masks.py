@@ -157,6 +157,21 @@ class Frame:
     edit_ratio: float = 1.0  # its entry of the frame mask: 0 kept, 1 generated, between: edited
 
 
+def apply_frames(
+    latents: np.ndarray, references: Sequence[np.ndarray], frames: Sequence[Frame]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put reference latents into the noise of one loop: new latents [C, T, H, W], frame mask [T] float32.
+
+    latents: noise [C, T, H, W], not changed. references: latents [C, T_i, H, W] of every reference in this loop,
+    clips of earlier loops after the given ones. frames: one entry of `MaskStrategy.resolve`.
+    """
+    latents = np.array(latents)
+    for target, frame in enumerate(frames):
+        if frame.reference is not None:
+            latents[:, target] = references[frame.reference][:, frame.frame]
+    return latents, np.array([frame.edit_ratio for frame in frames], np.float32)
+
+
 def start_steps(edit_ratios: ArrayLike, steps: int) -> np.ndarray:
     """The step, counted down from steps - 1, at which frames join the denoising: int(ratio · steps), int32.
 
@@ -277,12 +292,15 @@ class MaskStrategy:
 
     # -- what it means for one video
 
-    def check(self, num_frames: int, references: Sequence[int], loops: int = 1) -> None:
-        """Raise MaskStrategyError unless every segment of every loop fits.
+    def resolve(self, num_frames: int, references: Sequence[int], loops: int = 1) -> list[tuple[Frame, ...]]:
+        """For each loop, where each of its T frames comes from; a list of `loops` tuples of T Frames.
 
         num_frames: T, the frames of the clip that each loop makes. references: the number of frames of each
-        reference given (1 for a picture). loops: how many loops are run. In loop i the i clips of the loops
-        before are references too, after the given ones and T frames long.
+        reference given (1 for a picture). In loop i the clips of the i loops before are references too; they follow
+        the given ones and have T frames. Raises MaskStrategyError if a segment does not fit.
+
+        >>> [[frame.edit_ratio for frame in frames] for frames in MaskStrategy.image().resolve(3, [1], loops=2)]
+        [[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
         """
         if not isinstance(loops, Integral) or not 1 <= loops <= MAX_LOOPS:
             raise MaskStrategyError(f"loops must be a whole number from 1 to {MAX_LOOPS}, not {shown(loops)}")
@@ -290,8 +308,11 @@ class MaskStrategy:
             if segment.loop >= loops:
                 runs = "1 loop is" if loops == 1 else f"{loops} loops are"
                 raise self._error(index, f"loop {segment.loop} is never run; {runs} asked for ({_indices(loops)})")
-        for loop in range(loops):
-            self._resolve(num_frames, [*references, *[num_frames] * loop], loop)
+        return [self.timeline(num_frames, [*references, *[num_frames] * loop], loop) for loop in range(loops)]
+
+    def check(self, num_frames: int, references: Sequence[int], loops: int = 1) -> None:
+        """Raise MaskStrategyError where resolve() does."""
+        self.resolve(num_frames, references, loops)
 
     def timeline(self, num_frames: int, references: Sequence[int], loop: int = 0) -> tuple[Frame, ...]:
         """One Frame for each of the T frames of one loop; segments of other loops are not looked at.
@@ -330,10 +351,7 @@ class MaskStrategy:
                 )
 
         timeline = self.timeline(T, [reference.shape[1] for reference in references], loop)
-        for target, frame in enumerate(timeline):
-            if frame.reference is not None:
-                latents[:, target] = references[frame.reference][:, frame.frame]
-        return latents, np.array([frame.edit_ratio for frame in timeline], dtype=np.float32)
+        return apply_frames(latents, references, timeline)
 
     def explain(self, num_frames: int, references: Sequence[int], loops: int = 1) -> str:
         """The strategy in plain English, with a picture of the frames.
