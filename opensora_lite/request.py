@@ -13,7 +13,7 @@ from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraErr
 from opensora_lite.io.checkpoints import read_json
 from opensora_lite.masks import MAX_FRAMES, MAX_LOOPS, MaskStrategy, start_steps
 from opensora_lite.prompts import prompts_per_loop, split_prompt
-from opensora_lite.video import MAX_PIXELS, Reference, count_frames
+from opensora_lite.video import MAX_PIXELS, ReferenceSource, count_frames
 
 WEIGHTS = Path(__file__).parent / "weights"
 PIXELS_PER_LATENT = 8  # along each side; of the VAE that Open-Sora 1.1 was trained with
@@ -30,7 +30,7 @@ BOUNDS = {  # of whole numbers in Settings; beyond the upper ones nobody goes on
     "num_sample": (1, 10_000),
 }
 
-References = Reference | Sequence[Reference] | None  # those of one prompt; a str can be paths joined by ";"
+References = ReferenceSource | Sequence[ReferenceSource] | None  # those of one prompt; a str can be paths joined by ";"
 
 # ---------------------------------------------------------------------------------------------------------------------
 #   What is asked for
@@ -168,7 +168,7 @@ class Job:
 
     prompt: str  # as given, without its JSON suffix
     captions: tuple[str, ...]  # cleaned, one for each loop
-    references: tuple[Reference, ...]  # paths, Videos or arrays
+    references: tuple[ReferenceSource, ...]  # paths, Videos or arrays
     strategy: MaskStrategy  # with the frames that loops take over
     seed: int
     sample: int  # 0 … num_sample - 1: which of the videos of its prompt
@@ -217,7 +217,7 @@ def _one_each(values: Any, prompts: list[str], what: str) -> list:
     return values
 
 
-def _as_references(given: Any) -> tuple[Reference, ...]:
+def _as_references(given: Any) -> tuple[ReferenceSource, ...]:
     if given is None:
         return ()
     if isinstance(given, str):
@@ -232,7 +232,9 @@ def _as_references(given: Any) -> tuple[Reference, ...]:
     return references
 
 
-def _checked_strategy(strategy: MaskStrategy, references: tuple[Reference, ...], settings: Settings) -> MaskStrategy:
+def _checked_strategy(
+    strategy: MaskStrategy, references: tuple[ReferenceSource, ...], settings: Settings
+) -> MaskStrategy:
     """The strategy with the segments that continue loops, or an error where it does not fit its references."""
     lengths = [count_frames(reference) for reference in references]
     if references and not strategy.segments:

@@ -18,7 +18,7 @@ import stat
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -225,7 +225,7 @@ class Video:
         return i % len(self)
 
 
-Reference = Union[StrPath, Video, np.ndarray, "PIL.Image.Image"]  # what `read_reference` takes
+ReferenceSource = Union[StrPath, Video, np.ndarray, "PIL.Image.Image"]  # arrays: uint8 [T, H, W, 3] or [H, W, 3]
 
 
 def _check_frames(frames: object) -> None:
@@ -418,7 +418,7 @@ def read_video(path: StrPath) -> Video:
     if kind == "image":
         raise MediaError(f"{path} is an image: read_image reads it")
     rates: list[float] = []
-    frames = _stacked(_decoded(file, path, rates), path)
+    frames = _stacked((frame for _, frame in _decoded(file, path, rates)), path)
     return Video(frames, rates[0])
 
 
@@ -439,7 +439,7 @@ def read_image(path: StrPath) -> np.ndarray:
         return pixels
 
 
-def count_frames(source: Reference) -> int:
+def count_frames(source: ReferenceSource) -> int:
     """How many frames `read_reference` would give, without decoding them wherever the file allows it.
 
     source: whatever `read_reference` takes. Raises MediaError as that does for a file that is missing or
@@ -475,11 +475,11 @@ _ONE_PACKET_PER_FRAME = {"h264", "hevc", "vp9", "libdav1d", "av1", "mjpeg", "png
 
 
 def _decoded(
-    file: Path, given: object, rates: list[float] | None = None, kept: tuple[int, int] | None = None
-) -> Iterator[np.ndarray]:
-    """Yields the frames of a video as uint8 [H, W, 3]; at the end puts the frames per second into `rates`.
+    file: Path, given: object, rates: list[float] | None = None, wanted: Container[int] | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (index, frame as uint8 [H, W, 3]) of a video; at the end puts the frames per second into `rates`.
 
-    kept: the height and width at which they will be in memory together, if not those of the video.
+    wanted: the indices of the frames to convert and yield; None: all of them, to be kept in memory together.
     """
     times: list[Any] = []
     with _opened_video(file, given) as (stream, packets):
@@ -495,10 +495,10 @@ def _decoded(
             times.append(frame.time)
             height, width = how["height"], how["width"]
             _check_length(given, len(times), height, width, MAX_VIDEO_PIXELS)
-            # A decoder may hold 16 frames, with half the bytes of those that are kept.
-            kept_height, kept_width = kept or (height, width)
-            _check_length(given, len(times), kept_height, kept_width, MAX_KEPT_PIXELS - 8 * height * width)
-            yield np.rot90(frame.to_ndarray(**how), turns)
+            if wanted is None:  # A decoder may hold 16 frames, with half the bytes of those that are kept.
+                _check_length(given, len(times), height, width, MAX_KEPT_PIXELS - 8 * height * width)
+            if wanted is None or len(times) - 1 in wanted:
+                yield len(times) - 1, np.rot90(frame.to_ndarray(**how), turns)
         if not times:
             raise MediaError(f"{given} holds no frames")
         if rates is not None:
@@ -752,44 +752,88 @@ def _check_pixels(given: object, width: int, height: int, part: int = 1) -> None
 # ------------------------------------------------------------------------------------------------------------
 
 
-def read_reference(source: Reference, height: int, width: int) -> np.ndarray:
-    """A reference at the size of the video to be made: uint8 [T, height, width, 3].
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A reference image or clip after `open_reference`: its size and length are known, its frames are not decoded yet.
 
-    source: the path of an image (T = 1) or a video (T = all its frames), a Video, an array uint8 [T, H, W, 3]
-    or [H, W, 3], or a PIL image. It is resized to cover the target, keeping its aspect, and cropped around its
-    middle: Open-Sora 1.1's transform "resize_crop" (opensora/datasets/utils.py and video_transforms.py), which
-    differs between the two: single images bicubic with antialiasing, videos bilinear without. Rounding to
-    uint8, where the original keeps floats, costs at most half a grey level.
-    Raises MediaError for the source, also where what comes out has more than MAX_KEPT_PIXELS pixels in all;
-    SizeError for the target.
+    name: how messages call it: the path as it was given, or the kind of object. num_frames: 1 for an image.
+    height, width: pixels of a frame, after the rotation that the file asks for.
     """
-    for name, value in (("height", height), ("width", width)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise SizeError(f"the {name} of a reference must be a whole number of pixels above 0, not {value!r}")
-    size = int(height), int(width)
-    given: object = source
+
+    name: str
+    num_frames: int
+    height: int
+    width: int
+    _content: "Path | np.ndarray | PIL.Image.Image"  # a clip's file, its frames [T, H, W, 3], or an image
+
+    def frames(self, indices: Sequence[int], height: int, width: int) -> np.ndarray:
+        """The frames of those indices (0 … num_frames - 1, in any order): uint8 [n, height, width, 3].
+
+        A frame is resized to cover the target, keeping its aspect ratio, and cropped around its centre: Open-Sora
+        1.1's transform "resize_crop" (opensora/datasets/utils.py and video_transforms.py), which differs between the
+        two: single images bicubic with antialiasing, videos bilinear without. Rounding to uint8, where the original
+        keeps floats, costs at most half a grey level.
+        A clip is decoded up to the last of the indices; only frames that are asked for are converted and kept.
+        Raises MediaError for a file that has become unreadable, for more than MAX_KEPT_PIXELS pixels in all, and for
+        a size that the reference cannot be cropped to; SizeError for a target that is not a size.
+        """
+        for name, value in (("height", height), ("width", width)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise SizeError(f"the {name} of a reference must be a whole number of pixels above 0, not {value!r}")
+        size = int(height), int(width)
+        _check_length(self.name, len(indices), *size, MAX_KEPT_PIXELS)
+        _covering_size(self.height, self.width, size, self.name)
+        out = np.empty((len(indices), *size, 3), np.uint8)
+        if isinstance(self._content, Path):
+            places: dict[int, list[int]] = {}
+            for place, index in enumerate(indices):
+                places.setdefault(index, []).append(place)
+            for index, frame in _decoded(self._content, self.name, wanted=places):
+                out[places.pop(index)] = _resize_crop_frame(frame, size, self.name)
+                if not places:
+                    break
+            if places:
+                raise MediaError(f"{self.name} has changed: frame {min(places)} is no longer there")
+        elif self.num_frames == 1:
+            image = self._content if _is_pil(self._content) else _image(self._content[0])
+            out[:] = _resize_crop_image(image, size, self.name)
+        else:
+            for place, index in enumerate(indices):
+                out[place] = _resize_crop_frame(self._content[index], size, self.name)
+        return out
+
+
+def open_reference(source: ReferenceSource) -> Reference:
+    """Check a reference and find out its size and its number of frames.
+
+    source: the path of an image or a video, a Video, an array uint8 [T, H, W, 3] or [H, W, 3], or a PIL image.
+    Images are read completely; of a clip, the first frame is decoded and the others are counted. Raises MediaError.
+    """
     if isinstance(source, Video):
-        frames = source.frames
-    elif isinstance(source, np.ndarray):
-        given, frames = "the array", _frames_of_array(source)
-    elif _is_pil(source):
+        return Reference(repr(source), len(source), source.height, source.width, source.frames)
+    if isinstance(source, np.ndarray):
+        frames = _frames_of_array(source)
+        return Reference("the array", *frames.shape[:3], frames)
+    if _is_pil(source):
         from PIL import ImageOps
 
-        given = "the PIL image"
-        with _errors_named(given, "cannot be used"):
-            _check_pixels(given, *source.size)
-            return _resize_crop_image(_rgb(ImageOps.exif_transpose(source), given), size, given)[None]
-    else:
-        file, kind = _checked_file(source)
-        if kind == "video":
-            _check_length(source, count_frames(source), *size, MAX_KEPT_PIXELS)
-            # Frame by frame: a long clip in full size may not fit into memory.
-            decoded = _decoded(file, source, kept=size)
-            return _stacked((_resize_crop_frame(frame, size, source) for frame in decoded), source)
-        return _resize_crop_image(_read_rgb(file, source), size, source)[None]
-    if len(frames) == 1:
-        return _resize_crop_image(_image(frames[0]), size, given)[None]
-    return np.stack([_resize_crop_frame(frame, size, given) for frame in frames])
+        with _errors_named("the PIL image", "cannot be used"):
+            _check_pixels("the PIL image", *source.size)
+            image = _rgb(ImageOps.exif_transpose(source), "the PIL image")
+        return Reference("the PIL image", 1, image.height, image.width, image)
+    file, kind = _checked_file(source)
+    if kind == "image":
+        image = _read_rgb(file, source)
+        return Reference(str(source), 1, image.height, image.width, image)
+    num_frames = count_frames(source)
+    _, first = next(_decoded(file, source))
+    return Reference(str(source), num_frames, *first.shape[:2], file)
+
+
+def read_reference(source: ReferenceSource, height: int, width: int) -> np.ndarray:
+    """All frames of a reference at the size of the video to be made: `open_reference(source).frames(…)`."""
+    reference = open_reference(source)
+    return reference.frames(range(reference.num_frames), height, width)
 
 
 def _covering_size(height: int, width: int, target: tuple[int, int], given: object) -> tuple[int, int]:
