@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.io.files import replacing
+from opensora_lite.io.files import atomic_write
 
 FOLDER = Path(__file__).resolve().parent
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -56,7 +56,7 @@ def refresh(path: Path) -> bool:
     before = path.read_text(encoding="utf-8")
     after = executed(before, path)
     if after != before:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(after, encoding="utf-8", newline="\n")
     return after != before
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, Union
 import numpy as np
 
 from opensora_lite.errors import MediaError, SizeError
-from opensora_lite.io.files import in_place
+from opensora_lite.io.files import atomic_write
 
 if TYPE_CHECKING:  # imported where they are needed
     import av.container
@@ -159,8 +159,7 @@ class Video:
         """
         target = check_target(path, len(self), self.fps, overwrite)
         suffix = target.suffix.lower()
-        place = Path(os.path.realpath(target))  # through a link, so that the link survives
-        with _errors_named(path, "cannot be written"), in_place(place) as temporary:
+        with _errors_named(path, "cannot be written"), atomic_write(target, MediaError) as temporary:
             _WRITERS[suffix](temporary, self.frames, self.fps)
             if suffix in (".mp4", ".gif"):
                 try:

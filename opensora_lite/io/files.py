@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all.
+"""Atomic writing: a file or a folder appears complete or not at all.
 
-What is being written has a temporary name, `.opensora-lite-…`, beside the final one. A process that is killed leaves it
-there; the next one that writes into that folder removes it, once nobody has touched it for LEFT_BEHIND.
+While it is written it has a temporary name, `.opensora-lite-…`, in the same folder. A process that is killed leaves the
+temporary file behind; the next write into that folder removes it once it is older than LEFT_BEHIND.
 """
 
 import contextlib
@@ -16,97 +16,90 @@ import numpy as np
 
 from opensora_lite.errors import OpenSoraError
 
-TEMPORARY = ".opensora-lite-"  # how the name of what is being written begins
-LEFT_BEHIND = 3600  # seconds; no writer pauses as long
+TEMPORARY = ".opensora-lite-"  # prefix of temporary names
+LEFT_BEHIND = 3600  # seconds without a change after which a temporary file counts as abandoned
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its name when the block ends well; otherwise what was there stays.
+def atomic_write(path: str | Path, error: type[OpenSoraError] = OpenSoraError) -> Iterator[Path]:
+    """Yields a temporary path for a new file, or a folder of files, and renames it to `path` when the block ends.
 
-    The block makes a file of it, or a folder of files. Missing folders above are made. Raises OpenSoraError where it
-    cannot be written.
+    If the block raises, whatever was at `path` stays. A symbolic link is followed and stays a link. Missing parent
+    folders are created. Raises `error` where the system refuses to write.
     """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{target.suffix}")
     try:
-        with in_place(Path(path)) as temporary:
-            yield temporary
-    except OSError as error:
-        raise OpenSoraError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def in_place(path: Path) -> Iterator[Path]:
-    """`replacing` of `path`, with an OSError as it comes."""
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         for written in temporary.iterdir() if temporary.is_dir() else (temporary,):
             with open(written, "rb+") as file:
-                os.fsync(file.fileno())  # on the disk before it has its name, so that a power cut leaves the old one
-        _rename(temporary, path)
+                os.fsync(file.fileno())  # on the disk before the rename: a power cut leaves the old file or the new one
+        _rename(temporary, target)
+    except OSError as reason:
+        raise error(f"{path} cannot be written: {reason.strerror or reason}") from reason
     finally:
         remove(temporary)
     with contextlib.suppress(OSError):
-        remove_left_behind(path.parent, now=path.stat().st_mtime)  # by the clock of that disk, as are the others
+        remove_left_behind(target.parent, now=target.stat().st_mtime)  # times of one clock, that of the file system
 
 
-def _rename(temporary: Path, path: Path) -> None:
-    if not path.is_dir():
-        os.replace(temporary, path)
+def _rename(temporary: Path, target: Path) -> None:
+    if not target.is_dir():
+        os.replace(temporary, target)
         return
-    # A folder that is not empty cannot be replaced in one step: the old one steps aside, under a name that is seen,
-    # for a process may be killed right there. It comes back if the new one cannot take its place.
-    old = path.with_name(f"{path.name}.old-{secrets.token_hex(2)}")
-    os.rename(path, old)
+    # A folder that is not empty can't be replaced in one step. The old one gets a visible name first, since the process
+    # may be killed between the two steps, and its own name again if the second step fails.
+    old = target.with_name(f"{target.name}.old-{secrets.token_hex(2)}")
+    os.rename(target, old)
     try:
-        os.rename(temporary, path)
+        os.rename(temporary, target)
     except BaseException:
-        os.rename(old, path)
+        os.rename(old, target)
         raise
-    os.rename(old, temporary)  # where `in_place` removes it
+    os.rename(old, temporary)  # `atomic_write` removes it
 
 
 def remove(path: Path) -> None:
-    """Remove the file at `path`, or the folder with all that is in it, where there is one and it can be removed."""
+    """Remove the file at `path`, or the folder with its contents; does nothing if there is none."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        with contextlib.suppress(OSError):  # its folder may never have been made
+        with contextlib.suppress(OSError):
             path.unlink()
 
 
 def remove_left_behind(folder: Path, now: float) -> None:
-    """Remove what writers that were killed have left in a folder; now: seconds, as in st_mtime."""
+    """Remove the temporary files of processes that were killed. now: seconds since the epoch, as in st_mtime."""
     for left in folder.glob(f"{TEMPORARY}*"):
-        with contextlib.suppress(OSError):  # somebody else was first
+        with contextlib.suppress(OSError):  # another process may have removed it
             if now - left.lstat().st_mtime > LEFT_BEHIND:
                 remove(left)
 
 
 def check_writable(folder: Path) -> None:
-    """Raise OpenSoraError where a folder, or the first above it that exists, is none that may be written to."""
+    """Raise OpenSoraError unless files can be written into `folder`, or into its nearest existing parent."""
     above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise OpenSoraError(f"{folder} cannot be written: {above} is not a folder that may be written to")
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write `value` to `path` as JSON, UTF-8, indented by one space. Raises OpenSoraError as `replacing` does."""
-    with replacing(path) as temporary:
+    """Write `value` to `path` as JSON, UTF-8, indented by one space. Raises OpenSoraError as `atomic_write` does."""
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_safetensors(path: str | Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Write `tensors`, arrays of any shape by their names, and `metadata` to `path`. Raises OpenSoraError as above."""
+    """Write arrays by their names, and `metadata`, to `path`. Raises OpenSoraError as `atomic_write` does."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.touch()
-        mode = temporary.stat().st_mode  # that of any file here; safetensors makes one for its owner alone
+        mode = temporary.stat().st_mode  # safetensors creates files that only their owner can read
         try:
             save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, str(temporary), metadata)
-        except SafetensorError as error:  # which a full disk is to it
+        except SafetensorError as error:  # as which it reports a full disk
             raise OSError(str(error)) from error
         temporary.chmod(mode)

@@ -36,7 +36,7 @@ import paddle.nn.functional as F
 
 from opensora_lite import layers as stdit_module
 from opensora_lite.errors import DeviceError, OpenSoraError
-from opensora_lite.io.files import replacing
+from opensora_lite.io.files import atomic_write
 from opensora_lite.machine import cache_folder, has_instructions
 from opensora_lite.stdit2 import Conditions, STDiT2
 
@@ -165,7 +165,7 @@ def cached(about: dict, make: Callable[[], bytes]) -> bytes:
     program = make()
     gc.collect()  # of the symbols, which hold each other in circles
     with contextlib.suppress(OpenSoraError, OSError):  # of a disk that is full or read-only: it is made again next time
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(hashlib.sha256(program).digest() + program)
         left = CACHE_BYTES
         for file in sorted(path.parent.glob("*.program"), key=os.path.getmtime, reverse=True):

@@ -50,7 +50,7 @@ from typing import Union
 from urllib.parse import quote
 
 from opensora_lite.errors import OpenSoraError, shown
-from opensora_lite.io.files import check_writable, replacing, write_json
+from opensora_lite.io.files import atomic_write, check_writable, write_json
 from opensora_lite.machine import usable_cores
 from opensora_lite.tools.parameters import check_parameters
 
@@ -658,11 +658,11 @@ def check_installed():
 def save(grid: Grid, runs: list[Run], rows: dict[str, dict], out: Path):
     """Write results.csv, results.parquet and index.html; returns the table."""
     table = tabulate([rows[run.name] for run in runs if run.name in rows])
-    with replacing(out / "results.csv") as temporary:
+    with atomic_write(out / "results.csv") as temporary:
         table.to_csv(temporary, index=False)
-    with replacing(out / "results.parquet") as temporary:
+    with atomic_write(out / "results.parquet") as temporary:
         table.to_parquet(temporary, index=False)
-    with replacing(out / "index.html") as temporary:
+    with atomic_write(out / "index.html") as temporary:
         temporary.write_text(gallery(grid, runs, rows), encoding="utf-8")
     return table
 

@@ -11,7 +11,7 @@ import paddle
 
 from opensora_lite.errors import OpenSoraError
 from opensora_lite.io.checkpoints import linear_weights
-from opensora_lite.io.files import replacing, write_json, write_safetensors
+from opensora_lite.io.files import atomic_write, write_json, write_safetensors
 from opensora_lite.request import model_folder
 from opensora_lite.stdit2 import STDiT2, STDiT2Config, load_stdit
 from opensora_lite.text import T5_FIELDS, TextEncoder, load_text_encoder, new_encoder
@@ -209,7 +209,7 @@ def export_text_encoder(folder: Path, text: TextEncoder):
     config = {name: getattr(text.model.config, name) for name in T5_FIELDS}
     kind = dict(model_type="t5", architectures=["T5EncoderModel"], is_encoder_decoder=False, tie_word_embeddings=False)
     write_json(folder / "t5" / "config.json", {**kind, **config, "dropout_rate": 0.0})
-    with replacing(folder / "t5" / "spiece.model") as temporary:
+    with atomic_write(folder / "t5" / "spiece.model") as temporary:
         temporary.write_bytes(text.tokenizer.serialized_model_proto())
 
 

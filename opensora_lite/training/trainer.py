@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 from opensora_lite.errors import CheckpointError, NeedsMemory
 from opensora_lite.io.checkpoints import read_safetensors
-from opensora_lite.io.files import replacing, write_safetensors
+from opensora_lite.io.files import atomic_write, write_safetensors
 from opensora_lite.training.muon import Muon
 from opensora_lite.training.recipe import Learning
 
@@ -171,7 +171,7 @@ class Trainer:
                 tensors[f"adamw.{own[1]}:{key[len(own[0]) + 1 :]}"] = value.numpy()
         tensors |= {f"muon.{name}": moment.numpy() for name, moment in self.muon.moments.items()}
         # the losses first: those beyond the checkpoint's step, if it comes no further, are passed over
-        with replacing(self.losses_file) as path, open(path, "w", newline="") as file:
+        with atomic_write(self.losses_file) as path, open(path, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(f.name for f in fields(Record))
             writer.writerows(astuple(record) for record in self.history)

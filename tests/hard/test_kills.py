@@ -24,7 +24,7 @@ from test_sweep import needs_papermill
 
 from opensora_lite.io import files
 from opensora_lite.io.checkpoints import read_safetensors
-from opensora_lite.io.files import LEFT_BEHIND, TEMPORARY, replacing, write_json
+from opensora_lite.io.files import LEFT_BEHIND, TEMPORARY, atomic_write, write_json
 from opensora_lite.tools import cli
 from opensora_lite.video import Video, read_video
 
@@ -324,7 +324,7 @@ def test_what_dead_writers_left_is_removed_and_what_living_ones_write_is_not(tmp
 
 def test_a_folder_takes_the_place_of_another_whole(tmp_path, monkeypatch):
     for number in range(2):
-        with replacing(tmp_path / "a") as temporary:
+        with atomic_write(tmp_path / "a") as temporary:
             temporary.mkdir()
             (temporary / str(number)).write_text("x")
     assert os.listdir(tmp_path) == ["a"] and os.listdir(tmp_path / "a") == ["1"]
@@ -339,6 +339,6 @@ def test_a_folder_takes_the_place_of_another_whole(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files.os, "rename", dies)
     monkeypatch.setattr(files, "remove", lambda path: None)
-    with pytest.raises(SystemExit), replacing(tmp_path / "a") as temporary:
+    with pytest.raises(SystemExit), atomic_write(tmp_path / "a") as temporary:
         temporary.mkdir()
     assert moved[0].name.startswith("a.old-") and os.listdir(moved[0]) == ["1"]

@@ -20,7 +20,7 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-from opensora_lite.io.files import replacing, write_json
+from opensora_lite.io.files import atomic_write, write_json
 from opensora_lite.request import model_folder
 from opensora_lite.training.data import LATENT_CHANNELS, Pictures, clip_at
 from opensora_lite.training.recipe import read_recipe
@@ -102,9 +102,12 @@ def train(name, recipe, v, model, pictures, a):
         if step % recipe.save_every == 0 or step == v.steps:
             weights = {n: p.data for n, p in parameters.items()}
             state = dict(weights=weights, optimizer=optimizer.state_dict(), average=average, step=step, history=history)
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 torch.save(state, temporary)
-            with replacing(path.with_name(f"{name}_losses.csv")) as temporary, open(temporary, "w", newline="") as file:
+            with (
+                atomic_write(path.with_name(f"{name}_losses.csv")) as temporary,
+                open(temporary, "w", newline="") as file,
+            ):
                 csv.writer(file).writerows([("step", "kind", "loss", "rate"), *history])
     for n, p in parameters.items():
         p.data.copy_(average[n])
@@ -135,7 +138,7 @@ def main():
             latents = [model.encode(torch.from_numpy(each).to(DEVICE)).latent_dist.mean.flatten() for each in frames]
         config["scaling_factor"] = round(1 / torch.cat(latents).std().item(), 6)
     half = {n: value.half().cpu().contiguous() for n, value in model.state_dict().items()}
-    with replacing(a.out / "vae" / "diffusion_pytorch_model.safetensors") as temporary:
+    with atomic_write(a.out / "vae" / "diffusion_pytorch_model.safetensors") as temporary:
         save_file(half, temporary, {"format": "pt"})
     write_json(a.out / "vae" / "config.json", config)
 

@@ -16,7 +16,7 @@ from conftest import relative_error
 
 from opensora_lite import OpenSora, OpenSoraError
 from opensora_lite.errors import CheckpointError
-from opensora_lite.io.files import replacing
+from opensora_lite.io.files import atomic_write
 from opensora_lite.samplers import CFG
 from opensora_lite.tools.cli import main
 from opensora_lite.training import models, train
@@ -447,17 +447,17 @@ def test_what_is_no_number_stops_the_run_before_it_spreads(tmp_path, micro, what
 
 def test_replacing_keeps_what_was_there(tmp_path):
     (tmp_path / "a").write_text("old")
-    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a") as path:
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "a") as path:
         Path(path).write_text("new")
         raise KeyboardInterrupt
     assert (tmp_path / "a").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
-    with replacing(tmp_path / "b" / "c") as path:
+    with atomic_write(tmp_path / "b" / "c") as path:
         Path(path).write_text("new")
     assert (tmp_path / "b" / "c").read_text() == "new"
     mask = os.umask(0)
     os.umask(mask)
     assert (tmp_path / "b" / "c").stat().st_mode & 0o777 == 0o666 & ~mask
-    with pytest.raises(OpenSoraError, match="c/d cannot be written"), replacing(tmp_path / "b" / "c" / "d"):
+    with pytest.raises(OpenSoraError, match="c/d cannot be written"), atomic_write(tmp_path / "b" / "c" / "d"):
         pass
 
 
