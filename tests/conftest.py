@@ -76,6 +76,14 @@ def first_pipe(golden):
     return OpenSora.from_pretrained(golden / "tiny_weights")
 
 
+@pytest.fixture
+def other_machine(tmp_path, monkeypatch):
+    """A machine that a test describes (machines.py); psutil, /proc and /sys are read from there."""
+    from machines import OtherMachine
+
+    return OtherMachine(tmp_path / "machine", monkeypatch)
+
+
 # A training run that takes seconds: six steps of a transformer with one block, on clips of up to four frames.
 MICRO = """
 seed: 1

@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from opensora_lite import machine
@@ -34,6 +33,7 @@ NEEDED = {  # {module: package}; without one of these no video is made
     "av": "av",
     "safetensors": "safetensors",
     "sentencepiece": "sentencepiece",
+    "psutil": "psutil",
     "ftfy": "ftfy",
     "bs4": "beautifulsoup4",
     "tqdm": "tqdm",
@@ -56,14 +56,14 @@ class Finding:
     blocks: bool = False  # whether no video can be made before
 
 
-def examine(seconds: float = SECONDS, root: Path = machine.ROOT) -> list[Finding]:
-    """All findings, in order. seconds: how long matrix products are measured. root: where /proc and /sys are."""
+def examine(seconds: float = SECONDS) -> list[Finding]:
+    """All findings, in order. seconds: how long matrix products are measured."""
     told, end = _probed(seconds)
     found: list[Finding] = []
     for check in (
         lambda: packages(told, end),
-        lambda: compute(told, root),
-        lambda: memory(root),
+        lambda: compute(told),
+        memory,
         lambda: media(told),
     ):
         try:
@@ -259,18 +259,18 @@ def packages(told: dict[str, Any], end: str) -> Iterator[Finding]:
     yield replace(place, name="for notebooks", value=value, advice=advice)
 
 
-def compute(told: dict[str, Any], root: Path = machine.ROOT) -> Iterator[Finding]:
-    """Devices, cores, instructions, threads and speed. told: what `probe` told. root: where /proc and /sys are."""
+def compute(told: dict[str, Any]) -> Iterator[Finding]:
+    """Devices, cores, instructions, threads and speed. told: what `probe` told."""
     place = Finding("compute", "", "")
-    model = machine.processor(root).get("model name", platform.processor() or platform.machine())
-    cores, threads = machine.usable_cores(root), len(machine.allowed_processors())
+    model = machine.processor().get("model name", platform.processor() or platform.machine())
+    cores, threads = machine.usable_cores(), len(machine.allowed_processors())
     yield replace(place, name="processor", value=f"{model}, {cores} core(s) to use of {threads} processor(s)")
-    flags = [flag for flag in INSTRUCTIONS if machine.has_instructions(flag, root)]
+    flags = [flag for flag in INSTRUCTIONS if machine.has_instructions(flag)]
     bf16 = any("bf16" in flag for flag in flags)
     yield replace(place, name="instructions", value=", ".join(flags) or "none that are known of")
     yield replace(place, name="bf16 on the processor", value="yes" if bf16 else "no: fp32 is the fastest here")
 
-    set_threads, amd = os.environ.get("OMP_NUM_THREADS", ""), machine.processor(root).get("vendor_id") == "AuthenticAMD"
+    set_threads, amd = os.environ.get("OMP_NUM_THREADS", ""), machine.processor().get("vendor_id") == "AuthenticAMD"
     advice = ""
     if set_threads.isdigit() and int(set_threads) != cores:
         advice = f"OMP_NUM_THREADS is {set_threads} and {cores} core(s) may be used: unset it, and it is chosen"
@@ -288,7 +288,7 @@ def compute(told: dict[str, Any], root: Path = machine.ROOT) -> Iterator[Finding
         advice = ""
         if not names and devices["cuda"]:
             advice = "Paddle is built for GPUs and sees none: does nvidia-smi, and is it new enough?"
-        elif not names and (root / "proc/driver/nvidia/version").exists():
+        elif not names and (machine.ROOT / "proc/driver/nvidia/version").exists():
             advice = "there is an NVIDIA GPU, but this Paddle is the CPU build: README.md says which one to install"
         yield replace(place, name="GPU", value="; ".join(names) or "none that Paddle can use", advice=advice)
     if "flash attention" in told:
@@ -311,14 +311,14 @@ def compute(told: dict[str, Any], root: Path = machine.ROOT) -> Iterator[Finding
         yield replace(place, name="matrix product", value=value, advice=advice)
 
 
-def memory(root: Path = machine.ROOT) -> Iterator[Finding]:
-    """Memory and disk. root: where /proc and /sys are."""
+def memory() -> Iterator[Finding]:
+    """Memory and disk."""
     place = Finding("memory", "", "")
-    found = machine.memory(root)
-    known = [f"{n / 1e9:.1f} GB {what}" for n, what in ((found.total, "in all"), (found.available, "free now")) if n]
-    few = found.available is not None and found.available < 1e9
+    found = machine.memory()
+    few = found.available < 1e9
     advice = "the small model takes about 0.7 GB with Paddle: end other programs" if few else ""
-    yield replace(place, name="memory", value=", ".join(known) or "not known here", advice=advice)
+    value = f"{found.total / 1e9:.1f} GB in all, {found.available / 1e9:.1f} GB free now"
+    yield replace(place, name="memory", value=value, advice=advice)
     free = shutil.disk_usage(os.curdir).free
     few = free < 1e8
     yield replace(place, name="disk, here", value=f"{free / 1e9:.1f} GB free", advice="make room" if few else "")

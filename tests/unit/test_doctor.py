@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_machine import MEMINFO, describe, topology
 
-from opensora_lite import machine
 from opensora_lite.tools import doctor
 from opensora_lite.tools.doctor import NEEDED, Finding
 
@@ -76,22 +74,21 @@ def test_an_examination_that_fails_is_a_finding(monkeypatch):
 
 
 @pytest.fixture
-def amd(tmp_path, monkeypatch):
+def amd(other_machine, monkeypatch):
     """A machine with four cores of two threads each, of which this process may use all."""
-    describe(tmp_path, {"proc/cpuinfo": "vendor_id: AuthenticAMD\nmodel name: AMD EPYC\nflags: avx2 avx512f"})
-    topology(tmp_path, ["0,4", "1,5", "2,6", "3,7"] * 2)
-    monkeypatch.setattr(machine, "allowed_processors", lambda: set(range(8)))
+    other_machine.write({"proc/cpuinfo": "vendor_id: AuthenticAMD\nmodel name: AMD EPYC\nflags: avx2 avx512f"})
+    other_machine.siblings(["0,4", "1,5", "2,6", "3,7"] * 2)
     monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 0.5, 0.5))
     monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path
+    return other_machine
 
 
 NO_GPU = {"cuda": False, "names": [], "bytes": []}
 
 
 def test_what_is_slow_is_said_and_how_to_mend_it(amd, monkeypatch):
-    found = by_name(doctor.compute({"GFLOP/s": 19.0, "devices": NO_GPU}, amd))
+    found = by_name(doctor.compute({"GFLOP/s": 19.0, "devices": NO_GPU}))
     assert found["processor"].value == "AMD EPYC, 4 core(s) to use of 8 processor(s)"
     assert found["instructions"].value == "avx2, avx512f" and found["bf16 on the processor"].value.startswith("no")
     assert "OMP_NUM_THREADS is 1 and 4 core(s) may be used: unset it" in found["threads"].advice
@@ -99,17 +96,17 @@ def test_what_is_slow_is_said_and_how_to_mend_it(amd, monkeypatch):
     assert "a core usually reaches 15 or more" in found["matrix product"].advice
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "5")
-    assert not any(finding.advice for finding in doctor.compute({"GFLOP/s": 200.0, "devices": NO_GPU}, amd))
+    assert not any(finding.advice for finding in doctor.compute({"GFLOP/s": 200.0, "devices": NO_GPU}))
     monkeypatch.setattr(os, "getloadavg", lambda: (9.0, 9.0, 9.0))
-    found = by_name(doctor.compute({"GFLOP/s": 20.0}, amd))
+    found = by_name(doctor.compute({"GFLOP/s": 20.0}))
     assert found["matrix product"].advice.startswith("other programs are computing (load 9.0 on 4 cores)")
 
 
 def test_compiling_is_tried(amd, monkeypatch, tmp_path):
     monkeypatch.setenv("OPENSORA_CACHE", str(tmp_path))
-    works = by_name(doctor.compute({"compiling": "works"}, amd))["compiled models"]
+    works = by_name(doctor.compute({"compiling": "works"}))["compiled models"]
     assert works.value == "work" and not works.advice
-    broken = by_name(doctor.compute({"compiling": "RuntimeError: no plugin"}, amd))["compiled models"]
+    broken = by_name(doctor.compute({"compiling": "RuntimeError: no plugin"}))["compiled models"]
     assert broken.value == "do not work" and broken.advice.endswith("uncompiled: RuntimeError: no plugin")
     assert by_name(doctor.memory())["compiled, kept"].value == "nothing yet"
     (tmp_path / "a.program").write_bytes(bytes(1_500_000))
@@ -120,26 +117,24 @@ def test_compiling_is_tried(amd, monkeypatch, tmp_path):
 
 def test_graphics_processors(amd):
     told = {"devices": {"cuda": True, "names": ["A10"], "bytes": [24e9]}, "flash attention": "works", "GFLOP/s": 9000.0}
-    found = by_name(doctor.compute(told, amd))
+    found = by_name(doctor.compute(told))
     assert found["GPU"].value == "A10, 24 GB" and found["flash attention"].value == "works"
     assert found["matrix product"].value == "9000 GFLOP/s in fp32"
-    found = by_name(doctor.compute(told | {"flash attention": "RuntimeError: sm_70 is too old"}, amd))
+    found = by_name(doctor.compute(told | {"flash attention": "RuntimeError: sm_70 is too old"}))
     assert "takes more time and memory without it: RuntimeError: sm_70" in found["flash attention"].advice
-    found = by_name(doctor.compute({"devices": NO_GPU | {"cuda": True}}, amd))
+    found = by_name(doctor.compute({"devices": NO_GPU | {"cuda": True}}))
     assert found["GPU"].advice.startswith("Paddle is built for GPUs and sees none")
-    assert not by_name(doctor.compute({"devices": NO_GPU}, amd))["GPU"].advice
-    describe(amd, {"proc/driver/nvidia/version": "NVRM version"})
-    found = by_name(doctor.compute({"devices": NO_GPU}, amd))
+    assert not by_name(doctor.compute({"devices": NO_GPU}))["GPU"].advice
+    amd.write({"proc/driver/nvidia/version": "NVRM version"})
+    found = by_name(doctor.compute({"devices": NO_GPU}))
     assert "there is an NVIDIA GPU, but this Paddle is the CPU build" in found["GPU"].advice
 
 
-def test_memory_and_disk(tmp_path, monkeypatch):
-    assert by_name(doctor.memory(tmp_path))["memory"].value == "not known here"
-    describe(tmp_path, {"proc/meminfo": MEMINFO})
-    assert by_name(doctor.memory(tmp_path))["memory"].value == "68.7 GB in all, 51.5 GB free now"
-    describe(tmp_path, {"proc/meminfo": "MemTotal:  4000000 kB\nMemAvailable: 300000 kB"})
+def test_memory_and_disk(other_machine, monkeypatch):
+    assert by_name(doctor.memory())["memory"].value == "68.7 GB in all, 51.5 GB free now"
+    other_machine.memory(int(4e9), int(3e8))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 5}))
-    found = by_name(doctor.memory(tmp_path))
+    found = by_name(doctor.memory())
     assert "end other programs" in found["memory"].advice and found["disk, here"].advice == "make room"
 
 

@@ -1,7 +1,10 @@
-"""Cores, instructions and memory of machines that are described in folders."""
+"""Cores, instruction sets and memory, on machines that are described by the files of /proc and /sys."""
 
-import os
+import re
+import subprocess
+import sys
 
+import psutil
 import pytest
 
 from opensora_lite import machine
@@ -10,30 +13,16 @@ from opensora_lite.machine import Memory, has_instructions, memory, usable_cores
 GB = 2**30
 
 
-def describe(root, files: dict[str, str]):
-    """Write `files`, {path below root: text}."""
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
+def test_threads_of_one_core_count_once(other_machine):
+    other_machine.siblings(["0,4", "1,5", "2,6", "3,7"] * 2)
+    assert usable_cores() == 4
+    for cpus, cores in (({0, 4}, 1), ({0, 1, 4}, 2), ({0, 1, 8, 9}, 4)):  # of 8 and 9 nothing is known
+        other_machine.allow(cpus)
+        assert usable_cores() == cores
 
 
-def topology(root, siblings: list[str]):
-    """The threads of each core, as each of its processors names them: "0,4" or "0-1"."""
-    paths = (f"sys/devices/system/cpu/cpu{i}/topology/thread_siblings_list" for i in range(len(siblings)))
-    describe(root, dict(zip(paths, siblings, strict=True)))
-
-
-def test_threads_of_one_core_count_once(tmp_path):
-    topology(tmp_path, ["0,4", "1,5", "2,6", "3,7"] * 2)
-    assert usable_cores(tmp_path, set(range(8))) == 4
-    assert usable_cores(tmp_path, {0, 4}) == 1  # both threads of one core, which is all that taskset allows
-    assert usable_cores(tmp_path, {0, 1, 4}) == 2
-    assert usable_cores(tmp_path, {0, 1, 8, 9}) == 4  # of 8 and 9 nothing is known: cores of their own
-
-
-def test_this_machine_has_a_core_for_every_processor_or_every_other():
-    assert len(machine.allowed_processors()) / 8 <= usable_cores() <= len(machine.allowed_processors())
+def test_this_machine_has_at_most_one_core_for_each_logical_cpu():
+    assert 1 <= usable_cores() <= len(machine.allowed_processors())
 
 
 QUOTAS = {  # of a container: what it may use, and the files that say so
@@ -70,26 +59,16 @@ QUOTAS = {  # of a container: what it may use, and the files that say so
 
 
 @pytest.mark.parametrize("name", QUOTAS)
-def test_quotas_of_containers(tmp_path, name):
+def test_quotas_of_containers(other_machine, name):
     cores, files = QUOTAS[name]
-    describe(tmp_path, files)
-    assert usable_cores(tmp_path, set(range(8))) == cores
+    other_machine.write(files)
+    assert usable_cores() == cores
 
 
-MEMINFO = f"MemTotal:       {64 * 2**20} kB\nMemFree:         {2**20} kB\nMemAvailable:   {48 * 2**20} kB"
-
-
-def test_memory_of_a_machine(tmp_path):
-    assert memory(tmp_path) == Memory(None, None)
-    describe(tmp_path, {"proc/meminfo": MEMINFO})
-    assert memory(tmp_path) == Memory(64 * GB, 48 * GB)
-
-
-def test_memory_of_a_container(tmp_path):
-    describe(
-        tmp_path,
+def test_memory_of_a_container(other_machine):
+    assert memory() == Memory(64 * GB, 48 * GB)
+    other_machine.write(
         {
-            "proc/meminfo": MEMINFO,
             "proc/self/cgroup": "0::/job",
             "sys/fs/cgroup/job/memory.max": str(16 * GB),
             "sys/fs/cgroup/job/memory.current": str(10 * GB),
@@ -97,37 +76,33 @@ def test_memory_of_a_container(tmp_path):
             "sys/fs/cgroup/memory.max": "max",
         },
     )
-    assert memory(tmp_path) == Memory(16 * GB, 9 * GB)  # files that were read once give way
+    assert memory() == Memory(16 * GB, 9 * GB)  # cached files are given back
 
 
-def test_memory_of_a_container_of_version_1(tmp_path):
-    files = {
-        "proc/meminfo": MEMINFO,
-        "proc/self/cgroup": "4:memory:/job\n0::/",
-        "sys/fs/cgroup/memory/job/memory.limit_in_bytes": str(8 * GB),
-        "sys/fs/cgroup/memory/job/memory.usage_in_bytes": str(7 * GB),
-        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",  # none
-        "sys/fs/cgroup/memory/memory.usage_in_bytes": "0",
-    }
-    describe(tmp_path, files)
-    assert memory(tmp_path) == Memory(8 * GB, GB)
-
-
-def test_a_limit_of_the_process(tmp_path):
-    limits = "Limit                     Soft Limit           Hard Limit           Units\n"
-    limits += f"Max address space         {4 * GB}           unlimited            bytes"
-    pages = GB // os.sysconf("SC_PAGE_SIZE")
-    describe(
-        tmp_path, {"proc/meminfo": MEMINFO, "proc/self/limits": limits, "proc/self/statm": f"{pages} 300 200 1 0 0 0"}
+def test_memory_of_a_container_of_version_1(other_machine):
+    other_machine.write(
+        {
+            "proc/self/cgroup": "4:memory:/job\n0::/",
+            "sys/fs/cgroup/memory/job/memory.limit_in_bytes": str(8 * GB),
+            "sys/fs/cgroup/memory/job/memory.usage_in_bytes": str(7 * GB),
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",  # no limit
+            "sys/fs/cgroup/memory/memory.usage_in_bytes": "0",
+        }
     )
-    assert memory(tmp_path) == Memory(4 * GB, 3 * GB)
-    describe(tmp_path, {"proc/self/limits": limits.replace(str(4 * GB), "unlimited")})
-    assert memory(tmp_path) == Memory(64 * GB, 48 * GB)
+    assert memory() == Memory(8 * GB, GB)
 
 
-def test_instructions(tmp_path):
-    describe(tmp_path, {"proc/cpuinfo": "vendor_id\t: GenuineIntel\nflags\t\t: sse avx512f\n\nflags\t: other"})
-    assert has_instructions("avx512f", tmp_path)
-    assert not has_instructions("avx512", tmp_path) and not has_instructions("other", tmp_path)
-    assert machine.processor(tmp_path)["vendor_id"] == "GenuineIntel"
-    assert machine.processor(tmp_path / "nothing") == {}
+@pytest.mark.skipif(not psutil.LINUX, reason="psutil reads RLIMIT_AS on Linux only")
+def test_a_limit_of_the_address_space():
+    program = "import psutil, opensora_lite.machine as m; psutil.Process().rlimit(psutil.RLIMIT_AS, (4 << 30,) * 2)"
+    done = subprocess.run([sys.executable, "-c", f"{program}; print(m.memory())"], capture_output=True, text=True)
+    total, available = (int(n) for n in re.findall(r"=(\d+)", done.stdout))
+    assert total == 4 << 30 > available > 0, done.stderr
+
+
+def test_instructions(other_machine):
+    assert machine.processor() == {}
+    machine._cpuinfo.cache_clear()
+    other_machine.write({"proc/cpuinfo": "vendor_id\t: GenuineIntel\nflags\t\t: sse avx512f\n\nflags\t: other"})
+    assert machine.processor()["vendor_id"] == "GenuineIntel"
+    assert has_instructions("avx512f") and not has_instructions("avx512") and not has_instructions("other")
