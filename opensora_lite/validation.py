@@ -55,6 +55,7 @@ MUST_BE = {  # pydantic's error types in words; {…} are fields of the error's 
     "too_short": "a list of at least {min_length}",
     "too_long": "a list of at most {max_length}",
     "multiple_of": "a multiple of {multiple_of}",
+    "invalid-json-value": "text, a number, True, False, None, a list or a dictionary",
 }
 
 
@@ -66,7 +67,7 @@ def check(kind: Any, value: Any, what: str, error: type[OpenSoraError] = OpenSor
     try:
         return _adapter(kind).validate_python(value, strict=True)
     except ValidationError as found:
-        raise _readable(found, what, error) from None
+        raise _readable(found, value, what, error) from None
 
 
 @functools.cache
@@ -91,7 +92,9 @@ def validated(error: type[OpenSoraError] = OpenSoraError, what: str = "") -> Cal
             try:
                 init(self, *args, **values)
             except ValidationError as found:
-                raise _readable(found, what, error, made) from None
+                names = tuple(made.__dataclass_fields__)
+                given = dict(zip(names, args, strict=False)) | values
+                raise _readable(found, given, what, error, names) from None
 
         made.__init__ = __init__
         return made
@@ -99,30 +102,45 @@ def validated(error: type[OpenSoraError] = OpenSoraError, what: str = "") -> Cal
     return decorate
 
 
-def _readable(found: ValidationError, what: str, error: type[OpenSoraError], cls: type | None = None) -> OpenSoraError:
-    """The OpenSoraError of a ValidationError: of its first problem."""
+def _readable(
+    found: ValidationError, given: Any, what: str, error: type[OpenSoraError], names: tuple[str, ...] = ()
+) -> OpenSoraError:
+    """The OpenSoraError of a ValidationError: of its first problem.
+
+    given: the value that was checked. Where it is a dataclass: its fields by name, and names: all that it has.
+    """
     problem = found.errors(include_url=False)[0]
     raised = problem.get("ctx", {}).get("error")
     if isinstance(raised, OpenSoraError):
         return raised
-    place = [str(part) for part in problem["loc"] if not _is_branch(part)]
-    name = ".".join(place)
-    prefix = f"{what}: " if what and name else what
+    place = _place(problem["loc"], given, names)
+    name = what + place
+    if names:
+        name = f"{what}: {place[1:]}" if what else place[1:]
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = ", ".join(getattr(cls, "__dataclass_fields__", {}))
-        return error(f"{prefix}{name} is unknown" + (f"; known are {known}" if known else ""))
+        return error(f"{name} is unknown; known are {', '.join(names)}")
     if problem["type"] in ("missing", "missing_argument"):
-        return error(f"{prefix}{name} is missing")
-    return error(f"{prefix}{name} must be {_expected(problem)}, not {shown(problem['input'])}".replace("  ", " "))
+        return error(f"{name} is missing")
+    return error(f"{name} must be {_expected(problem)}, not {shown(problem['input'])}")
 
 
-def _is_branch(part: object) -> bool:
-    """Whether a part of the location names a branch of a union, such as "constrained-int" or "tuple[int, int]"."""
-    return isinstance(part, str) and not part.isidentifier()
+def _place(loc: tuple[int | str, ...], given: Any, names: tuple[str, ...]) -> str:
+    """Where in `given` a problem is, as in ".grid.seed[0]". pydantic's `loc` also names the branches of unions."""
+    place = ""
+    for part in loc:
+        if isinstance(part, int) and names and not place:  # a positional argument of a dataclass
+            part = names[part]
+        if isinstance(part, int):
+            place += f"[{part}]"
+            given = given[part] if isinstance(given, (list, tuple)) and part < len(given) else None
+        elif isinstance(given, dict) and (part in given or part in names):
+            place += f".{part}"
+            given = given.get(part)
+    return place
 
 
 def _expected(problem: ErrorDetails) -> str:
     phrase = MUST_BE.get(problem["type"])
     if phrase is None:
-        return problem["msg"][:1].lower() + problem["msg"][1:]
+        return problem["msg"].removeprefix("Input should be ").removesuffix(" type")
     return phrase.format(**problem.get("ctx", {}))

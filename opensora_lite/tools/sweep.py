@@ -55,7 +55,7 @@ from opensora_lite.machine import usable_cores
 from opensora_lite.tools.parameters import check_parameters
 
 RESULT = "application/vnd.opensora-lite.result+json"  # what a notebook records
-DEFAULT_NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "10_generate.ipynb"
+DEFAULT_NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "10_generate.ipynb"
 FILM = "film.mp4"
 OWN_COLUMNS = ("status", "error", "seconds", "notebook", "film")
 RETRIES = 2  # of a run whose kernel or worker died; a cell that raises an error would raise it again
@@ -341,7 +341,7 @@ def check_value(parameter: Parameter, value, where: str, notebook: Path):
     try:
         check_parameters({parameter.name: parameter.kind}, {parameter.name: value})
     except OpenSoraError as error:
-        problem = str(error).partition("; papermill hands over")[0]  # that hint is for its command line
+        problem = str(error).partition("; papermill passes")[0]  # the advice is for its command line
         raise OpenSoraError(f"{where}: {problem}") from None
     except TypeError:  # a kind that check_parameters does not know is not checked
         pass

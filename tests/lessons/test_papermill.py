@@ -1,6 +1,7 @@
 """Notebook 10, which is run with parameters from outside: its check of them, each task through papermill, a refusal."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -25,6 +26,37 @@ DECLARED = {
     "options": dict,
 }
 
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def code_cells(notebook: dict) -> list[dict]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.fixture
+def papermill(monkeypatch):
+    module = pytest.importorskip(
+        "papermill", reason="papermill is not installed; pip install -e '.[cpu,notebook,dev]' brings it"
+    )
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")  # "python3" is this Python, not one that a user has registered
+    return module
+
+
+def prepared(out: Path, options: list[str]) -> dict:
+    """The parameters that papermill's command line puts into notebook 10, which is not executed."""
+    from click.testing import CliRunner
+    from papermill.cli import papermill as command
+
+    done = CliRunner().invoke(command, [str(SOURCE), str(out), *options, "--prepare-only"])
+    assert done.exit_code == 0, done.output
+    (cell,) = [c for c in code_cells(read(out)) if "injected-parameters" in c["metadata"].get("tags", ())]
+    injected: dict = {}
+    exec("".join(cell["source"]), injected)
+    return injected
+
+
 # ------------------------------------------------------------------------------------------------------- the check
 
 
@@ -43,37 +75,49 @@ def test_what_is_declared_passes(given):
 
 
 @pytest.mark.parametrize(
-    "given, message",
+    "given, words",
     [
-        ({"step": 3}, '"step" is no parameter of this notebook; did you mean "steps"?'),
-        ({"zzz": 3}, '"zzz" is no parameter of this notebook; there are ' + ", ".join(DECLARED)),
-        ({"steps": True}, "steps must be a whole number, not True (bool)"),
-        ({"steps": 20.0}, "steps must be a whole number, not 20.0 (float)"),
-        ({"steps": "20"}, "steps must be a whole number, not '20' (str)"),
-        ({"guidance_scale": False}, "guidance_scale must be a number, not False (bool)"),
-        ({"quiet": 1}, "quiet must be True or False, not 1 (int)"),
-        ({"prompt": None}, "prompt must be text, not None (NoneType)"),
-        ({"prompt": 0}, "prompt must be text, not 0 (int); papermill hands over text with -r: -r prompt 0"),
-        (
-            {"references": "a.png"},
-            "references must be a list of texts, not 'a.png' (str);"
-            ' papermill hands over lists with -y: -y "references: [a.png]"',
-        ),
-        ({"image_size": [64, True]}, "image_size must be a list of whole numbers, not [64, True] (list)"),
-        ({"condition_frames": 4.0}, "condition_frames must be a whole number or None, not 4.0 (float)"),
-        ({"options": [1]}, "options must be a dictionary, not [1] (list)"),
-        ({"steps": "x" * 100}, f"steps must be a whole number, not '{'x' * 59}… (str)"),
-        (
-            {"step": 3, "steps": "3"},
-            '2 parameters cannot be used:\n    "step" is no parameter of this notebook; did you mean "steps"?\n'
-            "    steps must be a whole number, not '3' (str)",
-        ),
+        ({"step": 3}, ["step", "steps"]),
+        ({"zzz": 3}, ["zzz", *DECLARED]),
+        ({"steps": True}, ["steps", "whole number", "True"]),
+        ({"steps": 20.0}, ["steps", "20.0"]),
+        ({"guidance_scale": False}, ["guidance_scale", "number"]),
+        ({"quiet": 1}, ["quiet", "True or False"]),
+        ({"prompt": None}, ["prompt", "text"]),
+        ({"references": ["a.png", 2]}, ["references[1]", "text"]),
+        ({"image_size": [64, True]}, ["image_size[1]", "whole number"]),
+        ({"condition_frames": 4.0}, ["condition_frames", "whole number"]),
+        ({"options": [1]}, ["options", "dictionary"]),
+        ({"steps": "x" * 100}, ["steps", "x" * 59 + "…"]),
+        ({"step": 3, "steps": "3"}, ["2 parameters", '"step"', '"steps"', "'3'"]),
     ],
 )
-def test_what_is_not_declared_is_refused(given, message):
+def test_what_is_not_declared_is_refused(given, words):
     with pytest.raises(OpenSoraError) as caught:
         check_parameters(DECLARED, given)
-    assert str(caught.value) == message
+    assert not [word for word in words if word not in str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    "name, given, meant",
+    [
+        ("prompt", 0, "0"),
+        ("prompt", True, "True"),
+        ("image_size", "[64, 64]", [64, 64]),
+        ("references", "['a.png', 'b.png']", ["a.png", "b.png"]),
+        ("references", "it's.png", ["it's.png"]),
+        ("steps", "20", 20),
+        ("options", "{a: 1}", {"a": 1}),
+    ],
+)
+def test_the_advice_works_when_it_is_pasted(papermill, tmp_path, name, given, meant):
+    """papermill's own command line reads it; the notebook is not executed."""
+    with pytest.raises(OpenSoraError) as caught:
+        check_parameters(DECLARED, {name: given})
+    advice = shlex.split(re.search(r"papermill passes \w+ with (.*)", str(caught.value))[1])
+    injected = prepared(tmp_path / "out.ipynb", advice)
+    assert injected[name] == meant
+    check_parameters(DECLARED, {name: injected[name]})
 
 
 def test_a_notebook_without_parameters_says_so():
@@ -110,23 +154,6 @@ def test_the_second_time_only_declared_names_are_given():
 
 
 # --------------------------------------------------------------------------------------------------- through papermill
-
-
-def read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def code_cells(notebook: dict) -> list[dict]:
-    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-
-
-@pytest.fixture
-def papermill(monkeypatch):
-    module = pytest.importorskip(
-        "papermill", reason="papermill is not installed; pip install -e '.[cpu,notebook,dev]' brings it"
-    )
-    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")  # "python3" is this Python, not one that a user has registered
-    return module
 
 
 @pytest.fixture
@@ -199,10 +226,7 @@ def test_a_refusal_is_exit_code_1_before_a_model_is_loaded(papermill, tmp_path):
         [*map(str, command), "-p", "step", "3", "-p", "mask_strategy", "0"], capture_output=True, text=True
     )
     assert child.returncode == 1
-    assert '"step" is no parameter of this notebook; did you mean "steps"?' in child.stderr
-    assert "mask_strategy must be text, not 0 (int); papermill hands over text with -r: -r mask_strategy 0" in (
-        child.stderr
-    )
+    assert '"steps"' in child.stderr and "-r mask_strategy 0" in child.stderr
     cells = read(out)["cells"]
     assert "papermill-error-cell-tag" in cells[0]["metadata"]["tags"]
     tags = [cell["metadata"].get("tags", []) for cell in cells]
@@ -216,9 +240,6 @@ def test_a_refusal_is_exit_code_1_before_a_model_is_loaded(papermill, tmp_path):
 
 def test_the_lines_for_a_terminal_hand_over_what_they_say(papermill, tmp_path):
     """Those that the notebook prints, read by papermill itself; nothing is executed."""
-    from click.testing import CliRunner
-    from papermill.cli import papermill as command
-
     texts = [
         "".join(output.get("text", "")) for cell in code_cells(read(SOURCE)) for output in cell["outputs"]
     ]  # what was printed
@@ -227,10 +248,5 @@ def test_the_lines_for_a_terminal_hand_over_what_they_say(papermill, tmp_path):
     assert [Path(line[2]).stem for line in lines] == ["text", "image", "connect", "extend", "edit"]
     for line in lines:
         assert line[:2] == ["papermill", SOURCE.name] and line[3] == "-y"
-        out = tmp_path / Path(line[2]).name
-        done = CliRunner().invoke(command, [str(SOURCE), str(out), *line[3:], "--prepare-only"])
-        assert done.exit_code == 0, done.output
-        (cell,) = [c for c in code_cells(read(out)) if "injected-parameters" in c["metadata"].get("tags", ())]
-        injected = {}
-        exec("".join(cell["source"]), injected)
+        injected = prepared(tmp_path / Path(line[2]).name, line[3:])
         assert injected.items() >= json.loads(line[4]).items()
