@@ -107,8 +107,8 @@ class Player {
   /** The line under the choices: what is being waited for; else what failed; else what the view shows. */
   say(waiting = "") {
     const error = this.model.get("error");
-    const { view, reasons = {} } = this.drawn ?? {};
-    const meaning = view ? [this.plan.views[view][1], ...Object.values(reasons)].map(sentence).join(" ") : "";
+    const { view, notes = [], reasons = {} } = this.drawn ?? {};
+    const meaning = view ? [this.plan.views[view][1], ...notes, ...Object.values(reasons)].map(sentence).join(" ") : "";
     this.note.classList.toggle("osl-error", error !== "" && !waiting);
     showSymbols(this.note, waiting || error || meaning);
     if (waiting || error) write(this.status, waiting || error);
@@ -152,7 +152,8 @@ class Player {
   /** Let Python decode a bit more of the film strip, once the hand rests. */
   fillLater() {
     clearTimeout(this.rest);
-    const missing = this.model.get("shown").have?.some((have) => have.includes("0"));
+    const { show, have } = this.model.get("shown");
+    const missing = show === "pixels" && have.some((complete) => complete.includes("0"));
     if (missing && this.filling.checked && !this.playing) this.rest = setTimeout(() => this.model.send({ fill: true }), REST);
   }
 
@@ -216,10 +217,11 @@ class Player {
     const tick = limit < 2 ? limit : 2 * Math.floor(limit / 4);
     this.histogram.ticks([-tick, 0, tick].map((value) => [value / limit, shortNumber(value)]));
     this.histogram.call(`Values of ${this.plan.views[view][0].split(" ")[0]}`, "— N(0, 1)");
-    const describe = ({ mean, std, beyond, strange }) =>
-      (strange ? `${strange} not finite; ` : "") +
-      `μ ${minus(mean.toFixed(2).replace(/^-(?=0\.00$)/, ""))}, σ ${std.toFixed(2)}` +
-      (beyond ? `; ${shortNumber(100 * beyond)} % beyond` : "");
+    const describe = ({ density, mean, std, beyond, strange }) => {
+      if (!density.some(Boolean) && !beyond && !strange) return "no values at this step";
+      const moments = `μ ${minus(mean.toFixed(2).replace(/^-(?=0\.00$)/, ""))}, σ ${std.toFixed(2)}`;
+      return `${strange ? `${strange} not finite; ` : ""}${moments}${beyond ? `; ${shortNumber(100 * beyond)} % beyond` : ""}`;
+    };
     this.histogram.say(histograms.map(describe));
   }
 }

@@ -1,31 +1,34 @@
-"""LatentPlayer: how a video came about, step by step and frame by frame.
+"""LatentPlayer: the tensors of a trace, step by step and frame by frame.
 
     trace = Trace()
     pipe("a red car driving right on the ocean at sunset", trace=trace)
     player = LatentPlayer(trace, pipe)       # the last line of a cell shows it
     player.step, player.frame = 12, 3        # moves the sliders in the browser
-    player.picture                           # the PNG that stands there now
+    player.picture                           # the PNG that is shown
 
-Pictures are made when the state asks for them. Those of latents cost less than keeping them would; frames that the VAE
-has decoded are kept, the last used ones, up to `CACHE_BYTES`.
+Pictures are rendered on demand. Pictures of latents are cheap and not cached; decoded frames are cached, the most
+recently used ones, up to `CACHE_BYTES`.
 """
 
 import math
 import threading
 import time
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from opensora_lite.widgets.figures import GENERATED, STYLE
-from opensora_lite.widgets.widget import Widget, encoded, module
+from opensora_lite.widgets.widget import Widget, drawn, encoded, index_below, module, plural
 from PIL import Image
+from pydantic import Field
 from traitlets import Bytes, Dict, Int, TraitError, Unicode, validate
 
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.trace import Trace
+from opensora_lite.schedule import Schedule
+from opensora_lite.trace import Trace, TraceStep
+from opensora_lite.validation import Whole, check
 
-# What can be looked at: the name of the trait's value -> what it is called, and what it is.
+# Views: value of the trait -> (title, description)
 VIEWS = {
     "x_t": ("x_t in", "the noisy latent that went in"),
     "x_0": ("x_0 predicted", "the clean latent that the prediction implies"),
@@ -33,29 +36,27 @@ VIEWS = {
     "guidance": ("guidance", "what the caption changes: the noise predicted with it − without it"),
     "sample": ("sample out", "the latent that came out"),
 }
-LATENTS = ("x_t", "x_0", "sample")  # of these the VAE makes pixels; of noise it cannot
+LATENTS = ("x_t", "x_0", "sample")  # views that the VAE can decode
 SHOWS = {"channels": "channels", "false_color": "false colour", "pixels": "pixels"}
-SCOPES = ("frame", "all")
 
 CACHE_BYTES = 64 * 2**20  # of decoded frames
 THUMBNAIL_BYTES = 16 * 2**20  # of their thumbnails
-# A film strip lies in a saved notebook. The most pixels of its thumbnails together, and of one's longer side:
+# A film strip is stored in saved notebooks: limits of all its pixels, and of the longer side of one thumbnail.
 STRIP_OF_LATENTS = 30_000, 16
-STRIP_OF_FRAMES = 250_000, 48  # JPEG makes them as small
+STRIP_OF_FRAMES = 250_000, 48  # JPEG, about as many bytes
 BINS = 48  # of the histogram
-NORMAL_RANGE = 4.0  # the histogram goes at least from -4 to 4, where a standard normal is
+NORMAL_RANGE = 4.0  # the histogram covers at least -4 … 4, the range of a standard normal
 
-# SNR = ᾱ / (1 − ᾱ) of the times 0 … 999, as in samplers.schedule, which cannot be had without Paddle.
-_ABAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-LOG_SNR = np.log10(_ABAR / (1 - _ABAR))
+_ALPHAS_CUMPROD = Schedule().alphas_cumprod.astype(np.float64)
+LOG_SNR = np.log10(_ALPHAS_CUMPROD / (1 - _ALPHAS_CUMPROD))  # of t = 0 … 999
 
 
 class PlayerError(OpenSoraError, TraitError):
-    """A state that a LatentPlayer cannot be in; as a TraitError, so that the state before is kept."""
+    """An invalid state of a LatentPlayer. As a TraitError it makes traitlets keep the previous state."""
 
 
 class State(NamedTuple):
-    """What a hand has chosen, at one moment: while a picture is made, another thread may already choose anew."""
+    """A snapshot of the user's choices: another thread may change the traits while a picture is rendered."""
 
     step: int
     frame: int
@@ -67,34 +68,34 @@ class State(NamedTuple):
 class LatentPlayer(Widget):
     """Scrub through the steps and frames of a trace, look at its tensors, and compare it with another one.
 
-    trace: a Trace with latents. pipe: an OpenSora, or anything with its `decode`; without one there are no pixels.
+    trace: a Trace with latents. pipe: an OpenSora, or any object with its `decode`; needed for pixels.
     compare: a second Trace with as many frames, shown beside the first at the nearest timestep and in the same scale.
-    view: "x_t", "x_0", "epsilon", "guidance" or "sample". show: "channels" (grey), "false_color" (the first three
-    channels as red, green and blue) or "pixels" (decoded; of x_t, x_0 and sample). step: index into the trace. frame:
-    index, as everywhere from 0. Raises OpenSoraError for what cannot be shown.
+    view: "x_t", "x_0", "epsilon", "guidance" (eps_cond - eps_uncond) or "sample". show: "channels" (grey),
+    "false_color" (the first three channels as red, green and blue) or "pixels" (decoded; of x_t, x_0 and sample).
+    step: index into the trace. frame: index from 0. Raises OpenSoraError for an invalid choice.
 
-    All of these but the first three are attributes that can be set at any time; setting one makes new pictures:
+    view, show, step and frame are attributes that can be set at any time; setting one renders:
 
-    picture, compare_picture: PNG. Channels lie side by side, uint8 grey [h, C·w]: black is -scale, middle grey 0,
-    white +scale. `scale` is one for all steps, frames and channels of a view, and for both traces: the median over the
-    steps of the largest absolute value in frames that the step changes. Values beyond it are clipped: the first x_0,
-    and the x_0 of frames that wait, can be huge.
-    strip, compare_strip: the frame at all steps, side by side; PNG, or JPEG where it is decoded.
+    picture, compare_picture: PNG. Channels are side by side, uint8 grey [h, C·w]: black is -scale, middle grey 0,
+    white +scale. `scale` is the same for all steps, frames and channels of a view, and for both traces: the median over
+    the steps of the largest absolute value in active frames. Larger values are clipped: the first x_0, and the x_0 of
+    frames that are not active yet, can be huge. Guidance is middle grey at steps without it (`guidance_interval`).
+    strip, compare_strip: the frame at all steps, side by side; PNG, or JPEG if decoded.
     """
 
     _esm = module("player.js")
 
-    # What a hand moves.
+    # Set by the page and from Python.
     step = Int(0).tag(sync=True)
     frame = Int(0).tag(sync=True)
     view = Unicode("x_0").tag(sync=True)
     show = Unicode("channels").tag(sync=True)
-    scope = Unicode("frame").tag(sync=True)  # of the histogram: "frame", the one that is shown, or "all" of the step
+    scope = Unicode("frame").tag(sync=True)  # of the histogram: "frame" (the one shown) or "all"
     rate = Int(8).tag(sync=True)  # pictures per second while it plays
 
-    # What is shown.
-    plan = Dict().tag(sync=True)  # what never changes: steps, frame masks, names
-    shown = Dict().tag(sync=True)  # the state that the pictures belong to, and numbers about it
+    # Set by Python only.
+    plan = Dict().tag(sync=True)  # constant: steps, frame masks, names
+    shown = Dict().tag(sync=True)  # the state that the pictures belong to, and statistics of it
     picture = Bytes().tag(sync=True)
     compare_picture = Bytes().tag(sync=True)
     strip = Bytes().tag(sync=True)
@@ -117,13 +118,13 @@ class LatentPlayer(Widget):
         self._tracks = [Track(trace, "trace")]
         if compare is not None:
             self._tracks.append(Track(compare, "compare"))
-            ours, theirs = (track.num_frames for track in self._tracks)
-            if ours != theirs:
-                raise OpenSoraError(f"traces of {ours} and {theirs} frames cannot be compared frame by frame")
+            first, second = (track.num_frames for track in self._tracks)
+            if first != second:
+                raise OpenSoraError(f"traces of {first} and {second} frames cannot be compared frame by frame")
         self._scales: dict[str, float] = {}
         self._decoded, self._thumbnails = ByteCache(CACHE_BYTES), ByteCache(THUMBNAIL_BYTES)
-        self._strips: dict[str, tuple] = {}  # of a track: what its strip shows, and the strip
-        self._lock = threading.RLock()  # a kernel with subshells hears the browser in a thread of its own
+        self._strips: dict[str, tuple] = {}  # by the track's name: (content key, encoded strip)
+        self._lock = threading.RLock()  # kernels with subshells handle widget messages in another thread
         super().__init__(view=view, show=show, step=step, frame=frame, plan=self._plan())
         self._render()
         self.observe(self._render, list(State._fields))
@@ -133,38 +134,35 @@ class LatentPlayer(Widget):
         track = self._tracks[0]
         compared = ", two traces" if len(self._tracks) > 1 else ""
         return (
-            f"LatentPlayer({_count(len(track.steps), 'step')}, {_count(track.num_frames, 'frame')}{compared};"
+            f"LatentPlayer({plural(len(track.steps), 'step')}, {plural(track.num_frames, 'frame')}{compared};"
             f" step {self.step}, frame {self.frame}, {self.view} as {SHOWS[self.show]})"
         )
 
     # -----------------------------------------------------------------------------------------------------------------
-    #   What the state may be
+    #   Valid states
     # -----------------------------------------------------------------------------------------------------------------
 
     @validate("step", "frame", "view", "show", "scope", "rate")
-    def _checked(self, proposal):
-        name, value = proposal["trait"].name, proposal["value"]
-        track = self._tracks[0]
-        if name in ("step", "frame"):
-            count = len(track.steps) if name == "step" else track.num_frames
-            if not 0 <= value < count:
-                raise PlayerError(f"{name} {value} does not exist; there are {count}, 0 to {count - 1}")
-        elif name == "rate":
-            if not 1 <= value <= 60:
-                raise PlayerError(f"rate is {value}; give 1 to 60 pictures per second")
-        else:
-            known = {"view": VIEWS, "show": SHOWS, "scope": SCOPES}[name]
-            if value not in known:
-                raise PlayerError(f'{name} "{value}" does not exist; there are {", ".join(known)}')
-            if reason := self._why_not(value):
-                raise PlayerError(f'{name} "{value}" is not possible here: {reason}')
+    def _validate(self, proposal):
+        name = proposal["trait"].name
+        kinds = {
+            "step": index_below(len(self._tracks[0].steps)),
+            "frame": index_below(self._tracks[0].num_frames),
+            "view": Literal[tuple(VIEWS)],
+            "show": Literal[tuple(SHOWS)],
+            "scope": Literal["frame", "all"],
+            "rate": Annotated[Whole, Field(ge=1, le=60)],
+        }
+        value = check(kinds[name], proposal["value"], name, PlayerError)
+        if reason := self._unavailable(value):
+            raise PlayerError(f'{name} "{value}" is not possible here: {reason}')
         return value
 
-    def _why_not(self, choice: str) -> str:
-        """Why a view or a way of showing it is not possible now; "" where it is."""
+    def _unavailable(self, choice: str | int) -> str:
+        """Why a view or a way of showing it can't be chosen now; "" if it can."""
         if choice == "guidance":
             for track in self._tracks:
-                if any(step.eps_uncond is None for step in track.steps):
+                if not any(map(is_guided, track.steps)):
                     return f"{track.name} was made without guidance (guidance_scale=1)"
         if choice == "pixels" and self._pipe is None:
             return "pixels need a model: LatentPlayer(trace, pipe)"
@@ -173,18 +171,18 @@ class LatentPlayer(Widget):
         return ""
 
     # -----------------------------------------------------------------------------------------------------------------
-    #   What the state looks like
+    #   Rendering
     # -----------------------------------------------------------------------------------------------------------------
 
     @property
     def scale(self) -> float:
-        """The value that is white; -scale is black, or with false colour the least of red, green and blue."""
+        """The value shown as white; -scale is black (in false colour: the extremes of red, green and blue)."""
         return self._scale(self.view)
 
     def fill_strip(self, seconds: float = math.inf) -> int:
-        """Decode what the film strip of the frame still lacks; gives how many steps are left to decode.
+        """Decode the missing thumbnails of the film strip; returns how many are still missing.
 
-        seconds: after which no further one is begun; the steps nearest to the one that is shown come first.
+        seconds: no further thumbnail is started after this time. The steps nearest to the current one come first.
         """
         end = time.monotonic() + seconds
         with self._lock:
@@ -192,8 +190,8 @@ class LatentPlayer(Widget):
             missing = [
                 (abs(index - at), number, index)
                 for number, (track, at) in enumerate(self._positions(state))
-                for index, there in enumerate(self._have(state, track))
-                if not there
+                for index, complete in enumerate(self._have(state, track))
+                if not complete
             ]
             done = 0
             for _, number, index in sorted(missing):
@@ -205,9 +203,9 @@ class LatentPlayer(Widget):
         return len(missing) - done
 
     def _render(self, change=None) -> None:
-        """Make the pictures and numbers of the state. What fails is raised here, and told in the browser."""
+        """Render the current state. An exception is raised, and shown in the page as `error`."""
         if self.show == "pixels" and self.view not in LATENTS:
-            self.show = "channels"  # whose change comes back here
+            self.show = "channels"  # which calls this method again
             return
         with self._lock:
             state = self._state()
@@ -217,12 +215,12 @@ class LatentPlayer(Widget):
                 where = f"step {state.step}, frame {state.frame}, {state.view}"
                 self.error = f"{where}: {type(error).__name__}: {error}"
                 raise
-            with self.hold_sync():  # one message: the browser never sees half of a change
+            with self.hold_sync():  # one message, so that the page never shows half of a change
                 for name, value in rendered.items():
                     setattr(self, name, value)
 
     def _rendered(self, state: State) -> dict:
-        """The traits that a state implies."""
+        """The values of the traits for a state."""
         positions, scale = self._positions(state), self._scale(state.view)
         limit = scale if state.view == "guidance" else max(NORMAL_RANGE, scale)
         pictures = [encoded(self._pixels(state, track, index)) for track, index in positions]
@@ -232,9 +230,10 @@ class LatentPlayer(Widget):
             "at": [index for _, index in positions],
             "scale": round(scale, 4),
             "limit": round(limit, 4),
-            "histograms": [histogram(scoped(state, track, index), limit) for track, index in positions],
-            "have": ["".join("01"[there] for there in self._have(state, track)) for track in self._tracks],
-            "reasons": {name: reason for name in (*VIEWS, *SHOWS) if (reason := self._why_not(name))},
+            "histograms": [histogram(track.scoped(index, state), limit) for track, index in positions],
+            "have": ["".join("01"[complete] for complete in self._have(state, track)) for track in self._tracks],
+            "notes": [note for track, index in positions if (note := self._note(state, track, index))],
+            "reasons": {name: reason for name in (*VIEWS, *SHOWS) if (reason := self._unavailable(name))},
         }
         rendered = {"shown": shown, "error": "", "picture": pictures[0], "strip": strips[0]}
         if len(self._tracks) > 1:
@@ -246,18 +245,33 @@ class LatentPlayer(Widget):
 
     def _scale(self, view: str) -> float:
         if view not in self._scales:
-            most = [track.largest(index, view) for track in self._tracks for index in range(len(track.steps))]
-            self._scales[view] = float(np.median(most)) or 1.0
+            largest = [
+                track.largest(index, view)
+                for track in self._tracks
+                for index in range(len(track.steps))
+                if track.has(index, view)
+            ]
+            self._scales[view] = float(np.median(largest)) or 1.0
         return self._scales[view]
 
+    def _note(self, state: State, track: "Track", index: int) -> str:
+        """What is particular about a step of a trace; "" if nothing is."""
+        step, notes = track.steps[index], []
+        if not track.has(index, state.view):
+            notes.append("guidance was off (outside guidance_interval)")
+        if getattr(step, "reused", False):
+            notes.append("the model was not evaluated; the previous output was reused (cache_threshold)")
+        name = f"{track.name}, " if len(self._tracks) > 1 else ""
+        return f"{name}t = {step.timestep}: {'; '.join(notes)}" if notes else ""
+
     def _positions(self, state: State) -> list[tuple["Track", int]]:
-        """Each trace and the index of its step that is shown."""
+        """Each trace with the index of the step shown."""
         first, *others = self._tracks
         here = first.steps[state.step]
         return [(first, state.step), *((track, track.nearest(here.loop, here.timestep)) for track in others)]
 
     def _pixels(self, state: State, track: "Track", index: int) -> np.ndarray:
-        """The frame at a step of a trace: uint8 [h, C·w] for channels, otherwise [height, width, 3]."""
+        """A frame at a step: uint8 [h, C·w] for channels, else [height, width, 3]."""
         latent = track.values(index, state.view)[:, state.frame]
         if state.show == "pixels":
             key = track.name, state.view, index, state.frame
@@ -266,23 +280,27 @@ class LatentPlayer(Widget):
         return np.concatenate(levels, axis=1) if state.show == "channels" else false_color(levels)
 
     def _strip(self, state: State, track: "Track") -> bytes:
-        """The film strip of a trace: all steps of the frame side by side; black where one is not decoded yet."""
+        """The film strip of a trace: the frame at all steps, side by side; black where it is not decoded yet."""
         decoded, have = state.show == "pixels", self._have(state, track)
-        what = state.view, state.frame, decoded, have
-        if self._strips.get(track.name, (None,))[0] != what:
-            thumbnails = [self._thumbnail(state, track, index) if there else None for index, there in enumerate(have)]
+        key = state.view, state.frame, decoded, have
+        if self._strips.get(track.name, (None,))[0] != key:
+            thumbnails = [
+                self._thumbnail(state, track, index) if complete else None for index, complete in enumerate(have)
+            ]
             empty = np.zeros_like(next(thumbnail for thumbnail in thumbnails if thumbnail is not None))
             film = np.concatenate([empty if thumbnail is None else thumbnail for thumbnail in thumbnails], axis=1)
-            self._strips[track.name] = what, encoded(film, "JPEG" if decoded else "PNG")
+            self._strips[track.name] = key, encoded(film, "JPEG" if decoded else "PNG")
         return self._strips[track.name][1]
 
     def _have(self, state: State, track: "Track") -> list[bool]:
-        """For which steps the film strip has a thumbnail: for all, but where each must be decoded first."""
+        """Which steps have a thumbnail in the film strip: not those to be decoded first, nor those without guidance."""
+        if state.show != "pixels":
+            return [track.has(index, state.view) for index in range(len(track.steps))]
         keys = ((track.name, state.view, index, state.frame) for index in range(len(track.steps)))
-        return [state.show != "pixels" or key in self._thumbnails or key in self._decoded for key in keys]
+        return [key in self._thumbnails or key in self._decoded for key in keys]
 
     def _thumbnail(self, state: State, track: "Track", index: int) -> np.ndarray:
-        """A small picture of the frame at a step, uint8 [height, width, 3]; latents are in false colour."""
+        """A frame at a step, small, uint8 [height, width, 3]; latents in false colour."""
         if state.show != "pixels":
             picture = self._pixels(state._replace(show="false_color"), track, index)
             return reduced(picture, thumbnail_side(track, *STRIP_OF_LATENTS))
@@ -298,7 +316,7 @@ class LatentPlayer(Widget):
         }
 
     def _on_message(self, _, content, buffers) -> None:
-        """The browser is at rest and asks for more of the film strip."""
+        """{"fill": true}: the page is idle and asks for more of the film strip."""
         if content.get("fill") and self.show == "pixels":
             self.fill_strip(seconds=0.1)
 
@@ -308,7 +326,6 @@ class LatentPlayer(Widget):
 
     def still(self) -> tuple[np.ndarray, str]:
         from matplotlib import rc_context
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         state = self._state()
@@ -321,18 +338,15 @@ class LatentPlayer(Widget):
             self._still_values(plots[0].subplots())
             self._still_snr(plots[1].subplots(), state)
             self._still_strips(below.subplots(rows, columns, squeeze=False), state)
-            canvas = FigureCanvasAgg(figure)
-            canvas.draw()
+            picture = drawn(figure, colors=128)
         track = self._tracks[0]
         here = track.steps[state.step]
         text = (
             f"LatentPlayer: {VIEWS[state.view][1]}, as {SHOWS[state.show]}; frame {state.frame}, step {here.number},"
-            f" t = {here.timestep}. With a running kernel sliders move through all {_count(len(track.steps), 'step')}"
-            f" and {_count(track.num_frames, 'frame')}."
+            f" t = {here.timestep}. With a running kernel sliders move through all {plural(len(track.steps), 'step')}"
+            f" and {plural(track.num_frames, 'frame')}."
         )
-        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-        few = picture.quantize(128, dither=Image.Dither.NONE).convert("RGB")  # colours: half the bytes in a notebook
-        return np.asarray(few), text
+        return picture, " ".join([text, *(f"{note}." for note in self.shown["notes"])])
 
     def _still_pictures(self, figure, state: State) -> None:
         figure.suptitle(f"{VIEWS[state.view][0]}, frame {state.frame}", fontsize=10)
@@ -371,14 +385,18 @@ class LatentPlayer(Widget):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-#   A trace as it is played
+#   The steps of a trace
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class Track:
-    """The steps of a trace as they are now: a trace that records another video later changes nothing here.
+def is_guided(step: TraceStep) -> bool:
+    return step.eps_uncond is not None
 
-    name: of the argument, for messages. Raises OpenSoraError for what is no trace, or one without steps or latents.
+
+class Track:
+    """The steps of a trace, copied: recording another video with the same Trace doesn't change them.
+
+    name: of the argument, for messages. Raises OpenSoraError if `trace` isn't a Trace, or has no steps or no latents.
     """
 
     def __init__(self, trace: Trace, name: str):
@@ -386,23 +404,36 @@ class Track:
             raise OpenSoraError(f"{name} must be a Trace, not {type(trace).__name__}; pipe(prompt, trace=Trace())")
         self.name, self.steps, self.loops = name, list(trace), list(trace.loops)
         if not self.steps:
-            raise OpenSoraError(f"{name} is empty; let it follow a video: pipe(prompt, trace=trace)")
+            raise OpenSoraError(f"{name} is empty; record a video: pipe(prompt, trace=trace)")
         if any(step.x_t is None for step in self.steps):
             raise OpenSoraError(f"{name} was recorded without latents; record it with Trace(latents=True)")
         self.channels, self.num_frames = self.steps[0].x_t.shape[:2]
 
+    def has(self, index: int, view: str) -> bool:
+        """Whether a step has this view: guidance is missing outside the guidance interval."""
+        return view != "guidance" or is_guided(self.steps[index])
+
     def values(self, index: int, view: str) -> np.ndarray:
-        """float32 [C, T, h, w] of a step."""
+        """float32 [C, T, h, w] of a step; zeros if it doesn't have this view."""
         step = self.steps[index]
-        return step.eps_cond - step.eps_uncond if view == "guidance" else getattr(step, view)
+        if view != "guidance":
+            return getattr(step, view)
+        return step.eps_cond - (step.eps_uncond if is_guided(step) else step.eps_cond)
+
+    def scoped(self, index: int, state: State) -> np.ndarray:
+        """The values that the histogram covers; empty if the step doesn't have this view."""
+        if not self.has(index, state.view):
+            return np.empty(0, np.float32)
+        values = self.values(index, state.view)
+        return values[:, state.frame] if state.scope == "frame" else values
 
     def largest(self, index: int, view: str) -> float:
-        """The largest absolute value in the frames that a step changes; infinite ones and nan don't count."""
+        """The largest absolute finite value in the active frames of a step."""
         values = np.abs(self.values(index, view)[:, self.steps[index].active])
         return float(values.max(initial=0, where=np.isfinite(values)))
 
     def nearest(self, loop: int, timestep: int) -> int:
-        """The index of the step of this loop, or the last one there is, that is nearest to a timestep."""
+        """The index of the step with the nearest timestep in this loop (in the last loop, if there are fewer)."""
         loop = min(loop, max(step.loop for step in self.steps))
         return min(
             (index for index, step in enumerate(self.steps) if step.loop == loop),
@@ -410,7 +441,7 @@ class Track:
         )
 
     def plan(self) -> dict:
-        """What the browser needs to know of it, once."""
+        """The constant data of the page."""
         return {
             "captions": [loop.caption for loop in self.loops],
             "ratios": [[round(float(ratio), 4) for ratio in loop.edit_ratios] for loop in self.loops],
@@ -423,7 +454,7 @@ class Track:
 
 
 class ByteCache:
-    """Arrays by key: the last used ones, up to a number of bytes; the newest one whatever its size."""
+    """A least-recently-used cache of arrays with a limit in bytes; the newest array is kept whatever its size."""
 
     def __init__(self, limit: int):
         self.limit, self.bytes = limit, 0
@@ -436,7 +467,7 @@ class ByteCache:
         return len(self._arrays)
 
     def get(self, key, make) -> np.ndarray:
-        """The array of a key; `make` gives it where there is none."""
+        """The array of a key; `make()` computes a missing one."""
         if key not in self._arrays:
             array = make()
             self._arrays[key] = array
@@ -448,12 +479,12 @@ class ByteCache:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-#   From numbers to pictures
+#   Values to pictures
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def grey(values: np.ndarray, scale: float) -> np.ndarray:
-    """uint8 like `values`: -scale is 0, 0 is 128 and so is nan, scale is 255; beyond, it is clipped."""
+    """uint8 like `values`: -scale -> 0, 0 and nan -> 128, scale -> 255, clipped beyond."""
     levels = np.nan_to_num(values / np.float32(scale), nan=0, posinf=1, neginf=-1).clip(-1, 1)
     return np.floor(127.5 * levels + 128).clip(0, 255).astype(np.uint8)
 
@@ -464,28 +495,22 @@ def false_color(latent: np.ndarray) -> np.ndarray:
 
 
 def thumbnail_side(track: Track, pixels: int, most: int) -> int:
-    """The longer side of a thumbnail of `track`, so that those of all steps together have about so many pixels."""
+    """The longer side of a thumbnail: at most `most`, and about `pixels` pixels in the thumbnails of all steps."""
     return min(most, max(math.isqrt(pixels // len(track.steps)), 1))
 
 
 def reduced(picture: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [height, width, 3] with a longer side of at most `side`."""
+    """A picture uint8 [height, width, 3], scaled down to a longer side of at most `side`."""
     height, width = picture.shape[:2]
     shrink = min(1.0, side / max(height, width))
     size = max(1, round(width * shrink)), max(1, round(height * shrink))
     return np.asarray(Image.fromarray(picture).resize(size, Image.BOX))
 
 
-def scoped(state: State, track: Track, index: int) -> np.ndarray:
-    """The values that a histogram is made of."""
-    values = track.values(index, state.view)
-    return values[:, state.frame] if state.scope == "frame" else values
-
-
 def histogram(values: np.ndarray, limit: float) -> dict:
-    """Densities of `BINS` bins from -limit to limit, the mean, the standard deviation, and the share that is beyond.
+    """Densities of `BINS` bins in -limit … limit, mean, standard deviation, and the share beyond the limits.
 
-    strange: how many values are infinite or nan; the other numbers are those of the rest.
+    strange: the number of infinite and nan values, which the statistics exclude.
     """
     finite = values[np.isfinite(values)].astype(np.float64)
     count = max(finite.size, 1)
@@ -500,7 +525,7 @@ def histogram(values: np.ndarray, limit: float) -> dict:
 
 
 def in_two_rows(channels: list[np.ndarray]) -> np.ndarray:
-    """Grey pictures [h, w] in two rows, with white lines between them: [2·h + 1 …, ceil(C / 2)·(w + 1) − 1]."""
+    """C grey pictures [h, w] in two rows with white lines between them, [2·h + 1, ceil(C / 2)·(w + 1) - 1]."""
     height, width = channels[0].shape
     columns = math.ceil(len(channels) / 2)
     page = np.full((2 * (height + 1) - 1, columns * (width + 1) - 1), 255, np.uint8)
@@ -508,7 +533,3 @@ def in_two_rows(channels: list[np.ndarray]) -> np.ndarray:
         top, left = number // columns * (height + 1), number % columns * (width + 1)
         page[top : top + height, left : left + width] = channel
     return page
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

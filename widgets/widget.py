@@ -1,39 +1,45 @@
-"""What all widgets share: one look, one small JavaScript vocabulary, and a still picture where no kernel is.
+"""The base class of the widgets and the helpers that they share.
 
-A widget is an anywidget class with a JavaScript module of its own beside it. There is no build step: what the front end
-gets is `dom.js`, the vocabulary, followed by that module. Nothing is fetched from anywhere.
+A widget is an anywidget class with a JavaScript module of the same name. There is no build step: the browser gets
+`dom.js`, the shared helpers, followed by that module, and fetches nothing. Without a kernel (on a static page, or
+before a notebook is run) a still picture is shown.
 """
 
 import base64
 import html
 import io
 from pathlib import Path
+from typing import Annotated, Any
 
 import anywidget
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image, ImageFont
+from pydantic import Field
+
+from opensora_lite.validation import Whole
 
 HERE = Path(__file__).parent
 STYLE = (HERE / "style.css").read_text(encoding="utf-8")
 
 
 def module(name: str) -> str:
-    """The JavaScript of a widget: the vocabulary and widgets/`name`."""
+    """The JavaScript of a widget: the shared helpers and widgets/`name`."""
     return "\n".join((HERE / file).read_text(encoding="utf-8") for file in ("dom.js", name))
 
 
 class Widget(anywidget.AnyWidget):
-    """The base of all widgets.
+    """Base class: a subclass sets `_esm = module("….js")` and defines `__repr__` (one line) and `still()`.
 
-    A subclass sets `_esm = module("….js")`, and says in `__repr__` in one line what state it is in, and in `still()`
-    what a page without a kernel shows. Both depend on the state alone, so that nbval can compare them.
+    Both depend on the widget's state only, so that nbval can compare them.
     """
 
     _css = STYLE
 
     def still(self) -> tuple[np.ndarray, str]:
-        """A picture of the widget, uint8 [height, width, 3], and its text for those who do not see it."""
+        """The still picture, uint8 [height, width, 3], and its alternative text."""
         raise NotImplementedError
 
     def _repr_mimebundle_(self, **kwargs):
@@ -48,20 +54,38 @@ class Widget(anywidget.AnyWidget):
         return data, metadata
 
 
+def index_below(count: int) -> Any:
+    """The type of an index 0 … count - 1, for `validation.check`."""
+    return Annotated[Whole, Field(ge=0, le=count - 1)]
+
+
+def plural(count: int, noun: str) -> str:
+    """For example "1 frame", "16 frames"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def still_fonts() -> tuple[ImageFont.FreeTypeFont, ImageFont.FreeTypeFont]:
-    """The font of still pictures, and its bold: matplotlib's own, and so the same on every machine."""
+    """The regular and bold fonts of still pictures: those of matplotlib, the same on every machine."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     regular, bold = (ImageFont.truetype(str(folder / f"DejaVuSans{style}.ttf"), 12) for style in ("", "-Bold"))
     return regular, bold
 
 
+def drawn(figure: Figure, colors: int) -> np.ndarray:
+    """A figure as pixels uint8 [height, width, 3], reduced to `colors` colours, which halves the size of its PNG."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return np.asarray(picture.quantize(colors, dither=Image.Dither.NONE).convert("RGB"))
+
+
 def encoded(picture: np.ndarray, kind: str = "PNG") -> bytes:
-    """A picture uint8 [height, width, 3] as a PNG or JPEG."""
+    """The PNG or JPEG file of a picture uint8 [height, width, 3]."""
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(picture)).save(file, kind, **({"quality": 85} if kind == "JPEG" else {}))
     return file.getvalue()
 
 
 def image_url(picture: np.ndarray, kind: str = "PNG") -> str:
-    """A picture uint8 [height, width, 3] as the address of an <img>."""
+    """The data: URL of a picture uint8 [height, width, 3]."""
     return f"data:image/{kind.lower()};base64,{base64.b64encode(encoded(picture, kind)).decode()}"

@@ -1,7 +1,7 @@
 """A real JupyterLab in a headless Chromium, for the widgets' tests.
 
     def test_something(lab):
-        lab.open("from widgets import MaskTimeline\nw = MaskTimeline(16)\nw")
+        lab.open("from opensora_lite.widgets import MaskTimeline\nw = MaskTimeline(16)\nw")
         lab.page.get_by_role("button", name="Undo").click()
         assert lab.python("w.text") == "0"
 
@@ -38,8 +38,8 @@ OVERRIDES = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # else cells out of sight are not drawn
 }
-# What JupyterLab itself reports; of the widgets nothing may be.
-JUPYTERLAB_SAYS = ("favicon",)
+JUPYTERLAB_ERRORS = ("favicon",)  # console errors of JupyterLab itself; widgets may cause none
+PATIENCE = 180  # seconds that any step may take: the machine may do other work
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +74,7 @@ def server(tmp_path_factory):
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
+        for _ in range(10 * PATIENCE):
             try:
                 urllib.request.urlopen(f"{url}/api", timeout=5).read()
                 break
@@ -102,6 +102,7 @@ def browser(server):
 def lab(server, browser, request):
     """A Lab with an empty page; a test that needs another window asks for it: lab.page.set_viewport_size(…)."""
     context = browser.new_context(viewport={"width": 1200, "height": 1000}, device_scale_factor=1)
+    context.set_default_timeout(1000 * PATIENCE)
     lab = Lab(*server, context.new_page(), request.node.name)
     yield lab
     lab.close()
@@ -126,7 +127,7 @@ class Lab:
             self.foreign.append(request.url)
 
     def _on_error(self, text):
-        if not any(known in text for known in JUPYTERLAB_SAYS):
+        if not any(known in text for known in JUPYTERLAB_ERRORS):
             self.errors.append(text)
 
     def open(self, *cells: str) -> None:
@@ -180,7 +181,7 @@ class Lab:
         assert error is None, error
         return text
 
-    def wait_for(self, expression: str, value=True, seconds: float = 20) -> None:
+    def wait_for(self, expression: str, value=True, seconds: float = PATIENCE) -> None:
         """Wait until an expression in the kernel has a value."""
         end = time.monotonic() + seconds
         while (now := self.python(expression)) != value:

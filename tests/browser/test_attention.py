@@ -124,7 +124,7 @@ def view(lab):
         MAKE,
         "view = AttentionView(trace, block=1, word='car', place=(2, 1, 3))\nview",
     )
-    lab.page.locator(".osl-attention").wait_for(timeout=90_000)
+    lab.page.locator(".osl-attention").wait_for()
     return View(lab)
 
 
@@ -183,7 +183,7 @@ def test_with_the_mouse(lab, view):
 
     lab.save()
     lab.load()
-    view.root.wait_for(timeout=90_000)
+    view.root.wait_for()
     view.answered(word=[3])
     assert view.words.get_by_role("option").count() == 13
     assert view.word(3).get_attribute("aria-selected") == "true"
@@ -253,15 +253,15 @@ def test_a_notebook_without_its_kernel_shows_the_last_state(lab, view):
     lab.page.evaluate(
         "() => { for (const cell of jupyterapp.shell.currentWidget.content.model.cells) cell.trusted = true }"
     )
-    view.root.wait_for(timeout=90_000)
+    view.root.wait_for()
     assert np.array_equal(view.heat(), before)
     view.word(0).click()
-    lab.page.get_by_text("No answer from Python:").wait_for(timeout=20_000)
+    lab.page.get_by_text("No answer from Python:").wait_for()
 
 
 def test_with_the_small_model(lab):
     lab.open(SMALL)
-    lab.page.locator(".osl-attention").wait_for(timeout=150_000)  # the model is loaded and run
+    lab.page.locator(".osl-attention").wait_for()
     view = View(lab)
     view.answered(word=[4])
     assert same_colors(view.heat(), colors(lab.python("view.word_map().tolist()")))

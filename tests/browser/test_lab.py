@@ -19,7 +19,7 @@ PLAYS = "(v) => !v.paused && v.readyState >= 2 && v.videoWidth === 64 && v.curre
 def open_lab(lab, cell: str = LAB):
     """The page with a TaskLab in it, once its timeline is there too."""
     lab.open(cell)
-    lab.page.get_by_label("Mask strategy").wait_for(timeout=40_000)
+    lab.page.get_by_label("Mask strategy").wait_for()
     return lab.page
 
 
@@ -32,7 +32,7 @@ def code(page, name: str = "Python") -> str:
 
 
 def generated(lab, number: int) -> None:
-    lab.page.locator(".osl-lab-progress", has_text=f"Done: result {number} in").wait_for(timeout=40_000)
+    lab.page.locator(".osl-lab-progress", has_text=f"Done: result {number} in").wait_for()
 
 
 def plays(lab, number: int, pane: int = 0) -> None:
@@ -103,7 +103,7 @@ def test_cancel_errors_and_a_kernel_that_ends(lab):
     steps = page.get_by_label("Steps")
     steps.fill("300")
     button(page, "Generate").click()
-    page.locator(".osl-lab-preview:not([hidden])").wait_for(timeout=40_000)
+    page.locator(".osl-lab-preview:not([hidden])").wait_for()
     assert re.match(r"Step \d+ of 300, [\d.]+ s, [\d.]+ s left", page.locator(".osl-lab-progress").text_content())
     assert button(page, "Generate").get_attribute("aria-disabled") == "true"
     button(page, "Cancel").click()
@@ -172,7 +172,7 @@ def test_keyboard_and_copies(lab):
     lab.wait_for("lab.state", "running")
     reach(page, "Cancel")
     page.keyboard.press("Space")
-    lab.wait_for("[lab.state, lab.failure]", ["cancelled", ""], seconds=40)
+    lab.wait_for("[lab.state, lab.failure]", ["cancelled", ""])
     reach(page, "Steps", back=True)
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.type("3")

@@ -26,8 +26,6 @@ sys.path.insert(0, {str(Path(__file__).parents[1] / "unit")!r})
 from test_widgets_player import Decoder, LatentPlayer, made_trace
 """
 
-COUNT_OF_MOVES = 30
-
 
 @pytest.fixture
 def player(lab):
@@ -42,9 +40,7 @@ class Player:
 
     def wait(self, shown: str) -> None:
         """Until the pictures of a state are drawn: "step frame view show", or its beginning."""
-        self.page.locator(f'.osl-player[data-shown^="{shown} "], .osl-player[data-shown="{shown}"]').wait_for(
-            timeout=60_000
-        )
+        self.page.locator(f'.osl-player[data-shown^="{shown} "], .osl-player[data-shown="{shown}"]').wait_for()
 
     def slider(self, name: str):
         return self.page.get_by_role("slider", name=name, exact=True)
@@ -172,7 +168,7 @@ def test_scrub_by_mouse_and_keyboard_and_find_it_again(lab, player):
     lab.shots("player")
 
 
-def test_two_traces_play_side_by_side_and_quickly(lab, player):
+def test_two_traces_play_side_by_side(lab, player):
     lab.open(
         SYNTHETIC + "trace, other = made_trace(30, 16, (32, 32), loops=2), made_trace(10, 16, (32, 32), guided=False)\n"
         "player = LatentPlayer(trace, compare=other)\nplayer"
@@ -211,31 +207,14 @@ def test_two_traces_play_side_by_side_and_quickly(lab, player):
     page.wait_for_timeout(200)
     assert lab.python("[player.step, player.frame]") == stopped and stopped[0] == 59
 
-    # from the hand to the pixels
-    times = page.evaluate(
-        """async (count) => {
-            const root = document.querySelector(".osl-player"), slider = root.querySelector("input[type=range]");
-            const times = [];
-            for (let i = 0; i < count; i++) {
-                const start = performance.now();
-                const drawn = new Promise((resolve) => {
-                    const watch = new MutationObserver(() => {
-                        if (root.dataset.shown.startsWith(`${i} `)) resolve(watch.disconnect());
-                    });
-                    watch.observe(root, { attributes: true });
-                });
-                slider.value = i;
-                slider.dispatchEvent(new Event("input"));
-                await drawn;
-                times.push(performance.now() - start);
-            }
-            return times;
-        }""",
-        COUNT_OF_MOVES,
+    # a fast hand: the newest step is the one that is drawn in the end
+    page.evaluate(
+        """() => {
+            const slider = document.querySelector(".osl-player input[type=range]");
+            for (slider.value = 0; slider.value < 30; slider.value++) slider.dispatchEvent(new Event("input"));
+        }"""
     )
-    median, slow = np.percentile(times, [50, 95])
-    print(f"\nstep slider to pixels, two traces of 4×32×32: median {median:.0f} ms, 95 % below {slow:.0f} ms")
-    assert median < 500 and slow < 2000
+    player.wait("29")
 
     assert lab.axe() == []
     lab.shots("player_compare")

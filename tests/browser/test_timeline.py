@@ -1,7 +1,5 @@
 """MaskTimeline in JupyterLab: dragged with the mouse, moved with the keyboard, typed."""
 
-import statistics
-
 import pytest
 
 OPEN = """
@@ -179,27 +177,13 @@ def test_keyboard(lab):
     lab.wait_for("timeline.text", "0,0,0,15")
 
 
-def test_latency_of_a_drag_over_64_frames(lab, record_property):
+def test_a_drag_over_64_frames(lab):
     open_timeline(lab, "0,1,0,0,8", num_frames=64)
-    lab.page.evaluate(
-        """() => {
-            window.moves = [];
-            window.addEventListener("pointermove", (event) => {
-                const start = performance.now();
-                requestAnimationFrame(() => setTimeout(() => window.moves.push(performance.now() - start)));
-            }, true);
-        }"""
-    )
     x, y = middle(lab, segment(0))
     width = lab.page.locator(cell(0)).bounding_box()["width"]
     lab.page.mouse.move(x, y)
     lab.page.mouse.down()
     for i in range(60):
         lab.page.mouse.move(x + width * i * 0.7, y)
-        lab.page.wait_for_timeout(20)
     lab.page.mouse.up()
     lab.wait_for("timeline.strategy.segments[0].target_start", 41)
-    times = lab.page.evaluate("window.moves")
-    median, late = statistics.median(times), statistics.quantiles(times, n=20)[-1]
-    print(f"\na drag over 64 frames repaints in {median:.0f} ms (median), {late:.0f} ms (95th percentile)")
-    assert median < 100
