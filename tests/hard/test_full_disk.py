@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from children import ended
 from conftest import MICRO
-from test_sweep import needs_papermill
+from sweeps import needs_papermill
 
 from opensora_lite.io.checkpoints import read_safetensors
 from opensora_lite.io.files import write_safetensors
@@ -194,7 +194,7 @@ def test_evaluate(disk):
 
 
 def sweep(folder: Path):
-    from test_sweep import micro, write_grid
+    from sweeps import micro, write_grid
 
     work = "from pathlib import Path\nPath(output).write_bytes(bytes(8))\nprint('x' * 30000)"
     micro(folder, work=work)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from children import said, start
 from conftest import MICRO
-from test_sweep import finished, micro, needs_papermill, wait_until, write_grid
+from sweeps import finished, micro, needs_papermill, wait_until, write_grid
 
 from opensora_lite.io.files import TEMPORARY
 from opensora_lite.tools import cli

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from children import said, start
 from conftest import MICRO
-from test_sweep import needs_papermill
+from sweeps import needs_papermill
 
 from opensora_lite.io import files
 from opensora_lite.io.checkpoints import read_safetensors
@@ -209,7 +209,7 @@ def check_model(folder: Path):
 
 
 def one_run(folder: Path):
-    from test_sweep import micro
+    from sweeps import micro
 
     from opensora_lite.tools.sweep import Grid, execute
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_sweep import micro, row, write_grid
+from sweeps import micro, row, write_grid
 
 from opensora_lite import MaskStrategy, OpenSoraError, Video, pipeline
 from opensora_lite.errors import MaskStrategyError, PromptError
