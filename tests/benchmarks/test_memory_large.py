@@ -3,15 +3,10 @@
 The weights are random, and made by the test; 16 frames of 256×256, two steps. It takes a few minutes.
 """
 
-import sys
-from pathlib import Path
-
+import memory_models
 import pytest
 
 from opensora_lite.runtime.memory import estimate_memory
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import memory_models
 
 MODEL = dict(
     stdit=dict(hidden_size=768, depth=16, num_heads=12, input_sq_size=256),

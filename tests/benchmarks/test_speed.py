@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from alternate import Row, Table, alternate, machine, write
-from conftest import psnr, relative_error
+from common import psnr, relative_error
 from growth import AXES, measure, plot
 from sides import OURS, PEERS, SIZE, Side, reason
 from work import WORK

@@ -22,8 +22,9 @@ player
 
 SYNTHETIC = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parents[1] / "unit")!r})
-from test_widgets_player import Decoder, LatentPlayer, made_trace
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from opensora_lite.widgets.player import LatentPlayer
+from traces import Decoder, made_trace
 """
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from children import ended
-from conftest import MICRO
+from common import MICRO
 from sweeps import needs_papermill
 
 from opensora_lite.io.checkpoints import read_safetensors

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from children import said, start
-from conftest import MICRO
+from common import MICRO
 from sweeps import finished, micro, needs_papermill, wait_until, write_grid
 
 from opensora_lite.io.files import TEMPORARY

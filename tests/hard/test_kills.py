@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from children import said, start
-from conftest import MICRO
+from common import MICRO
 from sweeps import needs_papermill
 
 from opensora_lite.io import files

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from children import ended
-from conftest import MICRO
+from common import MICRO
 
 from opensora_lite import OpenSora, OpenSoraError
 from opensora_lite.errors import NeedsMemory, OutOfMemoryError

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from conftest import relative_error
+from common import relative_error
 from peers.client import HERE, NOT_INSTALLED, interpreter
 
 from opensora_lite.request import WEIGHTS

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import paddle
 import pytest
-from conftest import relative_error
+from common import relative_error
 
 from opensora_lite.errors import OpenSoraError
 from opensora_lite.samplers import CFG, DDIM, IDDPM, SAMPLERS, DPMSolver, NoiseSource, Prediction, Schedule

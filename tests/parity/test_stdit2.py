@@ -6,7 +6,7 @@ import math
 import numpy as np
 import paddle
 import pytest
-from conftest import relative_error
+from common import relative_error
 
 from opensora_lite.errors import CheckpointError
 from opensora_lite.layers import attention, rotate

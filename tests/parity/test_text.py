@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import paddle
 import pytest
-from conftest import relative_error
+from common import relative_error
 
 from opensora_lite.errors import CheckpointError
 from opensora_lite.io.checkpoints import build, load, open_checkpoint, read_config

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import paddle
 import pytest
-from conftest import relative_error
+from common import relative_error
 
 from opensora_lite.masks import MaskStrategy
 from opensora_lite.pipeline import to_uint8

@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 import pytest
-from conftest import relative_error
+from common import relative_error
 
 from opensora_lite.training.losses import TrainingSchedule, training_losses
 

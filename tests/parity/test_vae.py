@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import paddle
 import pytest
-from conftest import psnr, relative_error
+from common import psnr, relative_error
 
 from opensora_lite.errors import CheckpointError
 from opensora_lite.liteworld import world

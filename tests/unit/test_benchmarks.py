@@ -6,16 +6,14 @@ import sys
 import time
 from pathlib import Path
 
+import alternate
 import numpy as np
 import pytest
+from alternate import Row, Table
 from peers.serve import timed
+from work import TINY, Work, random_start, stdit_flops
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.append(str(BENCHMARKS))
-
-import alternate  # noqa: E402
-from alternate import Row, Table  # noqa: E402
-from work import TINY, Work, random_start, stdit_flops  # noqa: E402
 
 COUNTED = {
     "step": Work("step", "tiny", frames=3, height=48, width=80, tokens=7),

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import psnr
+from common import psnr
 
 from opensora_lite import Video, read_video
 from opensora_lite.liteworld import world

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import paddle
 import pytest
-from conftest import relative_error
+from common import relative_error
 
 from opensora_lite import OpenSora, Trace
 from opensora_lite.errors import DeviceError

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import paddle
 import pytest
-from conftest import psnr
+from common import psnr
 
 from opensora_lite import MaskStrategy, OpenSora, Settings, Video
 from opensora_lite.errors import CheckpointError, DeviceError, MaskStrategyError, OpenSoraError, PromptError, SizeError

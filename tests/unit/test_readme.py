@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import pytest
-from test_links import Markdown, markdown_of, parse
+from markdown_text import Markdown, markdown_of, parse
 
 ROOT = Path(__file__).parents[2]
 ENGLISH, CHINESE = (markdown_of(ROOT / name) for name in ("README.md", "README.zh-CN.md"))

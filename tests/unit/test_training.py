@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from conftest import relative_error
+from common import relative_error
 
 from opensora_lite import OpenSora, OpenSoraError
 from opensora_lite.errors import CheckpointError

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opensora_lite.widgets import MaskTimeline, figures
 from opensora_lite.widgets.widget import STYLE
-from test_masks import cases
+from strategies import cases
 
 from opensora_lite import MaskStrategy
 from opensora_lite.errors import MaskStrategyError, MediaError, SizeError
