@@ -1,11 +1,10 @@
-"""The figures of the course, in one look: what repeats in the notebooks' cells is a named function here.
+"""The plots of the course, in one style.
 
-Every function draws, and shows the figure with its caption; the caption is the output's plain text as well, which is
-what a reader without pictures gets and what nbval compares. Latents are float32 [C, T, H, W], frames uint8
-[T, height, width, 3], as everywhere in the package.
+Every function draws a figure and displays it with its caption. The caption is also the plain text of the output: the
+alternative for readers without pictures, and what nbval compares. Latents are float32 [C, T, H, W], frames uint8
+[T, height, width, 3].
 """
 
-import base64
 import html
 import io
 import math
@@ -21,7 +20,7 @@ from matplotlib.figure import Figure
 from opensora_lite.tools.sweep import RESULT
 from opensora_lite.video import Video
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; the same meaning in every figure of the course.
+# Okabe and Ito's palette, distinguishable by the colour-blind. A colour has the same meaning in every figure.
 GIVEN, EDITED, GENERATED = "#0072B2", "#E69F00", "#BBBBBB"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
@@ -41,50 +40,58 @@ STYLE = {
 
 
 def record(**values) -> None:
-    """Shows what a notebook found, for a reader, a test or a sweep: JSON under a MIME type of the project's own.
+    """Display the results of a notebook as JSON, under a MIME type of this project, for readers, tests and sweeps.
 
-    values: numbers, texts, lists and dicts of them; numpy's numbers become Python's. A notebook records once.
+    values: numbers, texts, and lists, arrays and dicts of them. Called at most once in a notebook.
     """
-    plain = {name: _plain(value) for name, value in values.items()}
-    display({RESULT: plain, "text/plain": "\n".join(f"{name}: {value}" for name, value in plain.items())}, raw=True)
+    results = {name: _as_json(value) for name, value in values.items()}
+    display({RESULT: results, "text/plain": "\n".join(f"{name}: {value}" for name, value in results.items())}, raw=True)
 
 
-def _plain(value):
+def _as_json(value):
+    """A value with numpy's arrays and numbers replaced by lists and Python's numbers."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(inner) for name, inner in value.items()}
+        return {str(name): _as_json(item) for name, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(inner) for inner in value]
+        return [_as_json(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value
 
 
 def show(figure: Figure, caption: str) -> None:
-    """Show a figure with its caption below it; the caption says what the axes and the colours mean."""
-    width = int(figure.get_figwidth() * 15)  # letters that fit side by side
+    """Display a figure with its caption below it."""
+    width = int(figure.get_figwidth() * 15)  # characters in a line
     figure.text(0.01, -0.02, textwrap.fill(caption, width), va="top", fontsize=9, color="#444444")
     file = io.BytesIO()
-    # without the version of matplotlib in the file
-    figure.savefig(file, format="png", bbox_inches="tight", facecolor="white", metadata={"Software": None})
+    deterministic = {"Software": None}  # leaves out the version of matplotlib
+    figure.savefig(file, format="png", bbox_inches="tight", facecolor="white", metadata=deterministic)
     display({"image/png": file.getvalue(), "text/plain": f"Figure: {caption}"}, raw=True)
 
 
 def new_figure(rows: int = 1, columns: int = 1, width: float = 8.0, height: float = 2.5, **options):
-    """A figure in the course's style and its axes, as matplotlib.pyplot.subplots gives them (but no window of its own).
+    """A figure in the course's style and its axes, like matplotlib.pyplot.subplots.
 
-    width, height: inches, of the whole figure. options: of Figure.subplots (sharex, squeeze, width_ratios …).
+    width, height: of the figure, in inches. options: of Figure.subplots (sharex, squeeze, width_ratios …).
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots(rows, columns, **options)
 
 
-def _explain_colors(figure: Figure, names: Mapping[str, str]) -> None:
+def _box(axis, x: float, y: float, width: float, height: float, fill: str, text: object = "", alpha=None, **font):
+    """A filled rectangle centred at (x, y), with a text in it."""
+    corner = x - width / 2, y - height / 2
+    axis.add_patch(matplotlib.patches.Rectangle(corner, width, height, color=fill, alpha=alpha))
+    axis.text(x, y, str(text), ha="center", va="center", **font)
+
+
+def _color_legend(figure: Figure, names: Mapping[str, str]) -> None:
     """A legend above the axes: name -> colour."""
     patches = [matplotlib.patches.Patch(color=color, label=name) for name, color in names.items()]
     figure.legend(handles=patches, loc="outside upper center", ncols=len(names), frameon=False)
 
 
-def _name_panels(axes, rows: Sequence[str], titles: Sequence[str], framed: bool = True) -> None:
-    """Axes [rows, columns] without ticks: the names of the rows at the left, titles above the columns."""
+def _label_panels(axes, rows: Sequence[str], titles: Sequence[str], framed: bool = True) -> None:
+    """Label axes [rows, columns] without ticks: names left of the rows, titles above the columns."""
     for line, name in zip(axes, rows, strict=True):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
         for axis in line:
@@ -96,14 +103,14 @@ def _name_panels(axes, rows: Sequence[str], titles: Sequence[str], framed: bool 
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-#   Pictures and films
+#   Pictures and videos
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def pictures(rows: Mapping[str, Sequence], caption: str, titles: Sequence[str] = (), size: float = 1.0, **options):
-    """Rows of pictures: name -> pictures, uint8 [height, width, 3] or numbers [height, width]. None leaves a gap.
+    """Rows of pictures: name -> pictures, uint8 [height, width, 3] or values [height, width]; None leaves a gap.
 
-    titles: above the columns. size: inches of a picture's side. options: of imshow (cmap, vmin, vmax), for numbers.
+    titles: of the columns. size: height of a picture in inches. options: of imshow (cmap, vmin, vmax), for values.
     """
     columns = max(len(row) for row in rows.values())
     wide = max((p.shape[1] / p.shape[0] for row in rows.values() for p in row if p is not None), default=1)
@@ -111,7 +118,7 @@ def pictures(rows: Mapping[str, Sequence], caption: str, titles: Sequence[str] =
     figure, axes = new_figure(
         len(rows), columns, columns * size * wide + label, len(rows) * size + (0.3 if titles else 0.1), squeeze=False
     )
-    _name_panels(axes, list(rows), titles, framed=False)
+    _label_panels(axes, list(rows), titles, framed=False)
     options = {"cmap": "gray", **options}
     for line, row in zip(axes, rows.values(), strict=True):
         for axis, picture in zip(line, row, strict=False):
@@ -121,7 +128,7 @@ def pictures(rows: Mapping[str, Sequence], caption: str, titles: Sequence[str] =
 
 
 def films(videos: Mapping[str, np.ndarray], caption: str, most: int = 8, size: float = 1.0):
-    """Videos below each other, name -> frames [T, height, width, 3] or a Video: evenly chosen frames with numbers."""
+    """At most `most` evenly spaced frames of videos: name -> a Video or frames uint8 [T, height, width, 3]."""
     rows = {name: getattr(video, "frames", video) for name, video in videos.items()}
     chosen = Video(max(rows.values(), key=len)).spread(most)
     pictures(
@@ -133,11 +140,23 @@ def films(videos: Mapping[str, np.ndarray], caption: str, most: int = 8, size: f
 
 
 def channels(latents: Mapping[str, np.ndarray], caption: str, size: float = 1.0):
-    """The channels of latents as pictures: name -> [C, H, W]; one grey scale for all, middle grey is 0."""
+    """The channels of latents: name -> [C, H, W]; one grey scale for all, in which middle grey is 0."""
     most = max(float(np.abs(latent).max()) for latent in latents.values())
     count = max(len(latent) for latent in latents.values())
     titles = [f"channel {c}" for c in range(count)]
     pictures({name: list(latent) for name, latent in latents.items()}, caption, titles, size, vmin=-most, vmax=most)
+
+
+def video_grid(rows: Mapping[str, Sequence[Path]], titles: Sequence[str], caption: str, size: int = 128):
+    """Videos that play side by side: name -> paths of mp4 files. titles: of the columns. size: in pixels."""
+    import mediapy
+
+    lines = ["<tr><td></td>" + "".join(f"<th>{html.escape(title)}</th>" for title in titles) + "</tr>"]
+    for name, files in rows.items():
+        videos = [mediapy.html_from_compressed_video(Path(file).read_bytes(), size, size) for file in files]
+        lines.append(f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{video}</td>' for video in videos)}</tr>")
+    table = f'<table style="image-rendering: pixelated">{"".join(lines)}</table><p>{html.escape(caption)}</p>'
+    display({"text/html": table, "text/plain": f"Figure: {caption}"}, raw=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -146,25 +165,22 @@ def channels(latents: Mapping[str, np.ndarray], caption: str, size: float = 1.0)
 
 
 def masks(rows: Mapping[str, Sequence[float]], caption: str):
-    """Timelines below each other, name -> edit ratio of every frame: 0 given, 1 generated, between edited."""
+    """Frame masks: name -> edit ratio of every frame; 0 given, 1 generated, between 0 and 1 edited."""
     length = max(len(ratios) for ratios in rows.values())
     figure, axis = new_figure(width=max(5.0, 0.42 * length + 1.5), height=0.42 * len(rows) + 0.7)
     for y, ratios in enumerate(rows.values()):
         for x, ratio in enumerate(ratios):
             color = GIVEN if ratio == 0 else GENERATED if ratio == 1 else EDITED
-            axis.add_patch(matplotlib.patches.Rectangle((x - 0.45, y - 0.4), 0.9, 0.8, color=color))
-            if 0 < ratio < 1:
-                axis.text(x, y, f"{ratio:g}", ha="center", va="center", fontsize=7)
+            _box(axis, x, y, 0.9, 0.8, color, f"{ratio:g}" if 0 < ratio < 1 else "", fontsize=7)
     axis.set(xlim=(-0.6, length - 0.4), ylim=(len(rows) - 0.4, -0.6), xlabel="frame")
     axis.set_xticks(range(0, length, 1 if length <= 20 else 4))
     axis.set_yticks(range(len(rows)), list(rows))
-    names = {"given": GIVEN, "edited": EDITED, "generated": GENERATED}
-    _explain_colors(figure, names)
+    _color_legend(figure, {"given": GIVEN, "edited": EDITED, "generated": GENERATED})
     show(figure, caption)
 
 
 def curves(lines: Mapping[str, tuple], caption: str, xlabel: str, ylabel: str, marker: str = "", **settings):
-    """Lines in one frame: name -> (x, y). settings: of the axes (xscale="log", ylim=(0, 1) …)."""
+    """Curves in one plot: name -> (x, y). settings: of the axes (xscale="log", ylim=(0, 1) …)."""
     figure, axis = new_figure(width=6.5, height=3.0)
     for name, (x, y) in lines.items():
         axis.plot(x, y, marker=marker, label=name)
@@ -175,12 +191,12 @@ def curves(lines: Mapping[str, tuple], caption: str, xlabel: str, ylabel: str, m
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-#   Steps and times (03 and 04)
+#   Steps and timesteps (03 and 04)
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def joining(states: np.ndarray, caption: str):
-    """What each step does with each frame: [steps, T], the first step first; 0: it waits, 1: it joins, 2: denoised."""
+def frame_states(states: np.ndarray, caption: str):
+    """The state of each frame at each step, [steps, T]; 0: waits, 1: joins (gets noise), 2: is denoised."""
     steps, length = states.shape
     figure, axis = new_figure(width=max(5.0, 0.36 * length + 1.5), height=0.15 * steps + 1.0)
     names = {"waits": GIVEN, "joins: gets noise": EDITED, "is denoised": GENERATED}
@@ -191,15 +207,15 @@ def joining(states: np.ndarray, caption: str):
     axis.set_yticks([i + 0.5 for i in shown], [steps - 1 - i for i in shown])
     axis.set(xlabel="frame", ylabel="step, counted down")
     axis.invert_yaxis()
-    _explain_colors(figure, names)
+    _color_legend(figure, names)
     show(figure, caption)
 
 
 def histograms(panels: Mapping[str, tuple], caption: str, xlabel: str):
-    """Histograms side by side, each with the curve it should follow: title -> (numbers, x, density at x)."""
+    """Histograms side by side, each with its expected density: title -> (values, x, density at x)."""
     figure, axes = new_figure(1, len(panels), 1.8 * len(panels) + 0.5, 2.2, sharex=True, squeeze=False)
-    for axis, (title, (numbers, x, density)) in zip(axes[0], panels.items(), strict=True):
-        axis.hist(numbers, bins=60, range=(x[0], x[-1]), density=True, color=GENERATED)
+    for axis, (title, (values, x, density)) in zip(axes[0], panels.items(), strict=True):
+        axis.hist(values, bins=60, range=(x[0], x[-1]), density=True, color=GENERATED)
         axis.plot(x, density)
         axis.set(title=title, xlabel=xlabel)
     axes[0, 0].set_ylabel("density")
@@ -207,7 +223,7 @@ def histograms(panels: Mapping[str, tuple], caption: str, xlabel: str):
 
 
 def ticks(rows: Mapping[str, Sequence[float]], caption: str, xlabel: str, **settings):
-    """Positions on lines below each other, name -> numbers. settings: of the axes (xlim=(0, 999) …)."""
+    """Positions as ticks on parallel lines: name -> positions. settings: of the axes (xlim=(0, 999) …)."""
     figure, axis = new_figure(width=7.5, height=0.4 * len(rows) + 0.7)
     axis.eventplot(list(rows.values()), lineoffsets=range(len(rows)), linelengths=0.6, colors=GIVEN)
     axis.set_yticks(range(len(rows)), list(rows))
@@ -215,8 +231,8 @@ def ticks(rows: Mapping[str, Sequence[float]], caption: str, xlabel: str, **sett
     show(figure, caption)
 
 
-def dots(groups: Mapping[str, tuple], caption: str, xlabel: str, ylabel: str):
-    """Points of several kinds in one frame: name -> (x, y). "given", "edited" and "generated" have their colours."""
+def points(groups: Mapping[str, tuple], caption: str, xlabel: str, ylabel: str):
+    """Groups of points in one plot: name -> (x, y). "given", "edited" and "generated" have their colours."""
     colors = {"given": GIVEN, "edited": EDITED, "generated": "#777777"}  # GENERATED is too pale for a dot
     figure, axis = new_figure(width=6.5, height=2.6)
     for name, (x, y) in groups.items():
@@ -227,14 +243,14 @@ def dots(groups: Mapping[str, tuple], caption: str, xlabel: str, ylabel: str):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-#   Times, attention and loops (07, 08 and 09)
+#   Attention and loops (07, 08 and 09)
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def matrix(values: np.ndarray, caption: str, xlabel: str, ylabel: str, label: str, columns=(), rows=(), **options):
-    """A table of numbers as colours, [rows, columns], the first row at the top, with a colour bar named `label`.
+    """A heatmap of values [rows, columns], the first row at the top, with a colour bar named `label`.
 
-    columns, rows: names of them, "" where there is to be none; without, they are numbered. options: of imshow (cmap …).
+    columns, rows: tick labels, "" for no tick; by default indices. options: of imshow (cmap …).
     """
     height, width = values.shape
     tall = (0.24 if height < 13 else 0.13) * height + 0.8
@@ -243,20 +259,20 @@ def matrix(values: np.ndarray, caption: str, xlabel: str, ylabel: str, label: st
     axis.set(xlabel=xlabel, ylabel=ylabel)
     for axis_of, count, names in ((axis.xaxis, width, columns), (axis.yaxis, height, rows)):
         every = 1 if names else max(count // 8, 1)
-        chosen = [i for i in range(0, count, every) if not names or names[i]]  # an empty name: no tick
+        chosen = [i for i in range(0, count, every) if not names or names[i]]
         axis_of.set_ticks(chosen, [names[i] if names else i for i in chosen])
     figure.colorbar(picture, ax=axis, label=label)
     show(figure, caption)
 
 
 def maps(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str], caption: str, size: float = 1.0, marked=None):
-    """Small maps in rows, name -> [h, w] each, every row with a colour scale of its own: from 0 to its largest value.
+    """Rows of small heatmaps: name -> [h, w] each; the colour scale of a row is from 0 to its largest value.
 
-    marked: (row, column) of the token that asks; it gets a cross.
+    marked: (row, column) of the query token, which gets a cross.
     """
     columns, label = max(map(len, rows.values())), max(map(len, rows)) * 0.08 + 0.1
     figure, axes = new_figure(len(rows), columns, columns * size + label, len(rows) * size + 0.3, squeeze=False)
-    _name_panels(axes, list(rows), titles)
+    _label_panels(axes, list(rows), titles)
     for line, row in zip(axes, rows.values(), strict=True):
         for axis, values in zip(line, row, strict=True):
             axis.imshow(values, cmap="viridis", vmin=0, vmax=max(float(np.max(v)) for v in row))
@@ -265,21 +281,23 @@ def maps(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str], captio
     show(figure, caption)
 
 
-def gaze(frames: np.ndarray, looks: Mapping[str, np.ndarray], caption: str, most: int = 8, size: float = 1.0):
-    """Where attention falls on a video: its frames, and below them the same frames, bright where attention is strong.
+def attended_frames(
+    frames: np.ndarray, weights: Mapping[str, np.ndarray], caption: str, most: int = 8, size: float = 1.0
+):
+    """The frames of a video, and below them the same frames with brightness proportional to attention.
 
-    frames: uint8 [T, height, width, 3]. looks: name -> [T, h, w], of tokens; each row has its own scale.
+    frames: uint8 [T, height, width, 3]. weights: name -> attention to each token [T, h, w]; each row has its own scale.
     """
     dimmed = {}
-    for name, look in looks.items():
-        cell = frames.shape[1] // look.shape[1], frames.shape[2] // look.shape[2]  # pixels of a token
-        large = np.kron(look / look.max(), np.ones(cell))
-        dimmed[name] = (frames * (0.15 + 0.85 * large[..., None])).astype(np.uint8)
+    for name, weight in weights.items():
+        token = frames.shape[1] // weight.shape[1], frames.shape[2] // weight.shape[2]  # its size in pixels
+        brightness = np.kron(weight / weight.max(), np.ones(token))
+        dimmed[name] = (frames * (0.15 + 0.85 * brightness[..., None])).astype(np.uint8)
     films({"video": frames, **dimmed}, caption, most, size)
 
 
 def bars(groups: Mapping[str, Mapping[str, float]], caption: str, ylabel: str, line: tuple[str, float] | None = None):
-    """Bars side by side: group -> name -> height; the names are the same in all groups. line: a name and its height."""
+    """Grouped bars: group -> name -> height, with the same names in all groups. line: name and height of a line."""
     names = list(next(iter(groups.values())))
     figure, axis = new_figure(width=max(5.0, 0.55 * len(names) + 1.5), height=2.6)
     share = 0.8 / len(groups)
@@ -294,20 +312,18 @@ def bars(groups: Mapping[str, Mapping[str, float]], caption: str, ylabel: str, l
     show(figure, caption)
 
 
-def loop_timeline(loops: Mapping[str, Sequence[int]], taken_over: int, caption: str):
-    """What each loop makes and what it takes over, one row each: name -> numbers of its frames in the whole video."""
+def loop_timeline(loops: Mapping[str, Sequence[int]], condition_frames: int, caption: str):
+    """The frames of each loop, one row each: name -> indices of its frames in the finished video."""
     figure, axis = new_figure(width=8.0, height=0.4 * len(loops) + 1.0)
     for y, frames in enumerate(loops.values()):
-        for place, x in enumerate(frames):
-            color, ink = (GIVEN, "white") if y and place < taken_over else (GENERATED, "black")
-            axis.add_patch(matplotlib.patches.Rectangle((x - 0.45, y - 0.4), 0.9, 0.8, color=color))
-            axis.text(x, y, str(place), ha="center", va="center", fontsize=6, color=ink)
+        for index, x in enumerate(frames):
+            color, ink = (GIVEN, "white") if y and index < condition_frames else (GENERATED, "black")
+            _box(axis, x, y, 0.9, 0.8, color, index, fontsize=6, color=ink)
     last = max(max(frames) for frames in loops.values())
     axis.set(xlim=(-0.6, last + 0.6), ylim=(len(loops) - 0.4, -0.6), xlabel="frame of the finished video")
     axis.set_yticks(range(len(loops)), list(loops))
     axis.set_xticks(range(0, last + 1, 4))
-    names = {"taken over": GIVEN, "made": GENERATED}
-    _explain_colors(figure, names)
+    _color_legend(figure, {"taken over": GIVEN, "made": GENERATED})
     show(figure, caption)
 
 
@@ -317,16 +333,15 @@ def loop_timeline(loops: Mapping[str, Sequence[int]], taken_over: int, caption: 
 
 
 def tokens(rows: Mapping[str, Sequence[str]], caption: str):
-    """The pieces of texts as boxes, name -> pieces; those that are special ("</s>", "<pad>" …) are grey."""
-    wide = {name: [0.35 + 0.16 * len(piece) for piece in pieces] for name, pieces in rows.items()}
-    length = max(map(sum, wide.values()))
+    """The tokens of texts as boxes, name -> tokens; special tokens ("</s>", "<pad>" …) are grey."""
+    widths = {name: [0.35 + 0.16 * len(piece) for piece in pieces] for name, pieces in rows.items()}
+    length = max(map(sum, widths.values()))
     figure, axis = new_figure(width=9.0, height=0.45 * len(rows) + 0.2)
     for y, (name, pieces) in enumerate(rows.items()):
         x = 0.0
-        for piece, width in zip(pieces, wide[name], strict=True):
+        for piece, width in zip(pieces, widths[name], strict=True):
             color = GENERATED if piece.startswith("<") else COLORS[4]
-            axis.add_patch(matplotlib.patches.Rectangle((x, y - 0.36), width - 0.08, 0.72, color=color, alpha=0.6))
-            axis.text(x + width / 2 - 0.04, y, piece, ha="center", va="center", fontsize=8)
+            _box(axis, x + width / 2 - 0.04, y, width - 0.08, 0.72, color, piece, alpha=0.6, fontsize=8)
             x += width
     axis.set(xlim=(0, length), ylim=(len(rows) - 0.5, -0.5), xticks=[])
     axis.set_yticks(range(len(rows)), list(rows))
@@ -336,9 +351,9 @@ def tokens(rows: Mapping[str, Sequence[str]], caption: str):
 
 
 def tables(panels: Mapping[str, np.ndarray], caption: str, names: Sequence = (), digits: int = 0, **options):
-    """Square tables side by side, title -> [n, n]: each number is written, and coloured by its size.
+    """Square tables side by side, title -> [n, n]: values as text and as colour.
 
-    names: of rows and columns, which are the same. options: of imshow (cmap, vmin, vmax).
+    names: of the rows, which are those of the columns. options: of imshow (cmap, vmin, vmax).
     """
     n = len(next(iter(panels.values())))
     side, label = 0.55 * n, 0.08 * max((len(str(name)) for name in names), default=0) + 0.3
@@ -357,7 +372,7 @@ def tables(panels: Mapping[str, np.ndarray], caption: str, names: Sequence = (),
 
 
 def similarities(values: np.ndarray, groups: Mapping[str, Sequence[str]], caption: str):
-    """A square table [n, n] of numbers from -1 to 1 as colours: rows and columns are the words of `groups`."""
+    """A heatmap of cosine similarities [n, n]; its rows and columns are the words of `groups`, which are framed."""
     words = [word for group in groups.values() for word in group]
     figure, axis = new_figure(width=6.2, height=5.4)
     picture = axis.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
@@ -373,7 +388,7 @@ def similarities(values: np.ndarray, groups: Mapping[str, Sequence[str]], captio
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-#   Sums of parts (12)
+#   Stacked bars (05 and 12)
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -384,9 +399,9 @@ def stacked(
     lines: Mapping[str, float] = {},
     least: float = math.inf,
 ):
-    """Bars that lie, each the sum of its parts: name -> {part: number}.
+    """Horizontal stacked bars: name -> {part: length}.
 
-    lines: name -> number, drawn across. least: parts of at least this length have their number written in them.
+    lines: name -> position of a vertical line. least: parts of at least this length are labelled with it.
     """
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))
     columns = min(len(parts), 5)
@@ -407,29 +422,40 @@ def stacked(
     show(figure, caption)
 
 
+def shares(rows: Mapping[str, Mapping[str, float]], caption: str, xlabel: str):
+    """`stacked` in percent of each row's sum, labelled: name -> {part: amount}."""
+    percent = {
+        name: {part: 100 * amount / sum(amounts.values()) for part, amount in amounts.items()}
+        for name, amounts in rows.items()
+    }
+    stacked(percent, caption, xlabel, least=4)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 #   The transformer and the samplers (05 and 06)
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def reach(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str], caption: str):
-    """Who sees whom, name -> a grid of tokens [h, w] for each column: 0 not seen, 1 seen, 2 the token that asks."""
+def attention_pattern(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str], caption: str):
+    """Which tokens a query attends to, name -> grids of tokens [h, w]; 0 not attended, 1 attended, 2 the query."""
     columns, label = max(map(len, rows.values())), max(map(len, rows)) * 0.08
     figure, axes = new_figure(len(rows), columns, columns * 1.1 + label, len(rows) * 1.1 + 0.5, squeeze=False)
-    colors = {"asks": COLORS[1], "is seen": COLORS[4], "is not seen": "#E6E6E6"}
+    colors = {"query": COLORS[1], "attended": COLORS[4], "not attended": "#E6E6E6"}
     palette = matplotlib.colors.ListedColormap(list(colors.values())[::-1])
-    _name_panels(axes, list(rows), titles, framed=False)
+    _label_panels(axes, list(rows), titles, framed=False)
     for line, row in zip(axes, rows.values(), strict=True):
         for axis, grid in zip(line, row, strict=False):
             axis.pcolormesh(grid, cmap=palette, vmin=0, vmax=2, edgecolors="white", linewidth=1.5)
             axis.set_aspect("equal")
             axis.invert_yaxis()
-    _explain_colors(figure, colors)
+    _color_legend(figure, colors)
     show(figure, caption)
 
 
-def heats(panels: Mapping[str, np.ndarray], caption: str, xlabel: str, ylabel: str, label: str, width=8.0, **options):
-    """Matrices side by side in one colour scale, title -> [rows, columns]. options: of imshow (cmap, vmin, vmax …)."""
+def heatmaps(
+    panels: Mapping[str, np.ndarray], caption: str, xlabel: str, ylabel: str, label: str, width=8.0, **options
+):
+    """Heatmaps side by side with one colour scale, title -> [rows, columns]. options: of imshow (cmap, vmin …)."""
     low = min(float(np.min(values)) for values in panels.values())
     high = max(float(np.max(values)) for values in panels.values())
     figure, axes = new_figure(1, len(panels), width, width / len(panels), squeeze=False)
@@ -441,38 +467,31 @@ def heats(panels: Mapping[str, np.ndarray], caption: str, xlabel: str, ylabel: s
     show(figure, caption)
 
 
-def turning(panels: Mapping[str, Sequence[float]], caption: str):
-    """A hand at several moments, title -> its angle at each, in radians; pale at first, dark at last."""
+def rotations(panels: Mapping[str, Sequence[float]], caption: str):
+    """Unit vectors, title -> angles in radians, in order from light to dark."""
     figure, axes = new_figure(1, len(panels), 1.7 * len(panels), 1.9, squeeze=False)
     for axis, (title, angles) in zip(axes[0], panels.items(), strict=True):
         axis.add_patch(matplotlib.patches.Circle((0, 0), 1, fill=False, color="#DDDDDD"))
-        for moment, angle in enumerate(angles):
-            color = matplotlib.colormaps["viridis_r"](0.1 + 0.9 * moment / max(len(angles) - 1, 1))
+        for i, angle in enumerate(angles):
+            color = matplotlib.colormaps["viridis_r"](0.1 + 0.9 * i / max(len(angles) - 1, 1))
             axis.annotate("", (np.cos(angle), np.sin(angle)), (0, 0), arrowprops=dict(arrowstyle="->", color=color))
         axis.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), xticks=[], yticks=[], title=title, aspect="equal")
         axis.spines[:].set_visible(False)
     show(figure, caption)
 
 
-def shares(rows: Mapping[str, Mapping[str, float]], caption: str, xlabel: str):
-    """`stacked` in percent of each row's sum, with the numbers in the bars: name -> {part: amount}."""
-    percent = {
-        name: {part: 100 * amount / sum(amounts.values()) for part, amount in amounts.items()}
-        for name, amounts in rows.items()
-    }
-    stacked(percent, caption, xlabel, least=4)
+def trajectories(
+    panels: Mapping[str, np.ndarray], x: np.ndarray, density: np.ndarray, caption: str, ylabel: str, most=30
+):
+    """Values from noise to data, title -> [steps + 1, n]: `most` of the trajectories, and a histogram of all ends.
 
-
-def paths(panels: Mapping[str, np.ndarray], x: np.ndarray, density: np.ndarray, caption: str, ylabel: str, most=30):
-    """Numbers on their way from noise to data, title -> [steps + 1, n]: some of the ways, and where all of them end.
-
-    x, density: where they should end, as a curve beside each panel.
+    x, density: the expected density of the ends.
     """
     n = len(panels)
     figure, axes = new_figure(1, 2 * n, 3.0 * n, 2.6, sharey=True, width_ratios=[3, 1] * n)
-    for way, end, (title, values) in zip(axes[::2], axes[1::2], panels.items(), strict=True):
-        way.plot(values[:, :most], linewidth=0.7, color=COLORS[0], alpha=0.6)
-        way.set(title=title, xlabel="steps taken")
+    for path, end, (title, values) in zip(axes[::2], axes[1::2], panels.items(), strict=True):
+        path.plot(values[:, :most], linewidth=0.7, color=COLORS[0], alpha=0.6)
+        path.set(title=title, xlabel="steps taken")
         end.hist(values[-1], bins=60, range=(x[0], x[-1]), density=True, color=GENERATED, orientation="horizontal")
         end.plot(density, x, color=COLORS[1])
         end.set(xlabel="density", xticks=[])
@@ -481,7 +500,7 @@ def paths(panels: Mapping[str, np.ndarray], x: np.ndarray, density: np.ndarray, 
 
 
 def arrows(groups: Sequence[np.ndarray], labels: Sequence[str], caption: str, xlabel: str, ylabel: str):
-    """Chains of points in the plane, [points, 2] each: an arrow from each point to the next. labels: of the points."""
+    """Sequences of points [n, 2] in the plane, with an arrow from each point to the next. labels: of the n points."""
     figure, axis = new_figure(width=5.0, height=4.0)
     for chain in groups:
         for number in range(len(chain) - 1):
@@ -496,45 +515,31 @@ def arrows(groups: Sequence[np.ndarray], labels: Sequence[str], caption: str, xl
     show(figure, caption)
 
 
-def one_step(x: np.ndarray, y: np.ndarray, at: Sequence[float], caption: str, xlabel: str, ylabel: str):
-    """What a solver believes of a curve (x, y) during the step from at[1] to at[2], knowing it at at[0] and at[1]."""
+def solver_step(x: np.ndarray, y: np.ndarray, at: Sequence[float], caption: str, xlabel: str, ylabel: str):
+    """First- and second-order approximations of a curve (x, y) in the step from at[1] to at[2].
+
+    The curve is known at at[0] and at[1].
+    """
     before, now, after = at
     known = np.interp([before, now], x, y)
     line = known[1] + (np.array([now, after]) - now) * (known[1] - known[0]) / (now - before)
     figure, axis = new_figure(width=6.5, height=3.0)
     axis.axvspan(now, after, color="#F2F2F2")
-    axis.plot(x, y, color="#777777", label="what the model would say on the way")
-    axis.plot([before, now], known, "o", color="black", label="what it was asked for")
-    axis.plot([now, after], [known[1]] * 2, color=COLORS[0], label="first order (DDIM): it stays as it is")
-    axis.plot([now, after], line, color=COLORS[1], label="second order: it goes on as it did")
-    axis.plot((now + after) / 2, line.mean(), "o", color=COLORS[1], label="and its value in the middle is taken")
+    axis.plot(x, y, color="#777777", label="the model's output")
+    axis.plot([before, now], known, "o", color="black", label="evaluated")
+    axis.plot([now, after], [known[1]] * 2, color=COLORS[0], label="first order (DDIM): constant")
+    axis.plot([now, after], line, color=COLORS[1], label="second order: linear extrapolation")
+    axis.plot((now + after) / 2, line.mean(), "o", color=COLORS[1], label="the value used: that at the midpoint")
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.legend(frameon=False, fontsize=8)
     show(figure, caption)
 
 
-def cloud(x: np.ndarray, y: np.ndarray, line: tuple[float, float], caption: str, xlabel: str, ylabel: str):
-    """Points and a straight line through them. line: its slope, and its height at x = 0."""
+def scatter(x: np.ndarray, y: np.ndarray, line: tuple[float, float], caption: str, xlabel: str, ylabel: str):
+    """Points and a straight line. line: its slope and its intercept."""
     figure, axis = new_figure(width=5.0, height=3.0)
     axis.plot(x, y, ".", color=GENERATED, markersize=3)
     ends = np.array([x.min(), x.max()])
     axis.plot(ends, line[0] * ends + line[1], color=COLORS[1])
     axis.set(xlabel=xlabel, ylabel=ylabel)
     show(figure, caption)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-#   Films that play (11)
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def wall(rows: Mapping[str, Sequence[Path]], titles: Sequence[str], caption: str, size: int = 128):
-    """Films that play side by side, name -> paths of mp4 files. titles: above the columns. size: pixels of a side."""
-    how = f'autoplay loop muted playsinline width="{size}" style="image-rendering: pixelated"'
-    lines = ["<tr><td></td>" + "".join(f"<th>{html.escape(title)}</th>" for title in titles) + "</tr>"]
-    for name, files in rows.items():
-        data = [base64.b64encode(Path(file).read_bytes()).decode() for file in files]
-        cells = "".join(f'<td><video {how} src="data:video/mp4;base64,{film}"></video></td>' for film in data)
-        lines.append(f"<tr><th>{html.escape(name)}</th>{cells}</tr>")
-    table = f"<table>{''.join(lines)}</table><p>{html.escape(caption)}</p>"
-    display({"text/html": table, "text/plain": f"Figure: {caption}"}, raw=True)
