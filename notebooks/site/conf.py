@@ -1,10 +1,12 @@
-"""Sphinx's configuration for the pages of the course: `make site` makes them from the notebooks as they are committed.
+"""Sphinx configuration of the site: the lessons, the guide and the API reference, built by `make site`.
 
-Nothing is executed, and a page asks no other host for anything: formulas become MathML here, which browsers draw
-themselves, with a font that lies beside the pages; what a widget shows while nobody runs it is its picture or its text.
+Notebooks are shown with their committed outputs; nothing is executed. The pages load nothing from other hosts: formulas
+are converted to MathML, their font is served beside the pages, and a widget is replaced by its static picture or text.
+The API reference imports the real modules (Paddle included, so that base classes and types are true).
 """
 
 import re
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,12 +14,23 @@ from docutils import nodes
 from math_core import LatexError, LatexToMathML
 from sphinx.util import logging
 
+sys.path.insert(0, str(Path(__file__).parent))
+from docstrings import process  # noqa: E402
+
 project = "opensora_lite"
 language = "en"
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.viewcode"]
 root_doc = "index"
-include_patterns = ["index.md", "[0-9][0-9]_*.ipynb"]  # not what somebody else keeps in the folder
+include_patterns = ["index.md", "[0-9][0-9]_*.ipynb", "guide/*.md", "api/index.md", "api/opensora_lite.*.rst"]
 exclude_patterns = ["assets", "site"]
+
+# ------------------------------------------------------------------------------------------------- reference
+
+templates_path = [str(Path(__file__).with_name("templates"))]  # module.rst: one page per module of api/index.md
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+toc_object_entries_show_parents = "hide"
+python_maximum_signature_line_length = 100
 
 # ------------------------------------------------------------------------------------------------- notebooks
 
@@ -91,5 +104,6 @@ def link_files_outside(app, docname: str, source: list[str]) -> None:
 
 def setup(app) -> dict:
     app.connect("source-read", link_files_outside)
+    app.connect("autodoc-process-docstring", process)
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_display, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
