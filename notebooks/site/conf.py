@@ -15,7 +15,7 @@ from math_core import LatexError, LatexToMathML
 from sphinx.util import logging
 
 sys.path.insert(0, str(Path(__file__).parent))
-from docstrings import process  # noqa: E402
+from docstrings import process
 
 project = "opensora_lite"
 language = "en"

@@ -1,8 +1,8 @@
 """Plain-text docstrings as reStructuredText, for the API reference.
 
-The package's docstrings are plain text with Markdown's backticks. In reStructuredText a `*`, a `|` or an indented formula
-would be markup, and often a warning. So text is escaped here, indented blocks and tables become literal blocks, and
-lines of the form `name: meaning` become a list.
+The package's docstrings are plain text with Markdown's backticks. In reStructuredText a `*`, a `|` or an indented
+formula would be markup, and often a warning. Text is therefore escaped, indented blocks and tables become literal
+blocks, and lines of the form `name: meaning` become a list.
 """
 
 import dataclasses
