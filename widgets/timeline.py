@@ -121,7 +121,7 @@ class MaskTimeline(Widget):
         new = [i - sum(u < i for u in unused) for i in range(count + self.loops)]  # clips of loops follow references
         return {
             "references": [reference for i, reference in enumerate(self.references) if i not in unused],
-            "mask_strategy": MaskStrategy(replace(s, reference=new[s.reference]) for s in self.strategy.segments),
+            "mask_strategy": MaskStrategy([replace(s, reference=new[s.reference]) for s in self.strategy.segments]),
         }
 
     @property
@@ -292,7 +292,7 @@ def _presets(num_frames: int, lengths: Sequence[int]) -> list[dict]:
     some = min(max(num_frames // 4, 1), lengths[clip]) if clip is not None else 1
 
     def of_clip(strategy: MaskStrategy) -> MaskStrategy:
-        return MaskStrategy(replace(segment, reference=clip or 0) for segment in strategy.segments)
+        return MaskStrategy([replace(segment, reference=clip or 0) for segment in strategy.segments])
 
     a_reference = "" if lengths else "needs a reference"
     two = "" if len(lengths) > 1 and num_frames > 1 else "needs two references and two frames"

@@ -107,7 +107,7 @@ def test_typing_presets_and_reload(lab):
     lab.wait_for("timeline.text", "0;0,1,0,-1")
     assert field.input_value() == "0;0,1,0,-1"
     assert field.get_attribute("aria-invalid") is None
-    lab.page.get_by_text("frame 15 is kept as given: frame 0 of reference 1").wait_for()
+    lab.page.get_by_text("frame 15: conditioning, frame 0 of reference 1").wait_for()
     for name, text in [
         ("Text", ""),
         ("Image", "0"),

@@ -72,8 +72,7 @@ def test_16_frames_of_a_clip_of_7_name_the_strategy_that_fits(media, capsys):
     command = [argument.replace(",7,0.4", ",16,0.4") for argument in COMMANDS["edit"]]
     code, _, err = run(capsys, "generate", *command)
     assert code == 2
-    assert "length is 16, but reference 0 has 7 frames; `0,0,0,0,7,0.4` fits" in err
-    assert "\n    0,0,0,0,16,0.4\n    ^^^^^^^^^^^^^^\n" in err
+    assert "length must be at most 7, not 16" in err
     assert not (media / "samples").exists()
 
 
@@ -265,7 +264,7 @@ def test_the_commands_of_the_readme_run(media, capsys, monkeypatch):
 def test_explain_and_generate_agree_on_loops(capsys):
     code, out, _ = run(capsys, "explain", "0", "--loop", 2, "--condition-frame-length", 4)
     assert code == 0
-    assert "segment 2 `1,1,-4,0,4`: frames 0-3 are kept as given: frames 12-15 of reference 1" in out
+    assert "frames 0-3: conditioning, frames 12-15 of reference 1 (segment 2, `1,1,-4,0,4`)" in out
     for arguments, message in (
         (["--loop", 2], "say how many, --condition-frame-length 4"),
         (["--loop", 0], "loops must be"),
@@ -277,6 +276,6 @@ def test_explain_and_generate_agree_on_loops(capsys):
 def test_explain(capsys):
     code, out, _ = run(capsys, "explain", "0;0,1,0,-1,1", "--references", 1, 1)
     assert code == 0
-    assert "frame 0 |A..............B| frame 15" in out
+    assert "|A..............B| frames 0-15" in out
     code, _, err = run(capsys, "explain", "0;0,1,0,-1,1")
-    assert code == 2 and "reference 1 does not exist; 1 reference was given (index 0)" in err
+    assert code == 2 and "reference 1 does not exist" in err

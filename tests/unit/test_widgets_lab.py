@@ -112,7 +112,7 @@ WRONG = [
     ({"prompt": "|1|a car"}, "prompt", PromptError, "must start at loop 0"),
     ({"num_frames": 0}, "num_frames", SizeError, "num_frames must be a whole number of at least 1, not 0"),
     ({"num_frames": None}, "num_frames", SizeError, "not None"),
-    ({"num_frames": 2}, "num_frames", MaskStrategyError, "target start 3 is outside the video"),
+    ({"num_frames": 2}, "num_frames", MaskStrategyError, "target_start must be from -2 to 1"),
     ({"image_size": [63, 64]}, "image_size", SizeError, "the nearest that work: 56 and 64"),
     ({"fps": 0.5}, "fps", OpenSoraError, "fps must be a whole number"),
     ({"sampler": "euler"}, "sampler", OpenSoraError, 'sampler "euler" is unknown'),

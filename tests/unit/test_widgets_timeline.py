@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from naive_masks import fitting_strategies
 from opensora_lite.widgets import MaskTimeline, figures
 from opensora_lite.widgets.widget import STYLE
-from strategies import cases
 
 from opensora_lite import MaskStrategy
 from opensora_lite.errors import MaskStrategyError, MediaError, SizeError
@@ -32,7 +32,7 @@ def page(timeline, **traits):
 # ------------------------------------------------------------------------------------------------ in step
 
 
-@given(cases())
+@given(fitting_strategies())
 def test_every_strategy_survives_text_timeline_text(case):
     strategy, num_frames, references, loops = case
     timeline = MaskTimeline(num_frames, [clip(n) for n in references], strategy, loops=loops)
@@ -193,7 +193,7 @@ def test_the_request_leaves_out_what_is_not_used():
 
 def test_frames_that_loops_take_over_are_explained():
     timeline = MaskTimeline(8, [PICTURE], "0", loops=2, condition_frames=3)
-    assert "frames 0-2 are kept as given: frames 5-7 of reference 1" in timeline.explanation
+    assert "frames 0-2: conditioning, frames 5-7 of reference 1" in timeline.explanation
     assert timeline.state["taken_over"] == 3
     assert timeline.text == "0"  # which is the pipeline's business
 
@@ -207,7 +207,7 @@ def test_repr_and_html_depend_on_the_state_alone():
         bundle.pop("application/vnd.jupyter.widget-view+json")
     assert bundles[0] == bundles[1]
     assert bundles[0]["text/plain"] == 'MaskTimeline("0": 16 frames, 1 reference, 2 loops)'
-    assert "frame 0 is kept as given" in bundles[0]["text/html"]
+    assert "frame 0: conditioning" in bundles[0]["text/html"]
 
 
 def test_the_still_picture_shows_given_edited_and_generated():
