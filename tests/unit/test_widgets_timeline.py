@@ -109,7 +109,7 @@ def test_what_does_not_fit_changes_nothing(timeline):
 
 def test_an_error_while_typing_goes_when_the_text_is_mended(timeline):
     timeline._handle_custom_msg({"do": "check", "text": "0,1,99"}, [])
-    assert "reference start 99" in timeline.error
+    assert "reference_start" in timeline.error
     timeline._handle_custom_msg({"do": "check", "text": "0,1,9"}, [])
     assert timeline.error == ""
     assert timeline.text == ""  # only looked at
