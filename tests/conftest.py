@@ -7,6 +7,7 @@ import zlib  # noqa: F401, I001
 # Then opensora_lite: it settles threads before a test module imports paddle, and says so where it comes too late.
 import opensora_lite  # noqa: F401
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -17,6 +18,14 @@ from common import MICRO
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("no deadline")
+
+
+HAS_WIDGETS = all(importlib.util.find_spec(name) for name in ("anywidget", "ipywidgets"))
+collect_ignore_glob = [] if HAS_WIDGETS else ["unit/test_widgets_*.py", "browser/*"]
+
+
+def pytest_report_header() -> str | None:
+    return None if HAS_WIDGETS else "tests of widgets are left out: anywidget or ipywidgets is not installed"
 
 
 @pytest.fixture(scope="session")
