@@ -1,12 +1,12 @@
-// AttentionView. The traits from `step` to `opacity` are what is chosen; Python computes, and what it found for them
-// arrives in one piece as `answer`. The page chooses and paints, and calculates nothing but the length of a bar.
+// AttentionView. The traits from `step` to `opacity` are the user's choices. Python computes the weights for them and
+// sends them as `result`; the page draws.
 
-const PATIENCE = 4000; // ms without an answer, after which the page says that there is no kernel
+const PATIENCE = 4000; // milliseconds without an answer before the page says so
 
 const LEGENDS = {
-  words: "bars: how much the chosen place looks at them; dashed: if evenly",
-  frames: "bars: how much the chosen place looks at itself in them",
-  places: "heat: how much it looks at each place of its frame",
+  words: "bars: attention of the chosen position to each word; dashed: uniform",
+  frames: "bars: attention of the chosen position to the same position in each frame",
+  positions: "heat: attention of the chosen position to each position of its frame",
 };
 
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
@@ -17,10 +17,10 @@ function render({ model, el }) {
   keepKeys(el);
   const view = new Attention(model, el);
   const ends = [
-    follow(model, ["step", "joined"], () => view.drawCaption()),
+    follow(model, ["step", "whole_words"], () => view.drawCaption()),
     follow(model, ["film"], () => view.drawFilm()),
-    follow(model, ["step", "block", "head", "joined", "picture", "opacity", "word", "place"], () => view.drawChoices()),
-    follow(model, ["answer"], () => view.drawAnswer()),
+    follow(model, ["step", "block", "head", "whole_words", "picture", "opacity", "word", "position"], () => view.drawChoices()),
+    follow(model, ["result"], () => view.drawResult()),
   ];
   return () => {
     clearTimeout(view.waiting);
@@ -33,7 +33,7 @@ export default { render };
 class Attention {
   constructor(model, el) {
     this.model = model;
-    this.about = model.get("about");
+    this.plan = model.get("plan");
     this.build(el);
   }
 
@@ -49,17 +49,18 @@ class Attention {
 
   build(el) {
     this.root = el;
-    const { steps, blocks, heads, grid, extent } = this.about;
+    const { steps, blocks, heads, grid, extent } = this.plan;
     const [frames, h, w] = grid;
 
     this.step = make("input", { type: "range", min: 0, max: steps.length - 1, disabled: steps.length === 1 });
     this.step.addEventListener("input", () => this.choose({ step: Number(this.step.value) }));
     this.stepName = make("span", { class: "osl-number osl-attention-step" });
-    this.block = this.select(blocks.map((block) => [block, `${block}`]), "block");
-    const headNames = Array.from({ length: heads }, (_, head) => [head, `${head}`]);
-    this.head = this.select([["", `mean of ${heads}`], ...headNames], "head");
+    this.block = selectOf(blocks.map((block) => [block, block]), (value) => this.choose({ block: Number(value) }));
+    const headNames = Array.from({ length: heads }, (_, head) => [head, head]);
+    const chooseHead = (value) => this.choose({ head: value === "" ? null : Number(value) });
+    this.head = selectOf([["", `mean of ${heads}`], ...headNames], chooseHead);
 
-    this.joined = make("input", { type: "checkbox", onchange: () => this.choose({ joined: this.joined.checked }) });
+    this.wholeWords = make("input", { type: "checkbox", onchange: () => this.choose({ whole_words: this.wholeWords.checked }) });
     this.caption = make("div", {
       class: "osl-attention-caption",
       role: "listbox",
@@ -69,12 +70,11 @@ class Attention {
       onkeydown: (event) => this.walkCaption(event),
     });
 
-    const pictures = [["last", "last step"], ["step", "this step"]];
-    this.picture = this.select(pictures, "picture");
+    this.picture = selectOf([["last", "last step"], ["step", "this step"]], (picture) => this.choose({ picture }));
     this.opacity = make("input", { type: "range", min: 0, max: 1, step: 0.05 });
     this.opacity.addEventListener("input", () => this.choose({ opacity: Number(this.opacity.value) }));
     this.heatKey = this.key();
-    this.heatSaid = make("p");
+    this.heatSummary = make("p");
 
     this.frames = Array.from({ length: frames }, (_, frame) => this.frame(frame));
     this.strip = make(
@@ -95,17 +95,17 @@ class Attention {
     this.large.screen.append(make("div", { role: "row" }, this.cell));
     set(this.large.screen, {
       role: "grid",
-      "aria-label": "Places of the frame",
+      "aria-label": "Positions of the frame",
       "aria-rowcount": h,
       "aria-colcount": w,
-      onkeydown: (event) => this.walkPlaces(event),
-      onclick: (event) => this.choosePlace(event, this.get("place")[0], this.large),
+      onkeydown: (event) => this.walkPositions(event),
+      onclick: (event) => this.choosePosition(event, this.get("position")[0], this.large),
     });
-    this.placeName = make("span");
-    this.placesKey = this.key();
+    this.positionName = make("span");
+    this.positionsKey = this.key();
     this.legends = {};
     for (const name in LEGENDS) this.legends[name] = make("span", { class: "osl-label osl-grow" });
-    this.said = Object.fromEntries(Object.keys(LEGENDS).map((name) => [name, make("span")]));
+    this.summaries = Object.fromEntries(Object.keys(LEGENDS).map((name) => [name, make("span")]));
 
     this.notice = make("p", { class: "osl-error osl-attention-notice" });
     this.status = announcer();
@@ -132,7 +132,7 @@ class Attention {
             { class: "osl-row" },
             title("Words"),
             this.legends.words,
-            labelled("whole words", this.joined),
+            labelled("whole words", this.wholeWords),
           ),
           this.caption,
         ),
@@ -147,23 +147,23 @@ class Attention {
             labelled("Picture", this.picture),
             labelled("Heat", this.opacity, { class: "osl-row osl-attention-opacity" }),
           ),
-          make("div", { class: "osl-row osl-attention-legend" }, this.heatKey.key, this.heatSaid),
+          make("div", { class: "osl-row osl-attention-legend" }, this.heatKey.key, this.heatSummary),
           this.strip,
         ),
         make(
           "section",
-          { class: "osl-panel osl-attention-place" },
+          { class: "osl-panel osl-attention-position" },
           this.large.screen,
           make(
             "div",
             { class: "osl-stack osl-grow" },
-            title("Place: ", this.placeName),
-            this.legends.places,
-            this.placesKey.key,
+            title("Position: ", this.positionName),
+            this.legends.positions,
+            this.positionsKey.key,
             make(
               "div",
-              { class: "osl-attention-looks" },
-              Object.entries(this.said).flatMap(([name, said]) => [make("span", { class: "osl-label" }, name), said]),
+              { class: "osl-attention-summaries" },
+              Object.entries(this.summaries).flatMap(([name, text]) => [make("span", { class: "osl-label" }, name), text]),
             ),
           ),
         ),
@@ -173,20 +173,9 @@ class Attention {
     );
   }
 
-  select(options, name) {
-    const select = make(
-      "select",
-      {},
-      options.map(([value, text]) => make("option", { value }, text)),
-    );
-    const read = { block: Number, head: (value) => (value === "" ? null : Number(value)), picture: String }[name];
-    select.addEventListener("change", () => this.choose({ [name]: read(select.value) }));
-    return select;
-  }
-
-  /** A picture with the heat above it. */
+  /** A picture under a layer of heat. */
   screen() {
-    const [, h, w] = this.about.grid;
+    const [, h, w] = this.plan.grid;
     const picture = make("canvas", { class: "osl-attention-picture", "aria-hidden": "true" });
     const heat = make("canvas", { class: "osl-attention-heat", width: w, height: h, "aria-hidden": "true" });
     return { picture, heat, screen: make("div", { class: "osl-attention-screen" }, picture, heat) };
@@ -201,7 +190,7 @@ class Attention {
         class: "osl-attention-frame",
         role: "option",
         "data-frame": number,
-        onclick: (event) => this.choosePlace(event, number, parts),
+        onclick: (event) => this.choosePosition(event, number, parts),
       },
       parts.screen,
       bar.box,
@@ -210,7 +199,7 @@ class Attention {
     return { ...parts, option, bar };
   }
 
-  /** What the colours of a heat mean, from 0 to its largest value, above black and above white as above a picture. */
+  /** The colour scale of the heat, from 0 to its largest value, over black and over white. */
   key() {
     const scale = make("canvas", { class: "osl-attention-heat", width: 256, height: 1 });
     const most = make("span", { class: "osl-number" });
@@ -221,18 +210,18 @@ class Attention {
 
   // ------------------------------------------------------------------------------------------- the choices
 
-  choosePlace(event, frame, { heat, option }) {
-    const [, h, w] = this.about.grid;
+  choosePosition(event, frame, { heat, option }) {
+    const [, h, w] = this.plan.grid;
     const box = heat.getBoundingClientRect();
     const row = clamp(Math.floor(((event.clientY - box.top) / box.height) * h), 0, h - 1);
     const column = clamp(Math.floor(((event.clientX - box.left) / box.width) * w), 0, w - 1);
-    const below = event.clientY > box.bottom && option; // the bar of a frame: the same place there
-    const [, ownRow, ownColumn] = this.get("place");
-    this.choose({ place: below ? [frame, ownRow, ownColumn] : [frame, row, column] });
+    const below = event.clientY > box.bottom && option; // on the bar of a frame: keep row and column
+    const [, ownRow, ownColumn] = this.get("position");
+    this.choose({ position: below ? [frame, ownRow, ownColumn] : [frame, row, column] });
     (option ?? this.cell).focus();
   }
 
-  walkPlaces(event) {
+  walkPositions(event) {
     const moves = {
       ArrowUp: [0, -1, 0],
       ArrowDown: [0, 1, 0],
@@ -244,15 +233,15 @@ class Attention {
     const move = moves[event.key];
     if (!move) return;
     event.preventDefault();
-    const place = this.get("place").map((value, axis) => clamp(value + move[axis], 0, this.about.grid[axis] - 1));
-    this.choose({ place });
+    const position = this.get("position").map((value, axis) => clamp(value + move[axis], 0, this.plan.grid[axis] - 1));
+    this.choose({ position });
   }
 
   walkFrames(event) {
-    const [frame, row, column] = this.get("place");
+    const [frame, row, column] = this.get("position");
     const next = walk(event, frame, this.frames.length);
     if (next === null) return;
-    this.choose({ place: [next, row, column] });
+    this.choose({ position: [next, row, column] });
     this.frames[next].option.focus();
   }
 
@@ -263,7 +252,7 @@ class Attention {
     this.chips[next].focus();
   }
 
-  /** A word alone, or together with those that are chosen; then a second time takes it away. */
+  /** Choose a word; with `more`, add it to the chosen words or remove it. */
   chooseWord(index, more) {
     const word = this.words[index];
     const chosen = new Set(more ? this.get("word") : []);
@@ -272,16 +261,16 @@ class Attention {
     this.choose({ word: [...chosen].sort((a, b) => a - b) });
   }
 
-  // -------------------------------------------------------------------------------------------- the painting
+  // -------------------------------------------------------------------------------------------- drawing
 
   drawCaption() {
-    const { pieces, words } = this.about.captions[this.about.steps[this.get("step")].loop];
-    const joined = this.get("joined");
-    const shown = JSON.stringify([pieces, joined]);
+    const { pieces, words } = this.plan.captions[this.plan.steps[this.get("step")].loop];
+    const wholeWords = this.get("whole_words");
+    const shown = JSON.stringify([pieces, wholeWords]);
     if (this.shownCaption === shown) return;
     this.shownCaption = shown;
     this.pieces = pieces;
-    this.words = joined ? words : pieces.map((_, i) => [i]);
+    this.words = wholeWords ? words : pieces.map((_, i) => [i]);
     this.bars = this.words.map(() => new Bar());
     this.chips = this.words.map((word, index) =>
       make(
@@ -308,29 +297,29 @@ class Attention {
     this.drawBars();
   }
 
-  /** In a word the mark of its beginning is left out, unless it is a piece of its own. */
+  /** A piece as text; the ▁ that starts a word is left out, unless it is the whole piece. */
   pieceText(piece, word) {
     const text = this.pieces[piece];
-    return word.length > 1 || this.get("joined") ? text.replace(/^▁(?=.)/, "") : text;
+    return word.length > 1 || this.get("whole_words") ? text.replace(/^▁(?=.)/, "") : text;
   }
 
   drawChoices() {
     if (!this.chips) return;
-    const { steps, captions } = this.about;
+    const { steps, captions } = this.plan;
     const step = steps[this.get("step")];
-    const [frame, row, column] = this.get("place");
+    const [frame, row, column] = this.get("position");
     const word = this.get("word");
 
     const loop = captions.length > 1 ? `loop ${step.loop + 1}, ` : "";
     this.step.value = this.get("step");
     set(this.step, { "aria-valuetext": `${loop}step ${step.number}` });
-    write(this.stepName, `${loop}${step.number}, t = ${step.timestep}`);
+    write(this.stepName, `${loop}${step.number}, t = ${step.timestep}${step.reused ? ", reused the previous output" : ""}`);
     this.block.value = this.get("block");
     this.head.value = this.get("head") ?? "";
     this.picture.value = this.get("picture");
     this.opacity.value = this.get("opacity");
     set(this.opacity, { "aria-valuetext": `${Math.round(100 * this.get("opacity"))}%` });
-    this.joined.checked = this.get("joined");
+    this.wholeWords.checked = this.get("whole_words");
     this.root.style.setProperty("--heat", this.get("opacity"));
     this.root.classList.toggle("osl-attention-heated", this.get("opacity") > 0);
 
@@ -347,7 +336,7 @@ class Attention {
       set(option, { "aria-selected": `${i === frame}`, tabindex: i === frame ? 0 : -1 });
       if (i === frame) screen.append((this.mark ??= make("div", { class: "osl-attention-mark" })));
     });
-    const [tall, wide] = this.about.extent;
+    const [tall, wide] = this.plan.extent;
     for (const mark of [this.mark, this.cell])
       Object.assign(mark.style, {
         left: `${(100 * column) / wide}%`,
@@ -355,7 +344,7 @@ class Attention {
         width: `${100 / wide}%`,
         height: `${100 / tall}%`,
       });
-    write(this.placeName, `frame ${frame}, row ${row}, column ${column}`);
+    write(this.positionName, `frame ${frame}, row ${row}, column ${column}`);
     set(this.cell, {
       "aria-rowindex": row + 1,
       "aria-colindex": column + 1,
@@ -368,75 +357,70 @@ class Attention {
   async drawFilm() {
     const bytes = this.get("film");
     const film = bytes?.byteLength ? await createImageBitmap(new Blob([bytes])) : null;
-    if (bytes !== this.get("film")) return; // another one has come meanwhile
+    if (bytes !== this.get("film")) return; // a newer one has arrived
     this.film = film;
     this.frames.forEach(({ picture }, frame) => this.drawPicture(picture, frame));
     this.drawLarge();
   }
 
   drawPicture(canvas, frame) {
-    if (!this.film) {
-      canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-      return;
-    }
-    canvas.width = this.film.width;
-    canvas.height = this.film.height / this.frames.length;
-    canvas.getContext("2d").drawImage(this.film, 0, -frame * canvas.height);
+    if (this.film) drawTile(canvas, this.film, frame, this.frames.length, true);
+    else canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
   }
 
   drawLarge() {
-    this.drawPicture(this.large.picture, this.get("place")[0]);
+    this.drawPicture(this.large.picture, this.get("position")[0]);
   }
 
-  drawAnswer() {
-    const { heat, places, said, of } = this.get("answer");
-    const [, h, w] = this.about.grid;
-    const looks = floats(heat);
-    const most = looks && Math.max(...looks);
-    this.frames.forEach((frame, i) => this.paint(frame.heat, looks?.subarray(i * h * w, (i + 1) * h * w), most));
-    const around = floats(places);
-    this.paint(this.large.heat, around, around && Math.max(...around));
-    for (const [key, values] of [[this.heatKey, looks], [this.placesKey, around]]) {
+  drawResult() {
+    const result = this.get("result");
+    const { summary, choices } = result;
+    const [, h, w] = this.plan.grid;
+    const heat = floats(result.heat);
+    const most = heat && Math.max(...heat);
+    this.frames.forEach((frame, i) => this.paint(frame.heat, heat?.subarray(i * h * w, (i + 1) * h * w), most));
+    const positions = floats(result.positions);
+    this.paint(this.large.heat, positions, positions && Math.max(...positions));
+    for (const [key, values] of [[this.heatKey, heat], [this.positionsKey, positions]]) {
       key.key.style.visibility = values ? "visible" : "hidden";
       write(key.most, values ? percent(Math.max(...values)) : "");
     }
-    write(this.heatSaid, said.heat);
-    for (const name in this.said) {
-      write(this.said[name], said[name]);
-      write(this.legends[name], this.get("answer")[name] ? LEGENDS[name] : said[name]);
+    write(this.heatSummary, summary.heat);
+    for (const name in this.summaries) {
+      write(this.summaries[name], summary[name]);
+      write(this.legends[name], result[name] ? LEGENDS[name] : summary[name]);
     }
     this.drawBars();
-    this.announce(of, said);
+    this.announce(choices, summary);
     this.wait();
   }
 
   drawBars() {
-    const answer = this.get("answer");
-    if (!answer.of || answer.of.joined !== this.get("joined")) return;
-    const { words, frames } = answer;
+    const { choices, words, frames } = this.get("result");
+    if (choices?.whole_words !== this.get("whole_words")) return;
     const shares = words && this.words.map((word) => sum(word.map((piece) => words[piece])));
-    const evens = this.words.map((word) => word.length / this.pieces.length);
-    const most = shares && Math.max(...shares, ...evens);
-    this.bars.forEach((bar, i) => bar.draw(shares?.[i], evens[i], most));
+    const uniform = this.words.map((word) => word.length / this.pieces.length);
+    const most = shares && Math.max(...shares, ...uniform);
+    this.bars.forEach((bar, i) => bar.draw(shares?.[i], uniform[i], most));
     this.chips.forEach((chip, i) => {
       const name = this.words[i].map((piece) => this.pieces[piece]).join("").replaceAll("▁", " ").trim() || "▁";
       set(chip, { "aria-label": shares ? `${name}, ${percent(shares[i])}` : name });
     });
-    const even = 1 / this.frames.length;
-    const mostOfFrames = frames && Math.max(...frames, even);
+    const each = 1 / this.frames.length;
+    const mostOfFrames = frames && Math.max(...frames, each);
     this.frames.forEach(({ bar, option }, i) => {
-      bar.draw(frames?.[i], even, mostOfFrames);
+      bar.draw(frames?.[i], each, mostOfFrames);
       set(option, { "aria-label": frames ? `frame ${i}, ${percent(frames[i])}` : `frame ${i}` });
     });
   }
 
-  /** Paint values 0 … most into a canvas of one pixel for each of them; without values, nothing. The smaller a value,
-   *  the more it lets the picture shine through, down to three quarters. */
+  /** Paint values 0 … most into a canvas with one pixel for each; without values, clear it. The opacity rises with the
+   *  value from a quarter to 1. */
   paint(canvas, values, most) {
     const context = canvas.getContext("2d");
     context.clearRect(0, 0, canvas.width, canvas.height);
     if (!values) return;
-    const colors = this.about.colors;
+    const { colors } = this.plan;
     const image = context.createImageData(canvas.width, canvas.height);
     values.forEach((value, i) => {
       const color = 3 * clamp(Math.floor((256 * value) / most), 0, 255);
@@ -446,23 +430,23 @@ class Attention {
     context.putImageData(image, 0, 0);
   }
 
-  /** Say what the last choice has brought, to those who do not see the heat. */
-  announce(of, said) {
+  /** Announce the effect of the last choice to screen readers. */
+  announce(choices, summary) {
     const before = this.announced;
-    this.announced = of;
+    this.announced = choices;
     if (!before) return;
-    const changed = (...names) => names.some((name) => JSON.stringify(before[name]) !== JSON.stringify(of[name]));
-    const place = `Frame ${of.place[0]}, row ${of.place[1]}, column ${of.place[2]}`;
-    const looks = `${place}: words ${said.words}; frames ${said.frames}; places ${said.places}.`;
-    if (changed("place")) write(this.status, looks);
-    else if (changed("word")) write(this.status, `${said.heat}.`);
-    else if (changed("step", "block", "head")) write(this.status, `${said.heat}. ${looks}`);
+    const changed = (...names) => names.some((name) => JSON.stringify(before[name]) !== JSON.stringify(choices[name]));
+    const [frame, row, column] = choices.position;
+    const position = `Frame ${frame}, row ${row}, column ${column}: words ${summary.words}; frames ${summary.frames}; positions ${summary.positions}.`;
+    if (changed("position")) write(this.status, position);
+    else if (changed("word")) write(this.status, `${summary.heat}.`);
+    else if (changed("step", "block", "head")) write(this.status, `${summary.heat}. ${position}`);
   }
 
-  /** Until the answer is that to the present choices the page is busy; if none comes, it says so and looks not dead. */
+  /** The page is busy until the result for the current choices arrives; after PATIENCE it says that none came. */
   wait() {
-    const { of } = this.get("answer");
-    const answered = of && Object.keys(of).every((name) => JSON.stringify(of[name]) === JSON.stringify(this.get(name)));
+    const { choices } = this.get("result");
+    const answered = choices && Object.keys(choices).every((name) => JSON.stringify(choices[name]) === JSON.stringify(this.get(name)));
     set(this.root, { "aria-busy": answered ? null : "true" });
     if (answered) {
       clearTimeout(this.waiting);
@@ -477,33 +461,25 @@ class Attention {
   }
 }
 
-/** A bar with its number, and a line where it would be if all were looked at evenly. */
+/** A bar with its value, and a dashed line at the value of uniform attention. */
 class Bar {
   constructor() {
     this.bar = make("div", { class: "osl-attention-bar" });
-    this.even = make("div", { class: "osl-attention-even" });
-    this.box = make("div", { class: "osl-attention-bars", "aria-hidden": "true" }, this.bar, this.even);
+    this.uniform = make("div", { class: "osl-attention-uniform" });
+    this.box = make("div", { class: "osl-attention-bars", "aria-hidden": "true" }, this.bar, this.uniform);
     this.number = make("span", { class: "osl-number osl-attention-number" });
   }
 
-  draw(share, even, most) {
+  draw(share, uniform, most) {
     const known = share !== undefined;
     this.bar.style.height = known ? `${(100 * share) / most}%` : 0;
-    this.even.style.bottom = known ? `${(100 * even) / most}%` : 0;
-    this.even.hidden = !known;
+    this.uniform.style.bottom = known ? `${(100 * uniform) / most}%` : 0;
+    this.uniform.hidden = !known;
     write(this.number, known ? (share < 0.0995 ? percent(share) : `${Math.round(100 * share)}%`) : "–");
   }
 }
 
-/** Where the arrow keys lead in a list of options; null for other keys. */
-function walk(event, index, count) {
-  const moves = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1, Home: -count, End: count };
-  if (!(event.key in moves)) return null;
-  event.preventDefault();
-  return clamp(index + moves[event.key], 0, count - 1);
-}
-
-/** The float32 numbers of bytes that Python sent; null for none. */
+/** The float32 values of a DataView; null for none. */
 function floats(bytes) {
   return bytes ? new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength)) : null;
 }

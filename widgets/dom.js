@@ -1,7 +1,10 @@
-// The vocabulary of all widgets. widget.py puts it before each widget's own module, so it imports and exports nothing.
+// Helpers that all widgets share. widget.py puts this file before each widget's own module, so it imports and exports
+// nothing.
+
+// ------------------------------------------------------------------------------------------------- elements
 
 /** An element: make("button", { class: "osl-main", onclick: go }, "Generate").
- *  Attributes that are functions become listeners, true and false set or leave out the attribute; children may be texts. */
+ *  Functions become listeners, true and false set or remove the attribute; children are nodes or texts. */
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   set(node, attributes);
@@ -9,7 +12,7 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** Change attributes of an element; undefined, null and false take one away. */
+/** Change attributes of an element; undefined, null and false remove one. */
 function set(node, attributes) {
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") node.addEventListener(name.replace(/^on/, ""), value);
@@ -19,24 +22,42 @@ function set(node, attributes) {
   return node;
 }
 
-/** Write a text only where it differs: a reader of the screen is told of changes alone. */
+/** Write a text only if it differs: screen readers announce every change. */
 function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** The invisible line that tells those who do not see the screen what has just happened. */
+/** An invisible status line for screen readers. */
 function announcer() {
   return make("div", { class: "osl-hidden", role: "status", "aria-live": "polite" });
 }
 
-/** A labelled control: the label is clickable and read out with it. */
-let labels = 0;
+/** A control with its label. */
 function labelled(text, control, attributes = {}) {
-  control.id ||= `osl-${Date.now().toString(36)}-${labels++}`;
+  control.id ||= uniqueId();
   return make("span", { class: "osl-row", ...attributes }, make("label", { for: control.id, class: "osl-label" }, text), control);
 }
 
-/** Call `update` now and whenever one of the traits changes; gives the function that ends it. */
+let labels = 0;
+function uniqueId() {
+  return `osl-${Date.now().toString(36)}-${labels++}`;
+}
+
+/** A <select> of [value, text] pairs. */
+function selectOf(options, onchange) {
+  const choices = options.map(([value, text]) => make("option", { value }, text));
+  const select = make("select", {}, choices);
+  select.addEventListener("change", () => onchange(select.value));
+  return select;
+}
+
+function clamp(value, least, most) {
+  return Math.max(least, Math.min(most, value));
+}
+
+// ------------------------------------------------------------------------------------------------- the model
+
+/** Call `update` now and whenever one of the traits changes; returns the function that ends it. */
 function follow(model, traits, update) {
   const names = traits.map((name) => `change:${name}`);
   const run = () => update();
@@ -45,18 +66,31 @@ function follow(model, traits, update) {
   return () => names.forEach((name) => model.off(name, run));
 }
 
-/** Give traits values and tell Python. */
+/** Set traits and send them to Python. */
 function send(model, values) {
   for (const [name, value] of Object.entries(values)) model.set(name, value);
   model.save_changes();
 }
 
-/** Keys that a widget has taken must not reach the notebook, where letters are commands. */
+// -------------------------------------------------------------------------------------------------- keyboard
+
+/** Keep key presses from the notebook, where letters are commands. */
 function keepKeys(node) {
   node.addEventListener("keydown", (event) => event.stopPropagation());
 }
 
-/** Picture bytes (a DataView, as traits of bytes arrive) as the address of an <img>; the one before is given back. */
+const LIST_KEYS = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1, PageUp: -10, PageDown: 10, Home: -Infinity, End: Infinity };
+
+/** The index that a key leads to in a list of `count` options; null for other keys. */
+function walk(event, index, count) {
+  if (!(event.key in LIST_KEYS)) return null;
+  event.preventDefault();
+  return clamp(index + LIST_KEYS[event.key], 0, count - 1);
+}
+
+// ------------------------------------------------------------------------------------------- pictures and masks
+
+/** Show picture bytes (a DataView) in an <img>; releases the previous picture. */
 function showBytes(image, bytes, type = "image/png") {
   if (image.dataset.address) URL.revokeObjectURL(image.dataset.address);
   delete image.dataset.address;
@@ -64,6 +98,22 @@ function showBytes(image, bytes, type = "image/png") {
   image.dataset.address = image.src = URL.createObjectURL(new Blob([bytes], { type }));
 }
 
-function clamp(value, least, most) {
-  return Math.max(least, Math.min(most, value));
+/** Draw tile number `index` of a picture that consists of equal tiles, side by side or (`down`) one below the other. */
+function drawTile(canvas, bitmap, index, count, down = false) {
+  const [width, height] = down ? [bitmap.width, bitmap.height / count] : [bitmap.width / count, bitmap.height];
+  Object.assign(canvas, { width, height }); // which also clears it
+  canvas.getContext("2d").drawImage(bitmap, down ? 0 : -index * width, down ? -index * height : 0);
+}
+
+const MASK_LETTERS = { given: "G", edited: "E", generated: "·" };
+
+/** What an edit ratio makes of a frame. */
+function kindOf(ratio) {
+  return ratio === 0 ? "given" : ratio === 1 ? "generated" : "edited";
+}
+
+/** The letters and colours of given, edited and generated frames. */
+function maskLegend() {
+  const key = ([kind, letter]) => make("span", { class: "osl-key", style: `--osl-color: var(--osl-${kind})` }, `${letter} ${kind}`);
+  return make("span", { class: "osl-legend osl-label" }, Object.entries(MASK_LETTERS).map(key));
 }

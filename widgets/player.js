@@ -4,7 +4,6 @@
 // says which state the pictures belong to. The page asks for one state at a time and the newest wins, so that a fast
 // hand or a slow model can't fill a queue.
 
-const LETTERS = { given: "G", edited: "E", generated: "·" };
 const PATIENCE = 1500; // ms until a kernel that has not answered is worth a word
 const REST = 200; // ms without a change until the film strip is decoded further
 
@@ -61,7 +60,7 @@ class Player {
           make("div", { class: "osl-player-plots" }, make("div", {}, this.histogram.node, this.scopes.node), this.snr.plot.node),
           this.times.step.node,
           this.times.frame.node,
-          make("div", { class: "osl-row" }, labelled("Pictures per second", this.rates), legend()),
+          make("div", { class: "osl-row" }, labelled("Pictures per second", this.rates), maskLegend()),
         ),
       ),
       make("div", { class: "osl-player-filmtitle" }, this.filmTitle, this.filler),
@@ -265,7 +264,7 @@ class Stage {
     write(this.caption, `${this.name}${this.track.captions[loop]}`);
     set(this.caption, { title: this.track.captions[loop] });
     set(this.kind, { "data-kind": kindOf(ratio) });
-    write(this.kind, `${LETTERS[kindOf(ratio)]} ${nameOf(ratio)}`);
+    write(this.kind, `${MASK_LETTERS[kindOf(ratio)]} ${nameOf(ratio)}`);
     write(this.doing, `t = ${timestep}: ${active ? "denoised" : "waits"}`);
 
     const many = shown.show === "channels";
@@ -279,10 +278,8 @@ class Stage {
     };
     write(this.range, ranges[shown.show]);
     const panels = many ? this.channels : [this.whole];
-    const width = bitmap.width / panels.length;
     panels.forEach(({ canvas, caption }, c) => {
-      Object.assign(canvas, { width, height: bitmap.height }); // which also empties it
-      canvas.getContext("2d").drawImage(bitmap, c * width, 0, width, bitmap.height, 0, 0, width, bitmap.height);
+      drawTile(canvas, bitmap, c, panels.length);
       const what = `${plan.views[shown.view][0]} of frame ${shown.frame} at step ${number}, t = ${timestep}`;
       set(canvas, { "aria-label": `${this.name}${what}, ${many ? caption.textContent : ranges[shown.show]}` });
     });
@@ -386,7 +383,7 @@ class Transport {
     this.value = make("output", { class: "osl-number" });
     this.slider = make("input", { type: "range", min: 0, max: count - 1, step: 1, disabled: count < 2 });
     this.slider.addEventListener("input", () => go(Number(this.slider.value)));
-    this.slider.id = `osl-player-${labels++}`;
+    this.slider.id = uniqueId();
     this.button = make("button", { class: "osl-player-play", disabled: count < 2, onclick: play });
     this.body = make(
       "div",
@@ -432,7 +429,7 @@ function drawMask(node, track, index, frame, number, masks) {
   node.replaceChildren(
     ...blocks.map((block) => {
       const waits = active[block.from] !== "1";
-      const text = `${LETTERS[kindOf(block.ratio)]} ${nameOf(block.ratio).replace("edited ", "")}${waits ? ", waits" : ""}`;
+      const text = `${MASK_LETTERS[kindOf(block.ratio)]} ${nameOf(block.ratio).replace("edited ", "")}${waits ? ", waits" : ""}`;
       return make(
         "span",
         { style: `flex-grow: ${block.to - block.from + 1}`, "data-kind": kindOf(block.ratio), title: words(block) },
@@ -440,17 +437,6 @@ function drawMask(node, track, index, frame, number, masks) {
       );
     }),
     make("i", { style: `left: ${(100 * frame) / ratios.length}%; width: ${100 / ratios.length}%` }),
-  );
-}
-
-/** What the colours and letters of masks mean. */
-function legend() {
-  return make(
-    "span",
-    { class: "osl-player-legend osl-label" },
-    ["given", "edited", "generated"].map((kind) =>
-      make("span", { class: "osl-key", style: `--osl-color: var(--osl-${kind})` }, `${LETTERS[kind]} ${kind}`),
-    ),
   );
 }
 
@@ -468,7 +454,7 @@ class Film {
       const begins = i > 0 && loop !== track.steps[i - 1][0];
       const attributes = {
         role: "option",
-        id: `osl-player-${labels++}`,
+        id: uniqueId(),
         class: begins ? "osl-player-begins" : "",
         "aria-label": `${name}step ${step}, t = ${timestep}`,
         onclick: () => go(i),
@@ -484,10 +470,8 @@ class Film {
     const name = tracks > 1 ? make("span", { class: "osl-title" }, "AB"[number]) : null;
     this.node = make("div", { class: "osl-player-filmrow" }, name, this.list);
     this.list.addEventListener("keydown", (event) => {
-      const moves = { ArrowRight: 1, ArrowLeft: -1, PageDown: 10, PageUp: -10, Home: -this.count, End: this.count };
-      if (!(event.key in moves)) return;
-      event.preventDefault();
-      go(clamp(this.at + moves[event.key], 0, this.count - 1));
+      const next = walk(event, this.at, this.count);
+      if (next !== null) go(next);
     });
   }
 
@@ -497,11 +481,7 @@ class Film {
     const turn = ++this.turn;
     const bitmap = await createImageBitmap(new Blob([bytes]));
     if (turn !== this.turn) return;
-    const width = bitmap.width / this.count;
-    this.cells.forEach(({ canvas }, i) => {
-      Object.assign(canvas, { width, height: bitmap.height });
-      canvas.getContext("2d").drawImage(bitmap, i * width, 0, width, bitmap.height, 0, 0, width, bitmap.height);
-    });
+    this.cells.forEach(({ canvas }, i) => drawTile(canvas, bitmap, i, this.count));
   }
 
   /** The step and frame that are shown, and which steps have a picture ("0110…"). */
@@ -525,7 +505,7 @@ class Film {
 /** One of several, as radio buttons side by side. options: [value, text]. silent: the name is only read out. */
 class Choice {
   constructor(name, options, pick, silent = false) {
-    const group = `osl-player-${labels++}`;
+    const group = uniqueId();
     this.inputs = new Map();
     const items = options.map(([value, text]) => {
       const input = make("input", { type: "radio", name: group, value, onchange: () => pick(value) });
@@ -561,10 +541,6 @@ function svg(tag, attributes, ...children) {
 /** The bytes of "picture" or "strip" of the first or the second trace. */
 function bytesOf(model, name, number) {
   return model.get(number ? `compare_${name}` : name);
-}
-
-function kindOf(ratio) {
-  return ratio === 0 ? "given" : ratio === 1 ? "generated" : "edited";
 }
 
 function nameOf(ratio) {

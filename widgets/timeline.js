@@ -62,7 +62,7 @@ class Timeline {
     el.append(
       make("div", { class: "osl-row" }, this.presets, make("span", { class: "osl-grow" }), this.undo, this.redo),
       this.palette,
-      legend(),
+      make("div", { class: "osl-row" }, maskLegend()),
       this.rows,
       this.inspector,
       labelled("Mask strategy", this.field),
@@ -609,15 +609,6 @@ function place(start, length, num_frames) {
 function picture({ thumbnails, frames }, frame) {
   if (!thumbnails.length) return "";
   return `background-image: url(${thumbnails[Math.floor((frame * thumbnails.length) / frames)]})`;
-}
-
-function legend() {
-  const names = { given: "G given", edited: "E edited", generated: "generated" };
-  return make(
-    "div",
-    { class: "osl-row" },
-    Object.entries(names).map(([name, text]) => make("span", { class: "osl-key osl-label", style: `--osl-color: var(--osl-${name})` }, text)),
-  );
 }
 
 /** Grey noise as a background; the same every time. */

@@ -41,7 +41,7 @@ _ = pipe(
     "a red car driving right on the ocean at sunset", num_frames=16, image_size=(64, 64),
     num_sampling_steps=12, sampler="ddim", guidance_scale=4.0, trace=trace,
 )
-view = AttentionView(trace, pipe, word="car", head=2, place=(8, 2, 1))
+view = AttentionView(trace, pipe, word="car", head=2, position=(8, 2, 1))
 view
 """
 
@@ -74,7 +74,7 @@ class View:
         self.lab, self.root = lab, lab.page.locator(".osl-attention")
         self.words = self.root.get_by_role("listbox", name="Words of the caption")
         self.frames = self.root.get_by_role("listbox", name="Frames")
-        self.place = self.root.get_by_role("gridcell")
+        self.position = self.root.get_by_role("gridcell")
 
     def word(self, number):
         return self.words.get_by_role("option").nth(number)
@@ -82,22 +82,22 @@ class View:
     def frame(self, number):
         return self.frames.get_by_role("option").nth(number)
 
-    def click_place(self, frame, row, column):
+    def click_position(self, frame, row, column):
         screen = self.frame(frame).locator(".osl-attention-screen")
         box = screen.bounding_box()
         screen.click(position={"x": (column + 0.5) * box["width"] / 4, "y": (row + 0.5) * box["height"] / 4})
 
     def answered(self, **choices):
-        """Wait until the page shows the answer to these choices."""
+        """Wait until the page shows the result for these choices."""
         for name, value in choices.items():
-            self.lab.wait_for(f"view.answer['of'][{name!r}]", value)
+            self.lab.wait_for(f"view.result['choices'][{name!r}]", value)
         self.lab.page.wait_for_function("""() => !document.querySelector('.osl-attention').hasAttribute('aria-busy')""")
 
     def heat(self) -> np.ndarray:
         canvases = self.frames.locator(".osl-attention-heat")
         return np.stack([pixels(canvases.nth(i)) for i in range(canvases.count())])
 
-    def place_heat(self) -> np.ndarray:
+    def position_heat(self) -> np.ndarray:
         return pixels(self.root.get_by_role("grid").locator(".osl-attention-heat"))
 
     def bars(self, listbox) -> list[float]:
@@ -111,8 +111,8 @@ class View:
         """All that is painted is what Python's methods say."""
         python = self.lab.python
         assert same_colors(self.heat(), colors(python("view.word_map().tolist()")))
-        assert same_colors(self.place_heat(), colors(python("view.places_at(*view.place).tolist()")))
-        words = python("[float(sum(view.words_at(*view.place)[i] for i in word)) for word in words_of(tokens)]")
+        assert same_colors(self.position_heat(), colors(python("view.positions_at(*view.position).tolist()")))
+        words = python("[float(sum(view.words_at(*view.position)[i] for i in word)) for word in words_of(tokens)]")
         assert self.bars(self.words) == pytest.approx(np.array(words) / max(words), abs=0.04)
         for i, share in enumerate(words):
             assert self.word(i).get_attribute("aria-label").endswith(f", {100 * share:.1f}%")
@@ -122,7 +122,7 @@ class View:
 def view(lab):
     lab.open(
         MAKE,
-        "view = AttentionView(trace, block=1, word='car', place=(2, 1, 3))\nview",
+        "view = AttentionView(trace, block=1, word='car', position=(2, 1, 3))\nview",
     )
     lab.page.locator(".osl-attention").wait_for()
     return View(lab)
@@ -142,8 +142,8 @@ def test_with_the_mouse(lab, view):
     view.word(4).click(modifiers=["Shift"])
     view.answered(word=[1, 2, 3])
 
-    view.click_place(5, 3, 1)
-    view.answered(place=[5, 3, 1])
+    view.click_position(5, 3, 1)
+    view.answered(position=[5, 3, 1])
     view.agrees_with_python()
     frames = python("view.frames_at(5, 3, 1).tolist()")
     assert view.bars(view.frames) == pytest.approx(np.array(frames) / max(frames), abs=0.04)
@@ -151,7 +151,7 @@ def test_with_the_mouse(lab, view):
     assert view.frame(2).get_attribute("aria-label") == f"frame 2, {100 * frames[2]:.1f}%"
     box = view.root.get_by_role("grid").bounding_box()
     view.root.get_by_role("grid").click(position={"x": box["width"] * 0.6, "y": box["height"] * 0.1})
-    view.answered(place=[5, 0, 2])
+    view.answered(position=[5, 0, 2])
     view.agrees_with_python()
 
     # every source of the numbers changes them
@@ -162,12 +162,12 @@ def test_with_the_mouse(lab, view):
         assert not np.array_equal(before, before := view.heat())
         view.agrees_with_python()
     missing = view.root.get_by_text('not recorded: Trace(attention=["blocks.3.attn_temp"])', exact=True)
-    assert missing.count() == 2 and missing.first.is_visible()  # beside the frames, and with the place
+    assert missing.count() == 2 and missing.first.is_visible()  # beside the frames, and with the position
     view.root.get_by_label("Step").fill("0")
     view.answered(step=0)
     assert not np.array_equal(before, view.heat())
 
-    # the picture below the heat: the first latent channel, a dark spot that wanders
+    # the picture under the heat: the first latent channel, a moving dark spot
     picture = pixels(view.frame(3).locator(".osl-attention-picture"))
     latents = np.array(python("trace[0].x_0[0].tolist()"))
     grey = np.round(255 * (latents - latents.min()) / np.ptp(latents))
@@ -175,7 +175,7 @@ def test_with_the_mouse(lab, view):
 
     # pieces alone
     view.root.get_by_label("whole words").uncheck()
-    view.answered(joined=False)
+    view.answered(whole_words=False)
     assert view.words.get_by_role("option").count() == 13
     view.word(3).click()
     view.answered(word=[3])
@@ -189,7 +189,7 @@ def test_with_the_mouse(lab, view):
     assert view.word(3).get_attribute("aria-selected") == "true"
     assert view.root.get_by_label("Head").input_value() == "2"
     assert same_colors(view.heat(), colors(python("view.word_map().tolist()")))
-    lab.run("view.set_trait('joined', True); view.block = 1; view.head = None; view.word = (4,)")
+    lab.run("view.set_trait('whole_words', True); view.block = 1; view.head = None; view.word = (4,)")
     view.answered(word=[4])
     view.agrees_with_python()
     assert lab.axe() == []
@@ -202,7 +202,7 @@ def test_with_the_keyboard(lab, view):
     view.answered(word=[5, 6, 7, 8, 9])
     view.agrees_with_python()
     status = view.root.get_by_role("status")
-    assert status.inner_text().startswith("Places look at “driving” from ")
+    assert status.inner_text().startswith("Attention to “driving”: ")
     press("Shift+ArrowRight")
     view.answered(word=[5, 6, 7, 8, 9, 10])
     press("Home")
@@ -214,18 +214,18 @@ def test_with_the_keyboard(lab, view):
     press("Tab")
     press("Tab")
     press("ArrowRight")
-    view.answered(place=[3, 1, 3])
+    view.answered(position=[3, 1, 3])
     assert lab.page.evaluate("document.activeElement.dataset.frame") == "3"
     press("Tab")
     for key in ("ArrowDown", "ArrowLeft", "ArrowLeft", "PageDown"):
         press(key)
-    view.answered(place=[4, 2, 1])
+    view.answered(position=[4, 2, 1])
     view.agrees_with_python()
-    assert view.place.get_attribute("aria-label").startswith("row 2, column 1")
-    assert "Frame 4, row 2, column 1: words most at" in status.inner_text()
+    assert view.position.get_attribute("aria-label").startswith("row 2, column 1")
+    assert "Frame 4, row 2, column 1: words most to" in status.inner_text()
     for key in ("ArrowUp", "ArrowUp", "ArrowUp", "ArrowUp"):  # no farther than the edge
         press(key)
-    view.answered(place=[4, 0, 1])
+    view.answered(position=[4, 0, 1])
 
     view.root.get_by_label("Head").focus()
     press("ArrowDown")

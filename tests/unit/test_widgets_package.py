@@ -1,5 +1,6 @@
 """`opensora_lite.widgets` as a package: installed (editable, wheel), beside a widgets.py, without anywidget."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -7,10 +8,10 @@ import venv
 from pathlib import Path
 
 import pytest
-from test_project import ROOT, run
 
 pytest.importorskip("anywidget", reason="needs the widgets: pip install -e '.[cpu,notebook]'")
 
+ROOT = Path(__file__).resolve().parents[2]
 USE = "from opensora_lite.widgets import TaskLab, figures; print(TaskLab.__module__)"
 
 
@@ -57,3 +58,11 @@ def test_without_the_notebook_extra_the_install_command_is_given(folder):
     child = subprocess.run([sys.executable, "-c", hide + USE], cwd=folder, capture_output=True, text=True)
     assert child.returncode == 1
     assert "ModuleNotFoundError" in child.stderr and 'pip install -e ".[cpu,notebook]"' in child.stderr
+
+
+def run(command: list, cwd: Path) -> str:
+    """stdout of a command that has to succeed, without this process's PYTHON… variables."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    child = subprocess.run([str(part) for part in command], cwd=cwd, env=clean, capture_output=True, text=True)
+    assert child.returncode == 0, f"{command}\n{child.stdout[-2000:]}\n{child.stderr[-4000:]}"
+    return child.stdout
