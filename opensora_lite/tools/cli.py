@@ -493,7 +493,8 @@ def train(a) -> None:
 
 def sweep(a) -> int:
     """`opensora-lite sweep`: run the grid a.grid; the exit code. Raises OpenSoraError before anything is run."""
-    from opensora_lite.tools.sweep import describe, read_grid, sweep
+    from opensora_lite.tools.grid import describe, read_grid
+    from opensora_lite.tools.sweep import sweep
 
     grid = read_grid(a.grid, a.notebook)
     if not a.overwrite and not any(a.out.glob("*-????????????.ipynb")):  # which a sweep leaves, for it to go on with

@@ -40,17 +40,22 @@ def check_parameters(declared: Mapping[str, Any], given: Mapping[str, Any]) -> N
     problems = []
     for name, value in given.items():
         if name not in declared:
-            guess = nearest(name, declared) or f"; there are {', '.join(declared) or 'none'}"
-            problems.append(f'"{name}" is not a parameter of this notebook{guess}')
+            guess = nearest(name, declared) or f"there are {', '.join(declared) or 'none'}"
+            problems.append(f'"{name}" is not a parameter of this notebook; {guess}')
             continue
         try:
-            check(declared[name], list(value) if isinstance(value, tuple) else value, name)
+            check_value(declared[name], value, name)
         except OpenSoraError as error:
             problems.append(f"{error}{_advice(declared[name], name, value)}")
     if len(problems) > 1:
         problems = [f"{len(problems)} parameters cannot be used:", *(f"    {problem}" for problem in problems)]
     if problems:
         raise OpenSoraError("\n".join(problems))
+
+
+def check_value(kind: Any, value: Any, name: str) -> Any:
+    """`value` as a parameter of type `kind`; `name` is what the message of the OpenSoraError calls it."""
+    return check(kind, list(value) if isinstance(value, tuple) else value, name)
 
 
 def given_parameters(namespace: Mapping[str, Any], before: dict[str, Any]) -> dict[str, Any]:
@@ -73,9 +78,9 @@ def given_parameters(namespace: Mapping[str, Any], before: dict[str, Any]) -> di
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: '; did you mean "seed"?', or "" if no known name is similar."""
+    """For a message about an unknown name: 'did you mean "seed"?', or "" if no known name is similar."""
     similar = difflib.get_close_matches(str(name), known, n=1)
-    return f'; did you mean "{similar[0]}"?' if similar else ""
+    return f'did you mean "{similar[0]}"?' if similar else ""
 
 
 def _advice(kind: Any, name: str, value: object) -> str:

@@ -211,13 +211,14 @@ def check_model(folder: Path):
 def one_run(folder: Path):
     from sweeps import micro
 
-    from opensora_lite.tools.sweep import Grid, execute
+    from opensora_lite.tools.grid import Grid
+    from opensora_lite.tools.sweep import execute
 
     grid = Grid(micro(folder), {"log": str(folder / "log.txt")}, {"seed": [0, 1]})
     (folder / "out").mkdir(exist_ok=True)
     write_json(folder / "out" / "micro.ipynb", grid.source)
     for run in grid.runs:
-        execute(run, folder / "out" / "micro.ipynb", folder, folder / "out", grid.takes_film)
+        execute(run, folder / "out" / "micro.ipynb", folder, folder / "out", grid.has_output)
 
 
 @needs_papermill

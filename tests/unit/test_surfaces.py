@@ -21,8 +21,8 @@ from opensora_lite import OpenSoraError, Video, pipeline
 from opensora_lite.errors import MaskStrategyError, PromptError
 from opensora_lite.liteworld.evaluate import Report
 from opensora_lite.prompts import prompts_per_loop, read_prompts
-from opensora_lite.tools import cli, sweep
-from opensora_lite.tools.sweep import Grid, read_grid
+from opensora_lite.tools import cli, results, sweep
+from opensora_lite.tools.grid import Grid, declared_parameters, read_grid, read_notebook
 
 ROOT = Path(__file__).parents[2]
 ATTACK = (
@@ -77,7 +77,7 @@ def test_a_gallery_escapes_names_values_errors_and_paths(tmp_path):
         runs[1].name: row(runs[1].parameters, {"a": [ATTACK]}, error=ATTACK),
         runs[4].name: row(runs[4].parameters, film=None),
     }
-    text = sweep.gallery(grid, runs, rows)
+    text = results.gallery(grid, rows)
     page = Page(text)
     page.check(
         {"html", "meta", "title", "style", "h1", "h2", "p", "div", "table", "tr", "td", "th", "figure", "figcaption",
@@ -155,7 +155,7 @@ def test_annotations_are_read_and_not_run(tmp_path):
     }
     lines = [f"p{i}: {annotation} = 0" for i, annotation in enumerate(kinds)]
     path = micro(tmp_path, "\n".join(lines))
-    found = sweep.read_parameters(sweep.read_source(path), path)
+    found = declared_parameters(read_notebook(path), path)
     assert [parameter.kind for parameter in found.values()] == list(kinds.values())
 
 
@@ -437,7 +437,6 @@ def test_a_segment_of_which_nothing_is_left_is_refused():
     [
         ('grid: {prompt: ["\\ud800"]}', "half a character"),
         ("grid: {seed: [" + "[" * 3000, "recursion"),
-        ("grid: {prompt: [2024-13-01]}", "month must be in 1..12"),
         ("grid: {seed: " + str(list(range(101))) + ", pause: " + str(list(range(100))) + "}", "these are 10100 runs"),
     ],
 )
@@ -453,7 +452,7 @@ def test_a_grid_that_no_sweep_could_finish_is_refused(tmp_path, text, message):
 )
 def test_a_notebook_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "a.ipynb").write_text(text)
-    with pytest.raises(OpenSoraError, match="is no Jupyter notebook of format 4"):
+    with pytest.raises(OpenSoraError, match="not a Jupyter notebook"):
         Grid(tmp_path / "a.ipynb", axes={"seed": [0]})
 
 

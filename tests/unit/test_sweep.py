@@ -11,11 +11,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from sweeps import LONG, WORK, finished, micro, needs_papermill, row, wait_until, write_grid
+from sweeps import LONG, PARAMETERS, WORK, finished, micro, needs_papermill, row, wait_until, write_grid
 
 from opensora_lite import OpenSoraError
-from opensora_lite.tools import cli, sweep
-from opensora_lite.tools.sweep import Grid, read_grid
+from opensora_lite.tools import cli, results, sweep
+from opensora_lite.tools.grid import Grid, declared_parameters, read_grid, read_notebook
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -39,7 +39,7 @@ def test_every_combination_is_a_run_and_the_last_axis_changes_fastest(folder):
     assert [run.parameters for run in grid.runs] == [
         {"scale": scale, "seed": seed, "prompt": "a boat"} for scale in (1.0, 2.5) for seed in (0, 1)
     ]
-    assert grid.notebook == folder / "micro.ipynb" and grid.takes_film
+    assert grid.notebook == folder / "micro.ipynb" and grid.has_output
     assert [grid.chosen(run) for run in grid.runs][1] == {"scale": 1.0, "seed": 1}
 
 
@@ -70,37 +70,40 @@ def test_a_name_depends_on_the_values_and_the_notebook_and_on_nothing_else(folde
     assert names(grid={"seed": [0]}) != first[:1]
 
 
-BAD = {
-    "grid: {seeds: [0]}": "grid: micro.ipynb has no parameter 'seeds' (did you mean \"seed\"?); it has prompt, scale",
-    "parameters: {zebra: 1}\ngrid: {seed: [0]}": "parameters: micro.ipynb has no parameter 'zebra'; it has",
-    "runs: [{seed: 1}, {sed: 1}]": "runs[1]: micro.ipynb has no parameter 'sed'",
+BAD = {  # the text of a grid file -> words of the message
+    "grid: {seeds: [0]}": "micro.ipynb has no parameter 'seeds'; did you mean \"seed\"?",
+    "parameters: {zebra: 1}\ngrid: {seed: [0]}": "no parameter 'zebra'; it has prompt, scale",
+    "runs: [{seed: 1}, {sed: 1}]": "runs[1]",
     "grid: {seed: []}": "grid.seed is an empty list",
-    "grid: {seed: 3}": "grid.seed must be a list, such as [3], not 3",
+    "grid: {seed: 3}": "grid.seed must be a list",
     "grid: {seed: [0, 1, 0]}": "grid.seed has 0 twice",
     "grid: {scale: [4, 4.0]}": "grid.scale has 4.0 twice",
-    "grid: {seed: [a]}": "grid.seed[0]: seed must be a whole number, not 'a'",
-    "grid: {prompt: [no]}": "grid.prompt[0]: prompt must be text, not False",
-    "grid: {prompt: [2024-01-01]}": "no number, text or list; in YAML, put dates in quotes",
-    "grid: {output: [x]}": "leave out output; the sweep gives every run a place of its own",
-    "grid: {references: [[wave.png]]}": "wave.png does not exist; relative paths begin at the notebook's folder",
-    "parameters: {seed: 1}\ngrid: {seed: [1]}": "seed stands in both parameters and grid",
+    "grid: {seed: [a]}": "grid.seed[0] must be a whole number",
+    "grid: {prompt: [no]}": "grid.prompt[0] must be text",
+    "grid: {log: [!!timestamp 2024-01-01]}": "grid.log[0] must be text",
+    "grid: {anything: [!!timestamp 2024-01-01]}": "grid.anything[0] must be text, a number",
+    "grid: {output: [x]}": "leave out output",
+    "grid: {references: [[wave.png]]}": "wave.png does not exist",
+    "parameters: {seed: 1}\ngrid: {seed: [1]}": "both parameters and grid",
     "grid: {seed: [1]}\nruns: [{seed: 1, scale: 4}]": "runs[0] is the same as another run",
-    "runs: [3]": "runs[0] must be a group of names and values, not 3",
-    "grid: [1]": "grid must be a group of names and values, not [1]",
-    "parameters: {seed: 1}": "there is nothing to run; give a grid",
-    "paramters: {}": "'paramters' is unknown (did you mean \"parameters\"?)",
-    "notebook: nowhere.ipynb\ngrid: {seed: [1]}": "nowhere.ipynb does not exist",
-    "notebook: grid.yaml\ngrid: {seed: [1]}": "grid.yaml is no Jupyter notebook",
-    "notebook: [a]": "notebook must be a path, not ['a']",
-    "grid: [1": "column 9: expected",
+    "runs: [3]": "runs[0] must be a dictionary",
+    "grid: [1]": "grid must be a dictionary",
+    "grid: {3: [1]}": "must be text, not 3",
+    "parameters: {seed: 1}": "nothing to run",
+    "paramters: {}": "paramters is unknown; known are notebook, parameters, grid, runs",
+    "notebook: nowhere.ipynb\ngrid: {seed: [1]}": "nowhere.ipynb cannot be read",
+    "notebook: grid.yaml\ngrid: {seed: [1]}": "not a Jupyter notebook",
+    "notebook: [a]": "notebook must be text",
+    "grid: [1": "column 9",
     "grid: {seed: [1], seed: [2]}": "line 1, column 19: seed stands twice",
-    "": "must hold names and values",
+    "": "the file must be a dictionary",
 }
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_a_grid_that_cannot_be_run_is_refused(folder, text):
-    path = folder / "grid.yaml"
+def test_a_grid_that_cannot_be_run_is_refused(tmp_path, text):
+    micro(tmp_path, PARAMETERS + "anything = 0")
+    path = tmp_path / "grid.yaml"
     path.write_text(text if text.startswith("notebook") or not text else f"{text}\nnotebook: micro.ipynb")
     with pytest.raises(OpenSoraError) as error:
         read_grid(path)
@@ -109,7 +112,7 @@ def test_a_grid_that_cannot_be_run_is_refused(folder, text):
 
 def test_a_file_that_is_none_is_refused(folder):
     (folder / "bytes.yaml").write_bytes(b"\xff\xfe")
-    for name, message in (("nowhere.yaml", "cannot be read: No such file"), ("bytes.yaml", "is no text file")):
+    for name, message in (("nowhere.yaml", "cannot be read: No such file"), ("bytes.yaml", "not a text file")):
         with pytest.raises(OpenSoraError, match=message):
             read_grid(folder / name)
 
@@ -121,10 +124,15 @@ def test_a_notebook_without_parameters_is_refused(folder):
         Grid(path, axes={"seed": [0]})
 
 
-def test_yaml_without_a_dot_is_a_number_too(folder):
+def test_numbers_and_dates_are_read_as_they_are_meant(folder):
     path = folder / "grid.yaml"
-    path.write_text("notebook: micro.ipynb\ngrid: {scale: [1e0, 2]}")
-    assert read_grid(path).axes == {"scale": [1.0, 2.0]}
+    path.write_text("notebook: micro.ipynb\ngrid: {scale: [1e0, 2, 1.5e-3], prompt: [2024-01-01]}")
+    assert read_grid(path).axes == {"scale": [1.0, 2.0, 0.0015], "prompt": ["2024-01-01"]}
+
+
+def test_without_a_name_it_is_the_courses_notebook_10(folder):
+    (folder / "grid.yaml").write_text("grid: {seed: [0, 1]}")
+    assert read_grid(folder / "grid.yaml").notebook == NOTEBOOKS / "10_generate.ipynb"
 
 
 @needs_papermill
@@ -132,10 +140,10 @@ def test_papermill_sees_no_parameter_that_read_parameters_does_not():
     import papermill
 
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        source = sweep.read_source(path)
+        source = read_notebook(path)
         if not source["metadata"]:
             continue  # somebody is writing it, and has not run it yet
-        found = sweep.read_parameters(source, path)
+        found = declared_parameters(source, path)
         assert papermill.inspect_notebook(path).keys() <= found.keys()
         assert ... not in [parameter.default for parameter in found.values()]  # literals, all of them
 
@@ -151,7 +159,7 @@ def test_a_table_has_one_type_for_each_column(tmp_path):
         row({"seed": 0, "scale": 1, "size": [8, 8], "error": "e"}, {"a": {"b": 1, "c": None}, "seed": 0, "scale": 2}),
         row({"seed": 1, "scale": 2.5, "size": "8", "error": "e"}, error="ValueError: no"),
     ]
-    table = sweep.tabulate(rows)
+    table = results.tabulate(rows)
     assert list(table.columns) == [
         *("seed", "scale", "size", "parameter.error", "a.b", "a.c", "recorded.scale"),  # the seed only repeats itself
         *("status", "error", "seconds", "notebook", "film"),
@@ -174,10 +182,10 @@ def test_a_gallery_escapes_what_comes_from_outside_and_has_a_place_for_every_run
         runs[2].name: row(runs[2].parameters, film=None),
         runs[4].name: row(runs[4].parameters),
     }
-    page = sweep.gallery(grid, runs, rows)
+    page = results.gallery(grid, rows)
     assert "<script" not in page and "&lt;script&gt;" in page
     assert 'src="a%22b%20%3Cc%3E/film.mp4"' in page
-    assert page.count("<video ") == 2 and page.count("no film") == 1 and page.count("not yet") == 1
+    assert page.count("<video ") == 2 and page.count("no video") == 1 and page.count("not yet") == 1
     assert "3 of 5 runs finished; 1 failed" in page
     assert page.count("<h2>") == 3 and page.count("<table>") == 2  # by prompt, and the single run
     assert "prefers-color-scheme: dark" in page
@@ -341,20 +349,18 @@ def test_what_cannot_be_run_is_one_message_and_exit_code_2(folder, capsys, monke
     code, error = run(capsys, folder / "nowhere.yaml", "--out", out)
     assert code == 2 and "nowhere.yaml cannot be read" in error
     code, error = run(capsys, path, "--out", out, "--notebook", folder / "other.ipynb")
-    assert code == 2 and "other.ipynb does not exist" in error
+    assert code == 2 and "other.ipynb cannot be read" in error
     code, error = run(capsys, path, "--out", folder / "micro.ipynb" / "runs")
     assert code == 2 and "micro.ipynb is not a folder that may be written to" in error
     if importlib.util.find_spec("papermill"):
         code, error = run(capsys, path, "--out", out, "--workers", "0")
-        assert code == 2 and "workers must be a whole number of at least 1, not 0" in error
-        monkeypatch.setattr(sweep, "ANSWER_WITHIN", 0.5)
+        assert code == 2 and "workers" in error
+        monkeypatch.setattr(sweep, "SCHEDULER_TIMEOUT", 0.5)
         code, error = run(capsys, path, "--out", out, "--scheduler", "tcp://127.0.0.1:9")
         assert code == 2 and 'no dask scheduler answers at "tcp://127.0.0.1:9"' in error
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     code, error = run(capsys, path, "--out", out)
-    assert (
-        code == 2 and "a sweep needs papermill, which is not installed: pip install 'opensora-lite[notebook]'" in error
-    )
+    assert code == 2 and "papermill" in error
     assert not list(out.glob("*/run.json"))
 
 
