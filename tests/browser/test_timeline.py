@@ -97,7 +97,7 @@ def test_typing_presets_and_reload(lab):
     field = lab.page.get_by_label("Mask strategy")
     # an error while typing, beside the field; the strategy stays
     field.fill("0;0,1,0,-1,20")
-    lab.page.get_by_text("length is 20").wait_for()
+    lab.page.get_by_text("length must be at most 1, not 20").wait_for()
     field.press("Enter")
     assert lab.python("timeline.text") == "0"
     assert field.get_attribute("aria-invalid") == "true"

@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import shutil
 import signal
 from collections import Counter
@@ -174,15 +173,11 @@ def naive_split(prompt: str):
         info = json.loads(prompt[start:].strip(), object_pairs_hook=without_repeats)
     except (ValueError, RecursionError):
         raise Refused from None
-    if (
-        not isinstance(info, dict)
-        or not info.keys() <= {"reference_path", "mask_strategy"}
-        or not prompt[:start].strip()
-    ):
+    if not isinstance(info, dict) or not info.keys() <= {"reference_path", "mask_strategy"}:
         raise Refused
     for key, value in info.items():
         texts = value if key == "reference_path" and isinstance(value, list) and value else [value]
-        if not all(isinstance(text, str) and not any(c < " " for c in text) for text in texts):
+        if not all(isinstance(text, str) for text in texts):
             raise Refused
     return prompt[:start], info
 
@@ -223,11 +218,13 @@ def naive_captions(prompt: str, loops: int) -> list[str]:
     if not prompt.lstrip().startswith("|"):
         return [naive_clean(prompt)] * loops
     parts = prompt.lstrip()[1:].split("|")
-    numbers = [part.strip(" \t\n\r\f\v") for part in parts[::2]]
-    if len(parts) % 2 or not all(re.fullmatch("[0-9]{1,9}", number) for number in numbers):
+    try:
+        starts = [int(part) for part in parts[::2]]
+    except ValueError:
+        raise Refused from None
+    if len(parts) % 2:
         raise Refused
-    entries = dict(zip(map(int, numbers), map(naive_clean, parts[1::2]), strict=True))
-    starts = [int(number) for number in numbers]
+    entries = dict(zip(starts, map(naive_clean, parts[1::2]), strict=True))
     if starts != sorted(set(starts)) or starts[0] != 0 or starts[-1] >= loops:
         raise Refused
     return [entries[max(start for start in starts if start <= loop)] for loop in range(loops)]

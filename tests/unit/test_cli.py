@@ -82,7 +82,7 @@ def test_16_frames_of_a_clip_of_7_name_the_strategy_that_fits(media, capsys):
         ([], 'no prompt was given; give --prompt "a red car'),
         (["--prompt", "a", "--prompt-path", "b.txt"], "give --prompt or --prompt-path, not both"),
         (["--prompt", "a", "--start-index", "1"], "--start-index and --end-index choose lines of a prompt file"),
-        (["--prompt-path", "nowhere.txt"], "prompt file 'nowhere.txt' does not exist"),
+        (["--prompt-path", "nowhere.txt"], "prompt file 'nowhere.txt' can't be read"),
         (
             ["--prompt-path", "three.txt", "--start-index", "3"],
             "three.txt has 3 prompts, and --start-index 3 --end-index 3",
@@ -90,7 +90,7 @@ def test_16_frames_of_a_clip_of_7_name_the_strategy_that_fits(media, capsys):
         (["--prompt-path", "three.txt", "--end-index", "-1"], "give 0 <= start < end <= 3"),
         (["--prompt", "a car", "--image-size", "240", "426"], "the nearest that work: 424 and 432"),
         (["--prompt", "a car", "--loop", "2"], "2 loops need condition_frames"),
-        (["--prompt", "A cat [close up]"], "leave brackets out of the text, or use parentheses"),
+        (["--prompt", "A cat [close up]"], "no other brackets in the prompt"),
         (["--prompt", "a car", "--mask-strategy", "0"], "no references were given"),
         (["--prompt", "a car", "--reference-path", "wave.png"], "no mask strategy says where they go"),
         (
