@@ -75,7 +75,7 @@ class Segment:
         Raises MaskStrategyError if the segment doesn't fit.
         """
         if self.reference >= len(references):
-            known = f"give 0 to {len(references) - 1}" if references else "no references were given"
+            known = f"there are {len(references)}, counted from 0" if references else "no references were given"
             raise MaskStrategyError(f"reference {self.reference} does not exist; {known}")
         available = references[self.reference]
         reference_start = _from_front("reference_start", self.reference_start, available)
@@ -203,7 +203,7 @@ class MaskStrategy:
         for index, segment in enumerate(self.segments):
             with _located(index, segment):
                 if segment.loop >= loops:
-                    raise MaskStrategyError(f"loop {segment.loop} does not exist; loops={loops}, give 0 to {loops - 1}")
+                    raise MaskStrategyError(f"loop {segment.loop} does not exist; loops={loops}, counted from 0")
         return [self.timeline(num_frames, [*references, *[num_frames] * loop], loop) for loop in range(loops)]
 
     def check(self, num_frames: int, references: Sequence[int], loops: int = 1) -> None:

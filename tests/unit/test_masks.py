@@ -276,8 +276,8 @@ def test_text_that_cannot_be_read(text, segment, field, given):
 @pytest.mark.parametrize(
     "text, references, loops, segment, problem",
     [
-        ("0;0,1,0,-1,1", [1], 1, 2, "reference 1 does not exist; give 0 to 0"),
-        ("0,3", [1, 1], 1, 1, "reference 3 does not exist; give 0 to 1"),
+        ("0;0,1,0,-1,1", [1], 1, 2, "reference 1 does not exist; there are 1, counted from 0"),
+        ("0,3", [1, 1], 1, 1, "reference 3 does not exist; there are 2, counted from 0"),
         ("0", [], 1, 1, "reference 0 does not exist; no references were given"),
         ("0,0,7", [7], 1, 1, "reference_start must be from -7 to 6, not 7"),
         ("0,0,-8", [7], 1, 1, "reference_start must be from -7 to 6, not -8"),
