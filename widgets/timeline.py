@@ -1,12 +1,11 @@
-"""MaskTimeline: a mask strategy that a hand can move.
+"""MaskTimeline: a graphical editor for mask strategies.
 
     timeline = MaskTimeline(16, ["beach.png", "wave.png"], "0;0,1,0,-1")
-    timeline                        # drag references onto frames, pull at edges, set edit ratios; or type
-    timeline.strategy               # the MaskStrategy of what is seen
-    timeline.strategy = "0"         # and back: the page follows
+    timeline                        # drag references onto frames, drag edges, set edit ratios; or type
+    timeline.strategy               # the MaskStrategy that is shown
+    timeline.strategy = "0"         # updates the page
 
-Whatever the page wants changed arrives as the text of a strategy, be it typed or dragged, and is read by
-`MaskStrategy.parse` as everywhere else: the page cannot do what the language cannot say.
+Every change in the page, dragged or typed, is sent as the text of a strategy and parsed by `MaskStrategy.parse`.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import traitlets
 from opensora_lite.widgets.figures import EDITED, GENERATED, GIVEN
-from opensora_lite.widgets.widget import Widget, image_url, module, still_fonts
+from opensora_lite.widgets.widget import Widget, image_url, module, plural, still_fonts
 from PIL import Image, ImageDraw
 
 from opensora_lite.errors import MaskStrategyError, OpenSoraError
@@ -24,14 +23,14 @@ from opensora_lite.masks import Frame, MaskStrategy
 from opensora_lite.request import check_size
 from opensora_lite.video import count_frames, read_reference
 
-THUMBNAIL = 48  # pixels, height of a frame in the page
-MOST_THUMBNAILS = 64  # of one reference; a longer one shows its frames in groups
-MOST_UNDONE = 200  # strategies that are remembered
-FACTS = ("strategy", "num_frames", "references", "loops", "condition_frames", "image_size")
+THUMBNAIL = 48  # height of a frame in the page, in pixels
+MAX_THUMBNAILS = 64  # of one reference; a longer one shows every n-th frame
+MAX_UNDO = 200  # strategies
+FIELDS = ("strategy", "num_frames", "references", "loops", "condition_frames", "image_size")
 
 
-class Given(traitlets.Any):
-    """A trait of whatever the widget's own check takes, also None, for which traitlets would leave the check out."""
+class Checked(traitlets.Any):
+    """A trait that only the widget's own validator checks, also for None (which traitlets wouldn't validate)."""
 
     allow_none = False
 
@@ -39,38 +38,39 @@ class Given(traitlets.Any):
 class MaskTimeline(Widget):
     """The frames of a video as cells, a row for each loop, and the references that are put into them.
 
-    num_frames: T, frames of each loop. references: what `OpenSora` takes: paths, Videos, arrays uint8 [T, H, W, 3] or
-    PIL images. strategy: a MaskStrategy or its text; None or "": no frame is given. loops, condition_frames: as in
+    num_frames: T, frames of each loop. references: paths, Videos, arrays uint8 [T, H, W, 3] or PIL images.
+    strategy: a MaskStrategy or its text; None or "": all frames are generated. loops, condition_frames: as in
     `Settings`; with condition_frames, the frames that later loops take over are shown. image_size: height and width
-    in pixels of the video that is to be made, to which references are cropped, in the page as by the model.
+    of the video in pixels; references are cropped to it, in the page as for the model.
 
-    All of these are traits that can be set and observed, one by one or, where new values only fit together, by
-    `change()`. Raises MaskStrategyError where a strategy does not fit, SizeError, and MediaError for a reference that
-    cannot be read; then nothing has changed.
+    All of these are traits that can be set and observed, one at a time or together with `change()`. Raises
+    MaskStrategyError if a strategy doesn't fit, SizeError, and MediaError for an unreadable reference; nothing changes
+    then.
     """
 
     _esm = module("timeline.js")
 
-    strategy = Given(MaskStrategy())
+    strategy = Checked(MaskStrategy())
     num_frames = traitlets.Int(16)
-    references = Given(())
+    references = Checked(())
     loops = traitlets.Int(1)
     condition_frames = traitlets.Int(None, allow_none=True)
-    image_size = Given((64, 64))
+    image_size = Checked((64, 64))
 
-    # What the page sees: `state` and `clips` follow from the traits above. What the page says: `draft`.
+    # Set by Python only: derived from the traits above.
     state = traitlets.Dict().tag(sync=True)
-    clips = traitlets.List().tag(sync=True)
-    draft = traitlets.Unicode().tag(sync=True)
-    error = traitlets.Unicode().tag(sync=True)  # what is wrong with the draft; "": nothing
-    selected = traitlets.Int(-1).tag(sync=True)  # index of the segment that is selected in the page; -1: none
+    clips = traitlets.List().tag(sync=True)  # references with thumbnails
+    error = traitlets.Unicode().tag(sync=True)  # of the draft; "" if it is valid
+    # Set by the page.
+    draft = traitlets.Unicode().tag(sync=True)  # the text of a strategy
+    selected = traitlets.Int(-1).tag(sync=True)  # index of the selected segment; -1: none
 
     def __init__(
         self, num_frames=16, references=(), strategy=None, *, loops=1, condition_frames=None, image_size=(64, 64)
     ):
         super().__init__()
-        self._counted: tuple = ((), ())  # references, and how many frames each has
-        self._pictures: list[np.ndarray] = []  # of each reference, uint8 [n, THUMBNAIL, width, 3]
+        self._counted: tuple = ((), ())  # references and their numbers of frames
+        self._thumbnails: list[np.ndarray] = []  # of each reference, uint8 [n, THUMBNAIL, width, 3]
         self._past: list[MaskStrategy] = []
         self._future: list[MaskStrategy] = []
         self.change(
@@ -85,13 +85,13 @@ class MaskTimeline(Widget):
         self._publish()
         self.on_msg(self._on_message)
 
-    # -- what Python has
+    # -- for Python
 
     def change(self, **values) -> None:
-        """Set several of strategy, num_frames, references, loops, condition_frames and image_size: all, or none."""
-        unknown = sorted(set(values) - set(FACTS))
+        """Set several of strategy, num_frames, references, loops, condition_frames and image_size; all or none."""
+        unknown = sorted(set(values) - set(FIELDS))
         if unknown:
-            raise TypeError(f"MaskTimeline has no {', '.join(unknown)}; it has {', '.join(FACTS)}")
+            raise TypeError(f"MaskTimeline has no {', '.join(unknown)}; it has {', '.join(FIELDS)}")
         checked = self._checked(**values)
         with self.hold_trait_notifications():
             for name in values:
@@ -99,7 +99,7 @@ class MaskTimeline(Widget):
 
     @property
     def text(self) -> str:
-        """The strategy as text, in its shortest form; "" where no frame is given."""
+        """The strategy as text, in its shortest form; "" if all frames are generated."""
         return self.strategy.format()
 
     @text.setter
@@ -108,17 +108,18 @@ class MaskTimeline(Widget):
 
     @property
     def explanation(self) -> str:
-        """The strategy in plain English, with the frames that later loops take over."""
-        return self._whole().explain(self.num_frames, self._lengths, self.loops)
+        """The strategy in plain English, including the frames that later loops take over."""
+        return self._continued().explain(self.num_frames, self._lengths, self.loops)
 
     @property
     def request(self) -> dict:
-        """What to call a pipeline with: {"references": […], "mask_strategy": MaskStrategy}.
+        """Arguments for a pipeline: {"references": […], "mask_strategy": MaskStrategy}.
 
-        References that no segment uses, which a pipeline would refuse, are left out, and the others are counted anew.
+        References that no segment uses, which a pipeline refuses, are left out, and the others are renumbered.
         """
         count, unused = len(self.references), self._unused()
-        new = [i - sum(u < i for u in unused) for i in range(count + self.loops)]  # clips of loops follow references
+        # the clips of earlier loops follow the references
+        new = [i - sum(u < i for u in unused) for i in range(count + self.loops)]
         return {
             "references": [reference for i, reference in enumerate(self.references) if i not in unused],
             "mask_strategy": MaskStrategy([replace(s, reference=new[s.reference]) for s in self.strategy.segments]),
@@ -133,30 +134,28 @@ class MaskTimeline(Widget):
         return bool(self._future)
 
     def undo(self) -> None:
-        """Back to the strategy before the last change; those that no longer fit the video are passed over."""
-        self._travel(back=True)
+        """Restore the strategy before the last change, skipping those that no longer fit the video."""
+        self._step_history(self._past, self._future)
 
     def redo(self) -> None:
-        """Take the last undo() back."""
-        self._travel(back=False)
+        """Revert the last undo()."""
+        self._step_history(self._future, self._past)
 
     def __repr__(self) -> str:
         loops = f", {self.loops} loops" if self.loops > 1 else ""
-        references = f"{len(self.references)} reference{'s' * (len(self.references) != 1)}"
+        references = plural(len(self.references), "reference")
         return f'MaskTimeline("{self.text}": {self.num_frames} frames, {references}{loops})'
 
     def still(self) -> tuple[np.ndarray, str]:
-        whole, rows = self._whole(), []
-        for loop in range(self.loops):
-            rows.append(whole.timeline(self.num_frames, self._available(loop), loop))
+        rows = self._continued().resolve(self.num_frames, self._lengths, self.loops)
         title = f'"{self.text}"' if self.text else "no mask strategy"
-        return _drawn(rows, self._pictures, self._lengths, title), self.explanation
+        return _drawn_rows(rows, self._thumbnails, self._lengths, title), self.explanation
 
-    # -- what may be
+    # -- validation
 
     def _checked(self, **values) -> dict:
-        """All FACTS, some of them new, as the traits hold them. Raises OpenSoraErrors where they do not go together."""
-        new = {**{name: getattr(self, name) for name in FACTS}, **values}
+        """All FIELDS with some new values, normalized. Raises OpenSoraError if they don't fit together."""
+        new = {**{name: getattr(self, name) for name in FIELDS}, **values}
         strategy, references = new["strategy"], new["references"]
         if strategy is None or (isinstance(strategy, str) and not strategy.strip()):
             strategy = MaskStrategy()
@@ -171,27 +170,27 @@ class MaskTimeline(Widget):
             raise MaskStrategyError(f"condition_frames is {taken}, but a loop has {T} frames: give 1 to {T - 1}")
         return new
 
-    @traitlets.validate(*FACTS)
+    @traitlets.validate(*FIELDS)
     def _validate(self, proposal):
         name = proposal["trait"].name
         return self._checked(**{name: proposal["value"]})[name]
 
     def _count(self, references: tuple) -> tuple[int, ...]:
-        if self._counted[0] is not references:  # files are opened once
+        if self._counted[0] is not references:  # opens each file once
             self._counted = references, tuple(count_frames(reference) for reference in references)
         return self._counted[1]
 
     @property
     def _lengths(self) -> tuple[int, ...]:
-        """How many frames each reference has."""
+        """The number of frames of each reference."""
         return self._count(self.references)
 
     def _available(self, loop: int) -> list[int]:
-        """How many frames each reference of a loop has, clips of the loops before among them."""
+        """The number of frames of each reference of a loop, followed by the clips of earlier loops."""
         return [*self._lengths, *[self.num_frames] * loop]
 
-    def _whole(self) -> MaskStrategy:
-        """The strategy as a pipeline runs it."""
+    def _continued(self) -> MaskStrategy:
+        """The strategy with the segments that continue loops, as a pipeline runs it."""
         if self.condition_frames is None:
             return self.strategy
         return self.strategy.continued(self.loops, self.condition_frames, len(self.references))
@@ -199,20 +198,20 @@ class MaskTimeline(Widget):
     def _unused(self) -> list[int]:
         return sorted(set(range(len(self.references))) - {segment.reference for segment in self.strategy.segments})
 
-    # -- what happens
+    # -- updates
 
-    @traitlets.observe(*FACTS)
-    def _follow(self, change) -> None:
+    @traitlets.observe(*FIELDS)
+    def _on_change(self, change) -> None:
         if change["name"] == "strategy":
-            self._past = [*self._past, change["old"]][-MOST_UNDONE:]
+            self._past = [*self._past, change["old"]][-MAX_UNDO:]
             self._future = []
-        with self.hold_sync():  # the page gets references and segments in one piece
+        with self.hold_sync():  # one message with references and segments
             if change["name"] in ("references", "image_size"):
                 self._read_references()
             self._publish()
 
     def _publish(self) -> None:
-        """Tell the page."""
+        """Update the traits that the page shows."""
         segments = [
             {"text": segment.format(), **asdict(segment.resolve(self.num_frames, self._available(segment.loop)))}
             for segment in self.strategy.segments
@@ -233,20 +232,18 @@ class MaskTimeline(Widget):
         self.draft, self.error = self.text, ""
 
     def _read_references(self) -> None:
-        """Thumbnails of the references, as the model will see them."""
+        """Make the thumbnails of the references, cropped as for the model."""
         height, width = self.image_size
         size = THUMBNAIL, max(round(THUMBNAIL * width / height), 8)
-        self._pictures, clips = [], []
+        self._thumbnails, clips = [], []
         for index, (reference, frames) in enumerate(zip(self.references, self._lengths, strict=True)):
-            pictures = read_reference(reference, *size)
-            pictures = pictures[np.linspace(0, frames - 1, min(frames, MOST_THUMBNAILS)).round().astype(int)]
-            self._pictures.append(pictures)
-            name = (
-                Path(reference).name if isinstance(reference, (str, Path)) else "a picture" if frames == 1 else "a clip"
-            )
-            clips.append(
-                {"name": f"{index}: {name}", "frames": frames, "thumbnails": [image_url(p, "JPEG") for p in pictures]}
-            )
+            chosen = np.linspace(0, frames - 1, min(frames, MAX_THUMBNAILS)).round().astype(int)
+            thumbnails = read_reference(reference, *size)[chosen]
+            self._thumbnails.append(thumbnails)
+            unnamed = "a picture" if frames == 1 else "a clip"
+            name = Path(reference).name if isinstance(reference, (str, Path)) else unnamed
+            urls = [image_url(thumbnail, "JPEG") for thumbnail in thumbnails]
+            clips.append({"name": f"{index}: {name}", "frames": frames, "thumbnails": urls})
         self.clips = clips
 
     @traitlets.observe("draft")
@@ -259,8 +256,8 @@ class MaskTimeline(Widget):
             self.draft, self.error = self.text, ""
 
     def _on_message(self, _widget, content: dict, _buffers) -> None:
-        """What the page asks for: {"do": "undo"}, {"do": "redo"}, or {"do": "check", "text": …} of a draft."""
-        if content.get("do") == "check":  # while somebody is still typing
+        """A message from the page: {"do": "undo"}, {"do": "redo"}, or {"do": "check", "text": …} while typing."""
+        if content.get("do") == "check":
             try:
                 self._checked(strategy=content["text"])
             except OpenSoraError as error:
@@ -270,16 +267,16 @@ class MaskTimeline(Widget):
         elif content.get("do") in ("undo", "redo"):
             getattr(self, content["do"])()
 
-    def _travel(self, back: bool) -> None:
-        source, target = (self._past, self._future) if back else (self._future, self._past)
+    def _step_history(self, source: list[MaskStrategy], target: list[MaskStrategy]) -> None:
+        """Replace the strategy by the last valid one in `source`, and append the current one to `target`."""
+        past, future = self._past, self._future  # `_on_change` replaces them
         while source:
             strategy = source.pop()
             try:
                 self._checked(strategy=strategy)
-            except OpenSoraError:  # the video has changed since
+            except OpenSoraError:  # doesn't fit the current video
                 continue
             target.append(self.strategy)
-            past, future = self._past, self._future  # which a change of the strategy rewrites
             self.strategy = strategy
             self._past, self._future = past, future
             break
@@ -287,7 +284,7 @@ class MaskTimeline(Widget):
 
 
 def _presets(num_frames: int, lengths: Sequence[int]) -> list[dict]:
-    """The five tasks for these references: name, text of the strategy, and what is missing for it ("": nothing)."""
+    """The five tasks for these references: name, text of the strategy, and what it lacks ("": nothing)."""
     clip = next((i for i, frames in enumerate(lengths) if frames > 1), None)
     some = min(max(num_frames // 4, 1), lengths[clip]) if clip is not None else 1
 
@@ -307,12 +304,12 @@ def _presets(num_frames: int, lengths: Sequence[int]) -> list[dict]:
     return [{"name": name, "text": strategy.format(), "missing": missing} for name, strategy, missing in presets]
 
 
-def _drawn(rows: Sequence[Sequence[Frame]], pictures: Sequence[np.ndarray], lengths, title: str) -> np.ndarray:
-    """The rows of a timeline as a picture, uint8 [height, width, 3]: the frames given, and under noise what is not.
+def _drawn_rows(rows: Sequence[Sequence[Frame]], thumbnails: Sequence[np.ndarray], lengths, title: str) -> np.ndarray:
+    """Timelines as a picture, uint8 [height, width, 3]: given frames, covered by noise as far as they are generated.
 
-    rows: for each loop its frames. pictures, lengths: of each reference its thumbnails and its number of frames.
+    rows: the frames of each loop. thumbnails, lengths: of each reference its thumbnails and its number of frames.
     """
-    width = max([THUMBNAIL, *(p.shape[2] for p in pictures)])
+    width = max([THUMBNAIL, *(pictures.shape[2] for pictures in thumbnails)])
     cell, left, top, bar = width + 4, 60, 44, 6
     height = THUMBNAIL + bar + 20
     font, bold = still_fonts()
@@ -329,19 +326,18 @@ def _drawn(rows: Sequence[Sequence[Frame]], pictures: Sequence[np.ndarray], leng
         y = top + loop * height
         draw.text((8, y + THUMBNAIL // 2 - 7), f"loop {loop}", "black", font)
         for i, frame in enumerate(frames):
-            picture = noise.copy()
-            if frame.reference is not None and frame.reference < len(pictures):
-                known = pictures[frame.reference]
-                picture = known[frame.frame * len(known) // lengths[frame.reference]].copy()
+            letter, color = (" E", EDITED) if frame.edit_ratio else (" G", GIVEN)
+            if frame.reference is None:
+                picture, letter, color = noise, "", GENERATED
+            elif frame.reference < len(thumbnails):
+                pictures = thumbnails[frame.reference]
+                picture = pictures[frame.frame * len(pictures) // lengths[frame.reference]].copy()
                 covered = round(frame.edit_ratio * THUMBNAIL)
                 picture[THUMBNAIL - covered :] = noise[THUMBNAIL - covered :, : picture.shape[1]]
-            elif frame.reference is not None:
-                picture[:] = 205  # of a clip that is not there yet
+            else:  # of a clip that an earlier loop will make
+                picture = np.full_like(noise, 205)
             x = left + i * cell
             canvas.paste(Image.fromarray(picture), (x, y))
-            letter, color = (
-                (".", GENERATED) if frame.reference is None else ("E", EDITED) if frame.edit_ratio else ("G", GIVEN)
-            )
             draw.rectangle((x, y + THUMBNAIL, x + width - 1, y + THUMBNAIL + bar - 1), color)
-            draw.text((x, y + THUMBNAIL + bar), f"{i}{'' if letter == '.' else ' ' + letter}", "black", font)
+            draw.text((x, y + THUMBNAIL + bar), f"{i}{letter}", "black", font)
     return np.asarray(canvas)

@@ -171,13 +171,13 @@ def test_references_are_shown_as_the_model_sees_them():
     wide = np.zeros((64, 128, 3), np.uint8)
     wide[:, 32:96] = 255  # all that is left when it is cropped to a square
     timeline = MaskTimeline(16, [wide, clip(200)], "0", image_size=(64, 64))
-    picture, frames = timeline._pictures
+    picture, frames = timeline._thumbnails
     assert picture.shape == (1, 48, 48, 3)
     assert picture[:, 4:-4, 4:-4].min() > 250
     assert len(frames) == len(timeline.clips[1]["thumbnails"]) == 64  # of 200
     assert timeline.clips[1]["frames"] == 200
     timeline.image_size = (48, 80)
-    assert timeline._pictures[0].shape == (1, 48, 80, 3)
+    assert timeline._thumbnails[0].shape == (1, 48, 80, 3)
 
 
 def test_the_request_leaves_out_what_is_not_used():
