@@ -1,8 +1,8 @@
-// TaskLab: a form with a MaskTimeline in it, Generate, and the videos that come of it.
-// The traits are only read here. Everything that is to change is asked of Python, one message after the other:
-// {do: "change", values}, "generate", "cancel", "show", "compare", "restore", "video"; each is answered.
+// TaskLab: a form with a MaskTimeline, a Generate button, and the results.
+// This module never sets a trait. Every change is a message to Python, and every message gets a reply:
+// { do: "change", values }, "generate", "cancel", "show", "compare", "restore", "video".
 
-const PATIENCE = 4000; // milliseconds without an answer, after which the page says so
+const PATIENCE = 4000; // milliseconds without a reply before the page says so
 
 const FIELDS = [
   { name: "num_frames", text: "Frames", least: 1 },
@@ -21,64 +21,65 @@ export default {
     el.classList.add("osl");
     const status = announcer();
     const note = make("div", { class: "osl-error", role: "alert" });
-    const saidElsewhere = (text) => Object.values(model.get("errors")).includes(text);
-    const talk = conversation(model, (text) => write(note, saidElsewhere(text) ? "" : text));
-    const form = formOf(model, talk.ask);
-    const parts = [form, runBar(model, talk.ask, form, status), stage(model, talk.ask), shelf(model, talk.ask, status)];
+    const isShown = (text) => Object.values(model.get("errors")).includes(text); // beside its field
+    const messages = messenger(model, (text) => write(note, isShown(text) ? "" : text));
+    const { ask } = messages;
+    const form = requestForm(model, ask);
+    const parts = [form, runBar(model, ask, form, status), stage(model, ask), shelf(model, ask, status)];
     const root = make("div", { class: "osl-stack" }, ...parts.map((part) => part.node), status);
     parts[1].messages.append(note);
     keepKeys(root);
     el.append(root);
-    const timeline = child(model, form.place);
-    return () => [...parts, timeline, talk].forEach((part) => part.end());
+    const timeline = childView(model, form.timeline);
+    return () => [...parts, timeline, messages].forEach((part) => part.end());
   },
 };
 
-/** Messages to Python and their answers. `say` is told what went wrong, and "" once it is well again. */
-function conversation(model, say) {
-  const waiting = new Map(); // id -> { resolve, timer }
-  const me = Math.random().toString(36).slice(2); // answers reach every view of the model
+/** Messages to Python and their replies. Calls `say` with the failure of each reply ("": none). */
+function messenger(model, say) {
+  const pending = new Map(); // id -> { resolve, timer }
+  const view = Math.random().toString(36).slice(2); // replies reach every view of the model
   let count = 0;
   const listen = (content, buffers) => {
-    const asked = waiting.get(content.answer);
-    if (!asked) return;
-    waiting.delete(content.answer);
-    clearTimeout(asked.timer);
+    const message = pending.get(content.reply);
+    if (!message) return;
+    pending.delete(content.reply);
+    clearTimeout(message.timer);
     say(content.failure ?? "");
-    asked.resolve({ ...content, buffers });
+    message.resolve({ ...content, buffers });
   };
   model.on("msg:custom", listen);
   return {
-    /** Ask for something; gives the answer, or nothing where none comes. */
-    ask(what, details = {}) {
-      const id = `${me}-${count++}`;
+    /** Send a message; returns the promise of its reply. */
+    ask(action, details = {}) {
+      const id = `${view}-${count++}`;
       return new Promise((resolve) => {
-        const silence = () => say("The kernel has not answered yet. It is busy, or it has ended: then run the cell again.");
-        waiting.set(id, { resolve, timer: setTimeout(silence, PATIENCE) });
+        const noReply = () => say("The kernel has not replied yet. It is busy, or it has ended: then run the cell again.");
+        pending.set(id, { resolve, timer: setTimeout(noReply, PATIENCE) });
         try {
-          model.send({ do: what, id, ...details });
+          model.send({ do: action, id, ...details });
         } catch {
-          silence(); // a page without a kernel
+          noReply(); // a page without a kernel
         }
       });
     },
     end() {
       model.off("msg:custom", listen);
-      waiting.forEach(({ timer }) => clearTimeout(timer));
+      pending.forEach(({ timer }) => clearTimeout(timer));
     },
   };
 }
 
-/** The timeline, a widget of its own, shown in `place`. */
-function child(model, place) {
+/** Show the timeline, a widget of its own, in an element. */
+function childView(model, element) {
   let view, ended;
   const show = async () => {
     const id = model.get("timeline").slice("IPY_MODEL_".length);
     view = await model.widget_manager.create_view(await model.widget_manager.get_model(id));
     if (ended) view.remove();
-    else place.replaceChildren(view.el);
+    else element.replaceChildren(view.el);
   };
-  show().catch((error) => place.replaceChildren(make("div", { class: "osl-error" }, `The timeline cannot be shown: ${error.message}`)));
+  show().catch((error) => element.replaceChildren(make("div", { class: "osl-error" }, `The timeline cannot be shown: ${error.message}`)));
   return {
     end() {
       ended = true;
@@ -89,16 +90,16 @@ function child(model, place) {
 
 // --------------------------------------------------------------------------------------------------------- the form
 
-function formOf(model, ask) {
-  let unanswered = 0;
+function requestForm(model, ask) {
+  let pending = 0;
   const change = async (values) => {
-    unanswered += 1;
+    pending += 1;
     await ask("change", { values });
-    unanswered -= 1;
+    pending -= 1;
     fill();
   };
 
-  // the prompt: sent when typing pauses, and when the field is left
+  // the prompt: sent when typing pauses, and when the field loses the focus
   const prompt = make("textarea", { rows: 2, spellcheck: false });
   const promptError = make("div", { class: "osl-error", role: "alert" });
   let pause;
@@ -132,14 +133,14 @@ function formOf(model, ask) {
   const settingsError = make("div", { class: "osl-error osl-lab-line", role: "alert" });
 
   const fill = () => {
-    if (unanswered) return; // what is on its way would be overwritten
+    if (pending) return; // don't overwrite newer values
     const values = model.get("form");
     for (const { name, choices } of FIELDS) {
       const control = controls[name];
       if (choices) {
         const offered = model.get(choices).map((value) => JSON.stringify(value));
         if (offered.join() !== [...control.options].map((option) => option.value).join()) {
-          control.replaceChildren(...offered.map((value) => make("option", { value }, spoken(JSON.parse(value)))));
+          control.replaceChildren(...offered.map((value) => make("option", { value }, optionText(JSON.parse(value)))));
         }
         control.value = JSON.stringify(values[name]);
       } else if (!isFocused(control)) control.value = values[name] ?? "";
@@ -147,31 +148,32 @@ function formOf(model, ask) {
     set(controls.condition_frames, { disabled: values.loops === 1 });
     if (pause === undefined && !(isFocused(prompt) && prompt.value.trim() === values.prompt.trim())) prompt.value = values.prompt;
   };
-  const complain = () => {
+  const showErrors = () => {
     const errors = model.get("errors");
     for (const [name, control] of Object.entries(controls)) set(control, { "aria-invalid": name in errors && "true" });
     write(promptError, errors.prompt ?? "");
     write(settingsError, FIELDS.map(({ name, text }) => name in errors && `${text}: ${errors[name]}`).filter(Boolean).join("\n"));
   };
-  const ends = [follow(model, ["form", "sizes", "samplers"], fill), follow(model, ["errors"], complain)];
+  const ends = [follow(model, ["form", "sizes", "samplers"], fill), follow(model, ["errors"], showErrors)];
 
   const promptField = labelled("Prompt", prompt, { class: "osl-lab-field osl-lab-with-error" });
   prompt.before(promptError);
-  const place = make("div", { class: "osl-lab-timeline" });
+  const timeline = make("div", { class: "osl-lab-timeline" });
   return {
-    place,
+    timeline,
     node: make(
       "div",
       { class: "osl-stack" },
       promptField,
       make("div", { class: "osl-panel" }, make("div", { class: "osl-lab-settings" }, settings), settingsError),
-      place,
+      timeline,
     ),
-    /** Send what is still being typed, and go to the first field that is wrong, if any. */
+    /** Send the prompt without waiting for a pause. */
     finish: sendPrompt,
+    /** Move the focus to the first invalid field. */
     focusError() {
-      const wrong = Object.keys(controls).find((name) => name in model.get("errors"));
-      controls[wrong]?.focus();
+      const invalid = Object.keys(controls).find((name) => name in model.get("errors"));
+      controls[invalid]?.focus();
     },
     onEnter: (run) =>
       prompt.addEventListener("keydown", (event) => {
@@ -184,7 +186,7 @@ function formOf(model, ask) {
   };
 }
 
-function spoken(value) {
+function optionText(value) {
   return Array.isArray(value) ? value.join("×") : value;
 }
 
@@ -206,9 +208,9 @@ function runBar(model, ask, form, status) {
   const run = async () => {
     if (isRunning()) return;
     form.finish();
-    const answer = await ask("generate");
-    if (!answer.failure) return;
-    write(status, `Not started: ${answer.failure}`);
+    const { failure } = await ask("generate");
+    if (!failure) return;
+    write(status, `Not started: ${failure}`);
     form.focusError();
   };
   generate.addEventListener("click", run);
@@ -230,7 +232,7 @@ function runBar(model, ask, form, status) {
     };
     write(text, sentences[state]);
     bar.value = state === "done" ? 1 : isRunning() ? (done ?? 0) : 0;
-    // not `disabled`, which would take the focus away from who has just pressed it
+    // not `disabled`: a disabled button loses the focus
     set(generate, { "aria-disabled": isRunning() && "true" });
     set(cancel, { "aria-disabled": state !== "running" && "true" });
     write(failure, model.get("failure") || model.get("errors").timeline || "");
@@ -245,19 +247,19 @@ function runBar(model, ask, form, status) {
   };
 }
 
-// --------------------------------------------------------------------------------------- what plays, and what it is as code
+// ----------------------------------------------------------------------------------------------- videos and code
 
 function stage(model, ask) {
-  const films = filmsOf(model, ask);
-  const left = pane(films);
-  const right = pane(films);
-  const preview = make("img", { class: "osl-pixels osl-lab-preview", alt: "Preview: a few frames as the model believes them to be", hidden: true });
+  const videos = videoUrls(model, ask);
+  const left = pane(videos);
+  const right = pane(videos);
+  const preview = make("img", { class: "osl-pixels osl-lab-preview", alt: "Preview: some frames of the current prediction", hidden: true });
   left.box.append(preview);
 
   const draw = () => {
     const entry = (number) => model.get("history").find((candidate) => candidate.number === number);
-    left.show(entry(model.get("shown")), "Result", "Press Generate: the video plays here.");
-    right.show(entry(model.get("compared")), "Comparison", "Press Compare at a result, and it plays here.");
+    left.show(entry(model.get("shown")), "Result", "Press Generate: the video is played here.");
+    right.show(entry(model.get("compared")), "Comparison", "Press Compare on a result: it is played here.");
   };
   const drawPreview = () => {
     const bytes = model.get("preview");
@@ -266,45 +268,45 @@ function stage(model, ask) {
     left.rename(preview.hidden ? null : "Preview");
   };
   const ends = [follow(model, ["history", "shown", "compared", "video"], draw), follow(model, ["preview"], drawPreview)];
-  const code = ["python_code", "command_line"].map((trait) => codeOf(model, trait, { python_code: "Python", command_line: "Command line" }[trait]));
+  const code = ["python_code", "command_line"].map((trait) => codePanel(model, trait, { python_code: "Python", command_line: "Command line" }[trait]));
   return {
     node: make("div", { class: "osl-lab-stage" }, make("div", { class: "osl-lab-panes" }, left.node, right.node), make("div", { class: "osl-stack osl-lab-code" }, code.map((part) => part.node))),
     end() {
       [...ends, ...code.map((part) => part.end)].forEach((end) => end());
-      films.end();
+      videos.end();
       showBytes(preview, null);
     },
   };
 }
 
-/** The addresses of results' videos: the one that plays came with the state, others are fetched when they are wanted. */
-function filmsOf(model, ask) {
-  const addresses = new Map(); // number -> blob:
+/** The blob: URLs of results' videos: of the current one from a trait, of others fetched when needed. */
+function videoUrls(model, ask) {
+  const urls = new Map(); // number -> URL
   const keep = (number, type, bytes) => {
-    if (!addresses.has(number)) addresses.set(number, URL.createObjectURL(new Blob([bytes], { type })));
-    return addresses.get(number);
+    if (!urls.has(number)) urls.set(number, URL.createObjectURL(new Blob([bytes], { type })));
+    return urls.get(number);
   };
   return {
     async of({ number, type }) {
-      for (const old of addresses.keys()) {
+      for (const old of urls.keys()) {
         if (model.get("history").some((entry) => entry.number === old)) continue;
-        URL.revokeObjectURL(addresses.get(old));
-        addresses.delete(old);
+        URL.revokeObjectURL(urls.get(old));
+        urls.delete(old);
       }
-      if (addresses.has(number)) return addresses.get(number);
+      if (urls.has(number)) return urls.get(number);
       const bytes = model.get("video");
       if (number === model.get("shown") && bytes?.byteLength) return keep(number, type, bytes);
-      const answer = await ask("video", { number });
-      return answer.failure ? null : keep(number, type, answer.buffers[0]);
+      const { failure, buffers } = await ask("video", { number });
+      return failure ? null : keep(number, type, buffers[0]);
     },
     end() {
-      addresses.forEach((address) => URL.revokeObjectURL(address));
+      urls.forEach((url) => URL.revokeObjectURL(url));
     },
   };
 }
 
-/** A place where a result plays: its picture until the video is there. */
-function pane(films) {
+/** Plays a result; shows its picture until the video has been fetched. */
+function pane(videos) {
   const title = make("h4", { class: "osl-title" });
   const box = make("div", { class: "osl-lab-box" });
   const prompt = make("div", { class: "osl-lab-prompt" });
@@ -319,7 +321,7 @@ function pane(films) {
     rename(text) {
       write(title, text ?? name ?? "");
     },
-    /** Play a result; without one, the pane has this title and says what it is for. */
+    /** Play a result; without one, show the title `empty` and the hint `purpose`. */
     async show(entry, empty, purpose) {
       if (entry ? entry.number === current : current === undefined && media.firstChild) return;
       current = entry?.number;
@@ -331,22 +333,22 @@ function pane(films) {
       const picture = make("img", { class: "osl-pixels", alt: `Frames of result ${entry.number}` });
       showBytes(picture, entry.picture, "image/jpeg");
       media.replaceChildren(picture);
-      const src = await films.of(entry);
+      const src = await videos.of(entry);
       if (!src || current !== entry.number) return;
       const label = `Result ${entry.number}: ${entry.prompt}`;
-      const film =
+      const player =
         entry.type === "image/png"
           ? make("img", { class: "osl-pixels", src, alt: label })
           : make("video", { class: "osl-pixels", src, controls: true, loop: true, autoplay: true, playsinline: true, "aria-label": label });
-      film.muted = true; // the attribute alone does not count for elements made by a script
-      media.replaceChildren(film);
+      player.muted = true; // the attribute alone has no effect on elements made by scripts
+      media.replaceChildren(player);
       showBytes(picture, null);
     },
   };
 }
 
-/** Code that can be copied. */
-function codeOf(model, trait, name) {
+/** Code with a Copy button. */
+function codePanel(model, trait, name) {
   const wrapped = trait === "command_line" && "osl-lab-wrapped"; // one line, however long
   const code = make("pre", { class: `osl-code osl-lab-pre ${wrapped || ""}`, tabindex: 0, role: "region", "aria-label": name });
   const copied = make("span", { class: "osl-label", role: "status" });
@@ -365,7 +367,7 @@ function codeOf(model, trait, name) {
     timer = setTimeout(() => write(copied, ""), 4000);
   });
   const update = () => {
-    write(code, model.get(trait) || "What is wrong in the form comes first; then the code stands here.");
+    write(code, model.get(trait) || "Correct the errors in the form to see the code.");
     copy.disabled = !model.get(trait);
   };
   const end = follow(model, [trait], update);
@@ -383,7 +385,7 @@ function codeOf(model, trait, name) {
 function shelf(model, ask, status) {
   const cards = new Map(); // number -> { node, show, compare }
   const list = make("ol", { class: "osl-lab-cards", reversed: true });
-  const empty = make("p", { class: "osl-label" }, "Every result stands here with its settings: to show, to compare, to restore.");
+  const empty = make("p", { class: "osl-label" }, "Results appear here with their settings: show, compare or restore them.");
   const dropped = make("p", { class: "osl-label" });
 
   const card = (entry) => {
@@ -393,10 +395,10 @@ function shelf(model, ask, status) {
     const show = make("button", { type: "button", class: "osl-lab-show", "aria-label": `Show ${name}`, onclick: () => ask("show", { number: entry.number }) }, picture);
     const compare = make("button", { type: "button", "aria-label": `Compare ${name}` }, "Compare");
     compare.addEventListener("click", () => ask("compare", { number: model.get("compared") === entry.number ? 0 : entry.number }));
-    const restore = make("button", { type: "button", "aria-label": `Restore ${name}`, title: "Put its settings back into the form" }, "Restore");
+    const restore = make("button", { type: "button", "aria-label": `Restore ${name}`, title: "Fill the form with its settings" }, "Restore");
     restore.addEventListener("click", async () => {
-      const answer = await ask("restore", { number: entry.number });
-      if (!answer.failure) write(status, `The form holds what ${name} was made with`);
+      const { failure } = await ask("restore", { number: entry.number });
+      if (!failure) write(status, `The form has the request of ${name}`);
     });
     const node = make(
       "li",

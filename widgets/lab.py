@@ -1,29 +1,28 @@
-"""TaskLab: the whole tool. A form, a mask timeline, Generate; the result plays, and stands there as code.
+"""TaskLab: a form with a mask timeline that generates videos, plays them, and shows the same request as code.
 
     lab = TaskLab(OpenSora.from_pretrained("tiny"), ["beach.png", "wave.png"], "a red car", "0;0,1,0,-1")
     lab                                  # in a notebook
-    lab.generate(wait=True)              # without one: the Video
+    lab.generate(wait=True)              # without one: returns the Video
 
-Videos are made in a thread, one at a time. The page is a client: it sees the synced traits, which it never sets, and
-sends messages, each of which is a call of a method and is answered. Whoever changes something, page, Python or thread,
-holds one lock, for JupyterLab handles messages of widgets in a thread of their own.
+Videos are generated in a thread, one at a time. The page never sets a trait: it shows the synced traits and sends
+messages; each message calls a method and gets a reply. One lock protects the state from concurrent changes by the
+page, Python code and the thread: JupyterLab handles widget messages beside the main thread.
 """
 
 import atexit
-import json
-import shlex
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ipywidgets
 import numpy as np
 import traitlets
+from opensora_lite.widgets.request_code import MODEL_FLAGS, SETTINGS, command_line, python_code
 from opensora_lite.widgets.timeline import MaskTimeline
-from opensora_lite.widgets.widget import Widget, encoded, module, still_fonts
+from opensora_lite.widgets.widget import Widget, encoded, module, plural, still_fonts
 from PIL import Image, ImageDraw
 
 from opensora_lite.errors import MaskStrategyError, OpenSoraError, PromptError
@@ -33,36 +32,35 @@ from opensora_lite.prompts import split_prompt
 from opensora_lite.request import SAMPLER_NAMES, Job, Settings, model_defaults, plan
 from opensora_lite.video import Video, _mp4_bytes
 
-KEPT = 12  # results, with their videos
-MOST_SYNCED = 150_000  # bytes of a video that the notebook's file keeps; a larger one is fetched when it is shown
+MAX_RESULTS = 12  # older results are dropped
+MAX_SYNCED = 150_000  # bytes of a video stored in the notebook; the page fetches larger ones
 PREVIEW_FRAMES = 4
-PREVIEW_PAUSE = 0.25  # seconds between two previews
-LAST_STEP = 10  # seconds that a run has to end when Python does
-PREVIEW_SHARE = 0.1  # of a run's time that previews may take
+PREVIEW_INTERVAL = 0.25  # least number of seconds between two previews
+PREVIEW_SHARE = 0.1  # largest share of a run's time spent on previews
+EXIT_TIMEOUT = 10  # seconds that Python's exit waits for a run to end
 
-SETTINGS = tuple(f.name for f in fields(Settings) if f.name not in ("batch_size", "num_sample"))
-SHARED = ("num_frames", "image_size", "loops", "condition_frames")  # with the timeline
-# Offered where a model does not say what it was trained on: Open-Sora 1.1's resolutions, in multiples of 8 pixels.
+SHARED = ("num_frames", "image_size", "loops", "condition_frames")  # fields that the timeline has as well
+# For models that don't list their sizes: Open-Sora 1.1's resolutions as multiples of 8 pixels.
 SIZES = [(256, 256), (144, 256), (256, 144), (240, 424), (424, 240), (360, 640), (640, 360), (480, 848), (848, 480)]
 
 # ---------------------------------------------------------------------------------------------------------------------
-#   What is asked for, and what came of it
+#   Requests and results
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Request:
-    """All that makes a video what it is. A request that a TaskLab holds has been checked."""
+    """A prompt, settings, references and a mask strategy."""
 
     prompt: str
     settings: Settings
-    references: tuple  # as the pipeline gets them: those that the strategy uses
+    references: tuple  # those that the strategy uses
     strategy: MaskStrategy
-    tray: tuple  # all references of the timeline,
-    tray_strategy: MaskStrategy  # and its strategy, which counts those
+    all_references: tuple  # of the timeline, including unused ones
+    timeline_strategy: MaskStrategy  # the same strategy, numbered by `all_references`
 
     def jobs(self) -> list[Job]:
-        """What the pipeline is to do, one job. Raises an OpenSoraError for what cannot be done."""
+        """The plan, one job. Raises an OpenSoraError for an impossible request."""
         return plan([self.prompt], [list(self.references)], [self.strategy], self.settings)
 
     def __str__(self):
@@ -71,14 +69,14 @@ class Request:
         loops = f" in {s.loops} loops" if s.loops > 1 else ""
         strategy = f" · {self.strategy}" if self.strategy.segments else ""
         return (
-            f"{s.total_frames} frame{'s' * (s.total_frames != 1)}{loops} · {height}×{width}"
+            f"{plural(s.total_frames, 'frame')}{loops} · {height}×{width}"
             f" · {s.sampler}, {s.num_sampling_steps} steps · guidance {s.guidance_scale:g} · seed {s.seed}{strategy}"
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A finished video. number: counted from 1. seconds: how long it took. media: the video as mp4 or PNG."""
+    """A finished video. number: from 1. seconds: duration of the run. media: an mp4, of a single frame a PNG."""
 
     number: int
     request: Request
@@ -88,143 +86,7 @@ class Result:
 
 
 class _Cancelled(Exception):
-    """Ends a run at its next step."""
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-#   A request as code
-# ---------------------------------------------------------------------------------------------------------------------
-
-FLAGS = {  # of `opensora-lite generate`
-    "num_frames": "--num-frames",
-    "image_size": "--image-size",
-    "fps": "--fps",
-    "frame_interval": "--frame-interval",
-    "sampler": "--sampler",
-    "num_sampling_steps": "--num-sampling-steps",
-    "guidance_scale": "--cfg-scale",
-    "guidance_interval": "--guidance-interval",
-    "cache_threshold": "--cache-threshold",
-    "cfg_channel": "--cfg-channel",
-    "loops": "--loop",
-    "condition_frames": "--condition-frame-length",
-    "seed": "--seed",
-}
-MODEL_FLAGS = {
-    "model": "--model",
-    "stdit": "--model-pretrained-path",
-    "t5": "--text-encoder-pretrained-path",
-    "vae": "--vae-pretrained-path",
-    "device": "--device",
-    "dtype": "--dtype",
-    "micro_batch_size": "--micro-batch-size",
-}
-
-
-def python_code(request: Request, defaults: Settings, model: Mapping) -> str:
-    """Python that makes the same video. defaults: the model's. model: the arguments of `OpenSora.from_pretrained`.
-
-    References that are not files become names, and a comment says what each must hold.
-    """
-    names, comments = [], []
-    for index, reference in enumerate(request.references):
-        names.append(_text(str(reference)) if _is_file(reference) else f"reference_{index}")
-        if not _is_file(reference):
-            comments.append(f"# reference_{index} must hold what TaskLab was given: {_described(reference)}")
-    arguments = [_text(request.prompt)]
-    if names:
-        arguments += [f"references=[{', '.join(names)}]", f"mask_strategy={_text(request.strategy.format())}"]
-    arguments += [f"{name}={value!r}" for name, value in _chosen(request, defaults).items()]
-    model = [_text(str(v)) if n == "model" else f"{n}={_plain(v)!r}" for n, v in model.items()]
-    lines = [
-        "from opensora_lite import OpenSora",
-        "",
-        *comments,
-        f"pipe = OpenSora.from_pretrained({', '.join(model)})",
-        "video = pipe(",
-        *(f"    {argument}," for argument in arguments),
-        ")",
-        "video",
-    ]
-    return "\n".join(lines)
-
-
-def command_line(request: Request, defaults: Settings, model: Mapping) -> str:
-    """The shell command that makes the same video.
-
-    References that are not files must be saved first; comments above the command say how, and under which names.
-    """
-    comments, paths = [], []
-    for index, reference in enumerate(request.references):
-        path, how = (str(reference), None) if _is_file(reference) else _saved(f"reference_{index}", reference)
-        paths.append(path)
-        if how:
-            comments.append(f"#   {how}")
-    prompt = request.prompt
-    options = []
-    if any(";" in path for path in paths):  # which separates paths, but not in the prompt's JSON suffix
-        prompt += json.dumps({"reference_path": paths}, ensure_ascii=False)
-    elif paths:
-        options.append(_option("--reference-path", ";".join(paths)))
-    if paths:
-        options.append(_option("--mask-strategy", request.strategy.format()))
-    for name, value in _chosen(request, defaults).items():
-        values = value if isinstance(value, tuple) else (0 if value is None else value,)  # --cfg-channel 0: all
-        options.append(_option(FLAGS[name], *values))
-    options += [
-        _option(MODEL_FLAGS[name], value) for name, value in model.items() if (name, value) != ("model", "tiny")
-    ]
-    if comments:
-        comments.insert(0, "# Save what is not a file yet, in Python:")
-    command = " ".join(["opensora-lite generate", _option("--prompt", prompt), *options])
-    return "\n".join([*comments, command])
-
-
-def _chosen(request: Request, defaults: Settings) -> dict:
-    """The settings that differ from the model's defaults."""
-    values = {name: getattr(request.settings, name) for name in SETTINGS}
-    return {name: value for name, value in values.items() if value != getattr(defaults, name)}
-
-
-def _text(text: str) -> str:
-    """A Python literal in double quotes."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _plain(value):
-    return str(value) if isinstance(value, Path) else value
-
-
-def _option(flag: str, *values) -> str:
-    values = [str(value) for value in values]
-    if values[0].startswith("-"):  # which argparse would take for the next flag
-        return f"{flag}={shlex.quote(values[0])}"
-    return " ".join([flag, *map(shlex.quote, values)])
-
-
-def _is_file(reference) -> bool:
-    return isinstance(reference, (str, Path))
-
-
-def _described(reference) -> str:
-    if isinstance(reference, np.ndarray):
-        return f"an array {reference.dtype} {list(reference.shape)}"
-    if isinstance(reference, Video):
-        return repr(reference)
-    return "a PIL image {}×{}".format(*reference.size[::-1])
-
-
-def _saved(name: str, reference) -> tuple[str, str]:
-    """(the file, the Python that saves a reference of this name there)."""
-    if isinstance(reference, Image.Image):
-        return f"{name}.png", f'{name}.save("{name}.png")'
-    frames = reference.frames if isinstance(reference, Video) else reference
-    video = name if isinstance(reference, Video) else f"Video({name})"
-    if frames.ndim == 3:
-        video, frames = f"Video({name}[None])", frames[None]
-    if len(frames) == 1:
-        return f"{name}.png", f'{video}.save("{name}.png")'
-    return f"{name}.mp4", f'{video}.save("{name}.mp4")  # which loses a little: the result will differ by as much'
+    """Raised in `on_step` to end a run."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -233,35 +95,35 @@ def _saved(name: str, reference) -> tuple[str, str]:
 
 
 class TaskLab(Widget):
-    """Everything that a request consists of as a form, with a MaskTimeline in it, and the videos that it gives.
+    """A form for a request, with a MaskTimeline, and its results.
 
-    pipe: an OpenSora. references: what can be put onto the timeline: paths, Videos, arrays uint8 [T, H, W, 3] or PIL
-    images. strategy: a MaskStrategy or its text. model: how `pipe` was loaded, for the code: the name or folder given
-    to `OpenSora.from_pretrained`, or a dict of its arguments. settings: fields of `Settings` other than batch_size and
-    num_sample, for one video is made at a time.
+    pipe: an OpenSora. references: for the timeline: paths, Videos, arrays uint8 [T, H, W, 3] or PIL images.
+    strategy: a MaskStrategy or its text. model: how `pipe` was loaded, for the code: the name or folder given to
+    `OpenSora.from_pretrained`, or a dict of its arguments. settings: fields of `Settings` other than batch_size and
+    num_sample: a run makes one video.
 
-    Raises an OpenSoraError for what cannot be done together, as `change` does.
+    Raises an OpenSoraError for an impossible request.
     """
 
     _esm = module("lab.js")
 
-    # What the page shows, and never sets.
+    # Set by Python only.
     timeline = traitlets.Instance(MaskTimeline).tag(sync=True, **ipywidgets.widget_serialization)
     samplers = traitlets.List(SAMPLER_NAMES).tag(sync=True)
-    sizes = traitlets.List().tag(sync=True)  # [height, width] that are offered
-    form = traitlets.Dict().tag(sync=True)  # "prompt" and SETTINGS, as they were typed: right or not
-    errors = traitlets.Dict().tag(sync=True)  # a field of the form, or "timeline": what is wrong with it
-    python_code = traitlets.Unicode().tag(sync=True)  # of what stands in the form; "" while there are errors
+    sizes = traitlets.List().tag(sync=True)  # [height, width] to choose from
+    form = traitlets.Dict().tag(sync=True)  # "prompt" and SETTINGS as typed, valid or not
+    errors = traitlets.Dict().tag(sync=True)  # field of the form, or "timeline" -> message
+    python_code = traitlets.Unicode().tag(sync=True)  # of the form; "" while there are errors
     command_line = traitlets.Unicode().tag(sync=True)
     state = traitlets.Enum(("idle", "running", "cancelling", "done", "cancelled", "failed"), "idle").tag(sync=True)
-    failure = traitlets.Unicode().tag(sync=True)  # why the last run could not start, or did not end
-    progress = traitlets.Dict().tag(sync=True)  # step, steps, loop, loops, seconds, left (None: not known yet)
-    preview = traitlets.Bytes().tag(sync=True)  # while a video is made: a few frames of the predicted x_0, a JPEG
-    history = traitlets.List().tag(sync=True)  # of each result that is kept: number, prompt, line, seconds …
-    dropped = traitlets.Int(0).tag(sync=True)  # how many older ones are not
-    shown = traitlets.Int(0).tag(sync=True)  # number of the result that plays; 0: none
-    compared = traitlets.Int(0).tag(sync=True)  # number of the one beside it; 0: none
-    video = traitlets.Bytes().tag(sync=True)  # media of the one shown, unless it is large
+    failure = traitlets.Unicode().tag(sync=True)  # why the last run failed
+    progress = traitlets.Dict().tag(sync=True)  # step, steps, loop, loops, seconds, left (seconds, None if unknown)
+    preview = traitlets.Bytes().tag(sync=True)  # during a run: some frames of the predicted x_0, JPEG
+    history = traitlets.List().tag(sync=True)  # of each result kept: number, prompt, line, seconds …
+    dropped = traitlets.Int(0).tag(sync=True)  # number of older results
+    shown = traitlets.Int(0).tag(sync=True)  # number of the result that is played; 0: none
+    compared = traitlets.Int(0).tag(sync=True)  # number of the result beside it; 0: none
+    video = traitlets.Bytes().tag(sync=True)  # media of the result that is played; b"" if it is large
 
     def __init__(
         self,
@@ -278,21 +140,21 @@ class TaskLab(Widget):
         unknown = sorted(set(settings) - set(SETTINGS))
         if unknown:
             raise TypeError(f"unknown setting {', '.join(unknown)}; a TaskLab has {', '.join(SETTINGS)}")
-        asked = replace(pipe.settings, **{"batch_size": 1, "num_sample": 1, **settings})
+        chosen = replace(pipe.settings, **{"batch_size": 1, "num_sample": 1, **settings})
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._outcome: Result | BaseException | None = None  # of the last run
         self._results: list[Result] = []
-        self._problems: dict[str, OpenSoraError] = {}  # `errors`, as exceptions
-        self._request: Request | None = None  # what stands in the form; None while there are errors
-        self._deaf = False  # to the timeline, while it is this object that changes it
-        self._preview_seconds = 0.0  # what the last preview took
-        shared = {name: getattr(asked, name) for name in SHARED}
+        self._problems: dict[str, OpenSoraError] = {}  # `errors` as exceptions
+        self._request: Request | None = None  # of the form; None while there are errors
+        self._ignores_timeline = False  # while this object changes the timeline
+        self._preview_seconds = 0.0  # duration of the last preview
+        shared = {name: getattr(chosen, name) for name in SHARED}
         super().__init__(
             timeline=MaskTimeline(references=references, strategy=strategy, **shared),
-            form={"prompt": prompt, **{name: getattr(asked, name) for name in SETTINGS}},
-            sizes=list(dict.fromkeys([*(sizes or SIZES), asked.image_size])),
+            form={"prompt": prompt, **{name: getattr(chosen, name) for name in SETTINGS}},
+            sizes=list(dict.fromkeys([*(sizes or SIZES), chosen.image_size])),
         )
         self._check()
         for problem in self._problems.values():
@@ -304,7 +166,7 @@ class TaskLab(Widget):
     # -- the form
 
     def change(self, **values) -> None:
-        """Change `prompt`, `references`, `strategy` and settings: all of them, or, with an OpenSoraError, none."""
+        """Change `prompt`, `references`, `strategy` and settings: all, or none and raise an OpenSoraError."""
         with self._lock:
             form, timeline, problems = self.form, self._timeline_values(), self._problems
             self._change(values)
@@ -315,13 +177,14 @@ class TaskLab(Widget):
                     raise problem
 
     def restore(self, number: int) -> None:
-        """Put the prompt, the settings, the references and the strategy of a result back into the form."""
+        """Fill the form with the prompt, settings, references and strategy of a result."""
         request = self.result(number).request
         settings = {name: getattr(request.settings, name) for name in SETTINGS}
-        self.change(prompt=request.prompt, references=request.tray, strategy=request.tray_strategy, **settings)
+        references, strategy = request.all_references, request.timeline_strategy
+        self.change(prompt=request.prompt, references=references, strategy=strategy, **settings)
 
     def _change(self, values: Mapping) -> None:
-        """Take values as they are, and say in `errors` what is wrong with them."""
+        """Set values in the form, valid or not, and update `errors`."""
         timeline = {name: values[name] for name in ("references", "strategy") if name in values}
         typed = {name: value for name, value in values.items() if name not in timeline}
         unknown = sorted(set(typed) - set(self.form))
@@ -338,9 +201,9 @@ class TaskLab(Widget):
         self._check(**timeline)
 
     def _check(self, **timeline) -> None:
-        """Bring the form to the timeline, and tell what is wrong, or what the request is as code.
+        """Copy the form to the timeline, check it, and update `errors` and the code.
 
-        timeline: new references and a new strategy for it.
+        timeline: new references and a new strategy for the timeline.
         """
         problems: dict[str, OpenSoraError] = {}
 
@@ -365,19 +228,17 @@ class TaskLab(Widget):
         if settings:
             new = {name: getattr(settings, name) for name in SHARED}
             field = next((n for n in SHARED if new[n] != getattr(self.timeline, n) and not timeline), "timeline")
-            with about(field), self._deafened():
+            with about(field), self._ignoring_timeline():
                 self.timeline.change(**new, **timeline)
         if self.timeline.error:
-            problems["timeline"] = MaskStrategyError(
-                "The text of the mask strategy has a mistake: mend it, or undo it."
-            )
+            problems["timeline"] = MaskStrategyError("The text of the mask strategy has an error: correct or undo it.")
         with about("prompt"):
             self._check_prompt(form["prompt"], settings)
         if settings and not problems:
             request = self.timeline.request
             references, strategy = tuple(request["references"]), request["mask_strategy"]
-            tray = self.timeline.references, self.timeline.strategy
-            self._request = Request(form["prompt"], settings, references, strategy, *tray)
+            unreduced = self.timeline.references, self.timeline.strategy
+            self._request = Request(form["prompt"], settings, references, strategy, *unreduced)
             with about("timeline"):
                 self._request.jobs()
         self._problems = problems
@@ -393,49 +254,51 @@ class TaskLab(Widget):
     @staticmethod
     def _check_prompt(prompt, settings: Settings | None) -> None:
         if isinstance(prompt, str) and split_prompt(prompt)[1]:
-            raise PromptError("References and the mask strategy stand on the timeline: leave the JSON suffix out.")
-        plan([prompt], settings=settings or Settings())  # what is wrong with settings is said elsewhere
+            raise PromptError("The timeline holds references and the mask strategy: remove the JSON suffix.")
+        plan([prompt], settings=settings or Settings())  # invalid settings are reported elsewhere
 
     def _timeline_values(self) -> dict:
         return {name: getattr(self.timeline, name) for name in ("references", "strategy")}
 
     @contextmanager
-    def _deafened(self):
-        self._deaf = True
+    def _ignoring_timeline(self):
+        self._ignores_timeline = True
         try:
             yield
         finally:
-            self._deaf = False
+            self._ignores_timeline = False
 
     def _on_timeline(self, change) -> None:
-        """Somebody has changed the timeline: what it shares with the form follows."""
-        if self._deaf:
+        """Copy a change of the timeline by the page or by Python code to the form."""
+        if self._ignores_timeline:
             return
         with self._lock:
             if change["name"] in SHARED:
                 self.form = {**self.form, change["name"]: change["new"]}
             self._check()
 
-    # -- making videos
+    # -- runs
 
     @property
     def results(self) -> list[Result]:
-        """The results that are kept, at most KEPT, oldest first."""
+        """The last results, at most MAX_RESULTS, oldest first."""
         return list(self._results)
 
     def result(self, number: int) -> Result:
-        """The result with this number. Raises OpenSoraError where it is not kept."""
+        """The result with this number. Raises OpenSoraError if it doesn't exist or was dropped."""
         for result in self._results:
             if result.number == number:
                 return result
-        kept = f"kept are {self._results[0].number} to {self._results[-1].number}" if self._results else "there is none"
-        raise OpenSoraError(f"result {number} does not exist, or not any more; {kept}")
+        kept = (
+            f"there are {self._results[0].number} to {self._results[-1].number}" if self._results else "there is none"
+        )
+        raise OpenSoraError(f"result {number} does not exist; {kept}")
 
     def generate(self, wait: bool = False) -> Video | None:
-        """Make the video that the form describes, in a thread; with `wait`, the Video.
+        """Start the run that the form describes, in a thread; with `wait`, return its Video.
 
-        Raises an OpenSoraError, before anything runs, for what is wrong in the form, and while another video is made.
-        With `wait` it also raises what went wrong in the run, and an OpenSoraError where the run was cancelled.
+        Raises an OpenSoraError for an invalid form, and during another run. With `wait` it also raises the error of
+        the run, or an OpenSoraError if the run was cancelled.
         """
         with self._lock:
             self._refuse_while_running()
@@ -448,8 +311,8 @@ class TaskLab(Widget):
             self._thread = thread
             with self.hold_sync():
                 self.failure, self.preview, self.state = "", b"", "running"
-                self.progress = self._stands(self._request.settings, 0, 0.0)
-            atexit.register(self._leave)
+                self.progress = self._progress(self._request.settings, 0, 0.0)
+            atexit.register(self._on_exit)
             thread.start()
         if not wait:
             return None
@@ -465,14 +328,14 @@ class TaskLab(Widget):
         return self._outcome.video
 
     def cancel(self) -> None:
-        """Stop the run at its next step; without one, nothing happens."""
+        """Stop the current run, if any, at its next step."""
         with self._lock:
             if self.state == "running":
                 self._stop.set()
                 self.state = "cancelling"
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the run to end, at most `timeout` seconds; whether it has."""
+        """Wait at most `timeout` seconds for the run to end; returns whether it has ended."""
         thread = self._thread
         if thread is None:
             return True
@@ -480,34 +343,34 @@ class TaskLab(Widget):
         return not thread.is_alive()
 
     def close(self) -> None:
-        if self.trait_has_value("timeline"):  # else it was never finished
+        if self.trait_has_value("timeline"):  # __init__ may have failed before
             self.cancel()
             self.timeline.close()
         super().close()
 
-    def _leave(self) -> None:
-        """Python ends. It would abort where it takes a thread away in the middle of Paddle's code, so the step ends."""
+    def _on_exit(self) -> None:
+        """End the run before Python exits, which would abort a thread that is inside Paddle's code."""
         self.cancel()
-        self.wait(LAST_STEP)
+        self.wait(EXIT_TIMEOUT)
 
     def _refuse_while_running(self) -> None:
         if self.state in ("running", "cancelling"):
-            raise OpenSoraError("a video is being made already: wait for it, or cancel it first")
+            raise OpenSoraError("a run is in progress: wait for it, or cancel it first")
 
     def _run(self, request: Request) -> None:
-        """The thread. Whatever happens in it, it ends with a state that allows the next run."""
+        """The thread's function. It always ends in a state that allows the next run."""
         start = time.perf_counter()
-        follow = self._follower(request.settings)
+        on_step = self._on_step(request.settings)
         try:
-            ((_, video),) = self.pipe.generate(request.jobs(), request.settings, follow)
+            ((_, video),) = self.pipe.generate(request.jobs(), request.settings, on_step)
             if self._stop.is_set():
                 raise _Cancelled
             seconds = time.perf_counter() - start
-            media = _png(video) if len(video) == 1 else _mp4_bytes(video.frames, video.fps)
+            media = encoded(video.frames[0]) if len(video) == 1 else _mp4_bytes(video.frames, video.fps)
             outcome = Result(self.dropped + len(self._results) + 1, request, video, seconds, media)
-        except BaseException as error:  # a message for people, whatever it was
+        except BaseException as error:  # shown in the page
             outcome = error
-        atexit.unregister(self._leave)
+        atexit.unregister(self._on_exit)
         with self._lock, self.hold_sync():
             self._outcome = outcome
             self.preview = b""
@@ -520,33 +383,33 @@ class TaskLab(Widget):
             else:
                 self.failure, self.state = _message(outcome), "failed"
 
-    def _follower(self, settings: Settings):
-        """What the pipeline calls after every step."""
-        previewed, spent = 0.0, 0.0  # seconds: when the last preview was ready, and what all took
+    def _on_step(self, settings: Settings):
+        """The callback after every step of a run: cancels it, reports progress, and makes previews."""
+        previewed, spent = 0.0, 0.0  # seconds: time of the last preview, and duration of all of them
 
-        def follow(progress: Progress) -> None:
+        def on_step(progress: Progress) -> None:
             nonlocal previewed, spent
             if self._stop.is_set():
                 raise _Cancelled
             seconds = progress.seconds
             preview = None
-            in_time = spent + self._preview_seconds <= PREVIEW_SHARE * seconds
-            if in_time and seconds - previewed >= PREVIEW_PAUSE and progress.step.number < progress.steps:
+            affordable = spent + self._preview_seconds <= PREVIEW_SHARE * seconds
+            if affordable and seconds - previewed >= PREVIEW_INTERVAL and progress.step.number < progress.steps:
                 start = time.perf_counter()
-                preview = self._previewed(progress.step)
+                preview = self._make_preview(progress.step)
                 self._preview_seconds = time.perf_counter() - start
                 previewed, spent = seconds + self._preview_seconds, spent + self._preview_seconds
             with self._lock, self.hold_sync():
                 done = progress.loop * progress.steps + progress.step.number
-                self.progress = self._stands(settings, done, seconds)
+                self.progress = self._progress(settings, done, seconds)
                 if preview:
                     self.preview = preview
 
-        return follow
+        return on_step
 
     @staticmethod
-    def _stands(settings: Settings, done: int, seconds: float) -> dict:
-        """`progress` after `done` steps of all loops."""
+    def _progress(settings: Settings, done: int, seconds: float) -> dict:
+        """The value of `progress` after `done` steps of all loops."""
         steps, total = settings.num_sampling_steps, settings.num_sampling_steps * settings.loops
         loop = max(done - 1, 0) // steps
         left = round(seconds / done * (total - done), 1) if done else None
@@ -560,10 +423,10 @@ class TaskLab(Widget):
             "left": left,
         }
 
-    def _previewed(self, step) -> bytes:
-        """A few frames as a step believes them to be, side by side: a JPEG."""
+    def _make_preview(self, step) -> bytes:
+        """A JPEG of some frames of the x_0 that a step predicts, decoded."""
         x_0, sample = (tensor[0].astype("float32").numpy() for tensor in (step.x_0, step.sample))  # [C, T, h, w]
-        if step.active is not None:  # of frames that are not denoised yet, what is given
+        if step.active is not None:  # the other frames still have their conditioning latents
             x_0 = np.where(step.active[0].numpy(), x_0, sample)
         T = x_0.shape[1]
         chosen = np.unique(np.linspace(0, T - 1, PREVIEW_FRAMES).round().astype(int))
@@ -573,22 +436,22 @@ class TaskLab(Widget):
     # -- results
 
     def show(self, number: int) -> None:
-        """Play a result. Raises OpenSoraError where it is not kept."""
+        """Play a result. Raises OpenSoraError if it doesn't exist or was dropped."""
         with self._lock:
             self.result(number)
             self._publish(number, self.compared)
 
     def compare(self, number: int | None) -> None:
-        """Play a result beside the one that is shown; None: no more. Raises OpenSoraError where it is not kept."""
+        """Play a result beside the other one; None: stop comparing. Raises as `show` does."""
         with self._lock:
             if number:
                 self.result(number)
             self._publish(self.shown, number or 0)
 
     def _publish(self, shown: int, compared: int) -> None:
-        """Keep the newest results, and tell the page which there are and which play."""
+        """Drop the oldest results, and update the history and what is played."""
         with self.hold_sync():
-            surplus = max(len(self._results) - KEPT, 0)
+            surplus = max(len(self._results) - MAX_RESULTS, 0)
             del self._results[:surplus]
             self.dropped += surplus
             numbers = [result.number for result in self._results]
@@ -596,10 +459,10 @@ class TaskLab(Widget):
             self.history = [self._entry(result) for result in self._results]
             self.shown = shown if shown in numbers else numbers[-1]
             media = self.result(self.shown).media
-            self.video = media if len(media) <= MOST_SYNCED else b""
+            self.video = media if len(media) <= MAX_SYNCED else b""
 
     def _entry(self, result: Result) -> dict:
-        """What a card of the history shows."""
+        """The card of a result in the history."""
         for entry in self.history:
             if entry["number"] == result.number:
                 return entry
@@ -614,11 +477,11 @@ class TaskLab(Widget):
             "picture": encoded(np.asarray(strip), "JPEG"),
         }
 
-    # -- the page, and pages without a kernel
+    # -- the page, and static pages
 
     def _on_message(self, _widget, content: dict, _buffers) -> None:
-        """{"do": what, "id": …, …}; the answer is {"answer": id}, with a "failure" where it could not be done."""
-        do, answer, buffers = content.get("do"), {"answer": content.get("id")}, []
+        """{"do": action, "id": id, …}; the reply is {"reply": id}, with a "failure" if the action failed."""
+        do, reply, buffers = content.get("do"), {"reply": content.get("id")}, []
         try:
             with self._lock:
                 if do == "change":
@@ -630,15 +493,14 @@ class TaskLab(Widget):
                 elif do in ("generate", "cancel"):
                     getattr(self, do)()
                 else:
-                    raise OpenSoraError(f"TaskLab cannot do {do!r}")
-        except Exception as error:  # whatever it was, the page says so
-            answer["failure"] = _message(error)
-        self.send(answer, buffers)
+                    raise OpenSoraError(f"TaskLab has no action {do!r}")
+        except Exception as error:  # shown in the page
+            reply["failure"] = _message(error)
+        self.send(reply, buffers)
 
     def __repr__(self) -> str:
-        asked = str(self._request) if self._request else f"not ready: {'; '.join(self.errors)}"
-        count = len(self._results)
-        return f'TaskLab("{self.form["prompt"]}": {asked}; {count} result{"s" * (count != 1)})'
+        request = str(self._request) if self._request else f"errors: {'; '.join(self.errors)}"
+        return f'TaskLab("{self.form["prompt"]}": {request}; {plural(len(self._results), "result")})'
 
     def still(self) -> tuple[np.ndarray, str]:
         small, bold = still_fonts()
@@ -646,7 +508,7 @@ class TaskLab(Widget):
         last = self._results[-1] if self._results else None
         lines = [(self.form["prompt"], bold), (str(self._request or "The form has errors."), small)]
         timeline = Image.fromarray(self.timeline.still()[0])
-        pictures = [timeline] if timeline.width <= 1.5 * width else []  # a wider one could not be read
+        pictures = [timeline] if timeline.width <= 1.5 * width else []  # a wider one would be illegible
         if last:
             size = min(64 / last.video.height, 110 / last.video.width)
             pictures.append(last.video.contact_sheet(6, scale=size, frames=last.video.spread(6)))
@@ -666,7 +528,7 @@ class TaskLab(Widget):
 
 
 def _trained_sizes(pipe, model: Mapping) -> list[tuple[int, int]]:
-    """The image sizes that a model was trained on; empty: not known. Raises OpenSoraError where `pipe` is another."""
+    """The image sizes that a model was trained on; empty if unknown. Raises OpenSoraError if `pipe` is another."""
     unknown = sorted(set(model) - set(MODEL_FLAGS))
     if unknown:
         raise TypeError(f"OpenSora.from_pretrained takes no {', '.join(unknown)}; it takes {', '.join(MODEL_FLAGS)}")
@@ -674,16 +536,12 @@ def _trained_sizes(pipe, model: Mapping) -> list[tuple[int, int]]:
     defaults, sizes = (Settings(), []) if in_parts else model_defaults(model.get("model", "tiny"))
     if defaults != pipe.settings:
         raise OpenSoraError(
-            "the pipeline has other defaults than the model that the code would name:"
+            "the pipeline's defaults differ from those of the model that the code would load:"
             ' say how it was loaded, model="FOLDER" or model={"stdit": …, "t5": …, "vae": …}'
         )
     return sizes
 
 
-def _png(video: Video) -> bytes:
-    return encoded(video.frames[0])
-
-
 def _message(error: BaseException) -> str:
-    """What a person reads of an error; those that nobody thought of with their type."""
+    """The message of an error; of unexpected errors with their type."""
     return str(error) if isinstance(error, OpenSoraError) else f"{type(error).__name__}: {error}"

@@ -115,13 +115,13 @@ def test_cancel_errors_and_a_kernel_that_ends(lab):
     generated(lab, 1)
     plays(lab, 1)
 
-    # what is wrong is said, and the button brings one there
+    # errors are shown, and Generate moves the focus to them
     place = "document.querySelector('.osl-lab-stage').offsetTop"
     before = page.evaluate(place)
     page.get_by_label("Prompt").fill("")
     page.get_by_role("alert").filter(has_text="the prompt is empty: say what the video shows").first.wait_for()
     assert page.evaluate(place) == before  # nothing has jumped
-    assert "comes first" in code(page) and button(page, "Copy Python").is_disabled()
+    assert "Correct the errors" in code(page) and button(page, "Copy Python").is_disabled()
     button(page, "Generate").click()
     page.wait_for_function("document.activeElement.matches('textarea[aria-invalid]')")
     page.get_by_label("Prompt").fill("a yellow sun")
@@ -136,12 +136,12 @@ def test_cancel_errors_and_a_kernel_that_ends(lab):
     page.get_by_label("Mask strategy").press("Enter")
     lab.wait_for("list(lab.errors)", ["timeline"])
     button(page, "Generate").click()
-    page.get_by_role("alert").filter(has_text="mend it").first.wait_for()
+    page.get_by_role("alert").filter(has_text="correct or undo it").first.wait_for()
     page.get_by_label("Mask strategy").fill("0")
     page.get_by_label("Mask strategy").press("Enter")
     lab.wait_for("lab.errors", {})
 
-    # what nobody thought of
+    # unexpected exceptions
     lab.run("pipe.decode, decode = None, pipe.decode; pipe.generate, generate = None, pipe.generate")
     button(page, "Generate").click()
     page.get_by_role("alert").filter(has_text="TypeError: 'NoneType' object is not callable").wait_for()
@@ -185,7 +185,7 @@ def test_keyboard_and_copies(lab):
     for name in ("Compare result 1", "Restore result 1"):
         reach(page, name)
     page.keyboard.press("Enter")
-    page.get_by_role("status").filter(has_text="The form holds what result 1 was made with").wait_for()
+    page.get_by_role("status").filter(has_text="The form has the request of result 1").wait_for()
 
     # Copy: into the clipboard, or, where the browser forbids it, selected
     reach(page, "Copy Python", back=True)
