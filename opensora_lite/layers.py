@@ -1,4 +1,13 @@
-"""Building blocks that the video transformers share: attention, norms, rotary positions, embedders, adaLN."""
+"""Building blocks of the video transformers: attention, RMSNorm, positions, embedders, adaLN.
+
+Axes: B videos · T frames · H, W latent height and width · C latent channels · S spatial tokens of one frame · N = T·S
+tokens · D hidden size · d = D/heads · L caption tokens. x_mask [B, T] is True for denoised frames, False for
+conditioning frames, which the model sees at t = 0.
+
+Sources: hpcaitech/Open-Sora v1.1, opensora/models/layers/blocks.py (names and arithmetic); DiT, arXiv:2212.09748
+(adaLN-zero); PixArt-α, arXiv:2310.00426 (adaLN-single, cross-attention); RoFormer, arXiv:2104.09864 (rotary positions).
+Behaviour that looks wrong but that released weights depend on is marked `as released`.
+"""
 
 import math
 
@@ -6,51 +15,74 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
+MAX_SCORES = 2**26  # attention scores that are in memory at once; 256 MB in float32
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Operations
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def on_cpu() -> bool:
+    """Whether Paddle's current device is a CPU. (A tensor of a static graph does not know its device.)"""
+    return paddle.get_device() == "cpu"
+
+
+class Ops:
+    """Tensor operations whose best form depends on the backend; layers get them as a constructor argument.
+
+    This class holds the forms for Paddle's dynamic mode. `runtime.engine` injects others, from which it records a
+    program for OpenVINO.
+    """
+
+    gelu = staticmethod(lambda x: F.gelu(x, approximate=True))
+    rsqrt = staticmethod(paddle.rsqrt)
+    matmul = staticmethod(paddle.matmul)
+
+    def attention(self, q, k, v, mask=None):
+        """softmax(q kᵀ / √d) v for q [B, n, heads, d] and k, v [B, m, heads, d]; mask [B, m], True for visible keys."""
+        if mask is not None:
+            mask = paddle.where(mask, 0.0, -1e4).astype(q.dtype)[:, None, None]  #       (B, 1, 1, m)
+        if not on_cpu() and q.dtype in (paddle.float16, paddle.bfloat16):  # flash attention
+            if mask is not None:  # the kernel needs one mask row per query
+                mask = mask.expand([-1, 1, q.shape[1], -1])
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        # Two matrix products. On a CPU, Paddle multiplies tensors of three axes 20 times as fast as those of four.
+        B, n, heads, d = q.shape
+        q, k, v = (z.transpose([0, 2, 1, 3]).reshape([B * heads, -1, d]) for z in (q * d**-0.5, k, v))
+        if mask is not None:
+            mask = mask.expand([B, heads, n, -1]).reshape([B * heads, n, -1])
+        rows, out = max(MAX_SCORES // (n * k.shape[1]), 1), []
+        for i in range(0, B * heads, rows):  # a few heads at a time, to bound the memory of the scores
+            scores = paddle.bmm(q[i : i + rows], k[i : i + rows].transpose([0, 2, 1]))  # (rows, n, m)
+            weights = F.softmax(scores if mask is None else scores + mask[i : i + rows])
+            out.append(paddle.bmm(weights, v[i : i + rows]))
+        out = paddle.concat(out) if len(out) > 1 else out[0]
+        return out.reshape([B, heads, n, d]).transpose([0, 2, 1, 3])  #                  (B, n, heads, d)
+
+    def patch_embed(self, x, conv):
+        """Non-overlapping patches [B, D, T, h, w] of x [B, C, T, H, W]; conv: an nn.Conv3D with stride = kernel."""
+        return conv(x)
+
+    def timestep_embedding(self, t):
+        """Cosines, then sines, of t at 128 frequencies. [...] -> float32 [..., 256]"""
+        freqs = paddle.exp(-math.log(10000) * paddle.arange(128, dtype="float32") / 128)
+        angles = t.astype("float32")[..., None] * freqs
+        return paddle.concat([angles.cos(), angles.sin()], -1)
+
+    def expand_as(self, vector, x):
+        """`vector` broadcast to the shape of x. On a CPU, Paddle is 20 times as fast on equal shapes."""
+        return vector.expand(x.shape) if on_cpu() else vector
+
+
+EAGER = Ops()
+
 # ---------------------------------------------------------------------------------------------------------------------
 #   Attention
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def on_cpu() -> bool:
-    """Where this computes. A tensor does not know: in a static graph (`paddle.jit.to_static`) it has no place."""
-    return paddle.get_device() == "cpu"
-
-
-def spread(vector, x):
-    """`vector` in the shape of x. On a CPU Paddle works 20 times faster on equal shapes than on broadcast ones."""
-    return vector.expand(x.shape) if on_cpu() else vector
-
-
-MAX_SCORES = 2**26  # numbers of one piece of an attention's scores; 256 MB in float32
-
-
-def attention(q, k, v, mask=None):
-    """softmax(q kᵀ / √d) v for q [B, n, heads, d] and k, v [B, m, heads, d]; mask [B, m], true where k may be seen.
-
-    The one place where attention is computed: flash attention where the device has it, two matrix products elsewhere.
-    """
-    if mask is not None:
-        mask = paddle.where(mask, 0.0, -1e4).astype(q.dtype)[:, None, None]  #           (B, 1, 1, m)
-    if not on_cpu() and q.dtype in (paddle.float16, paddle.bfloat16):
-        if mask is not None:  # the kernel wants a mask for every query
-            mask = mask.expand([-1, 1, q.shape[1], -1])
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    # Elsewhere two matrix products. On a CPU a product of three axes is 20 times as fast as one of four.
-    B, n, heads, d = q.shape
-    q, k, v = (z.transpose([0, 2, 1, 3]).reshape([B * heads, -1, d]) for z in (q * d**-0.5, k, v))
-    if mask is not None:
-        mask = mask.expand([B, heads, n, -1]).reshape([B * heads, n, -1])
-    rows, pieces = max(MAX_SCORES // (n * k.shape[1]), 1), []
-    for i in range(0, B * heads, rows):  # so many heads at once that the scores stay small
-        scores = paddle.bmm(q[i : i + rows], k[i : i + rows].transpose([0, 2, 1]))  #    (rows, n, m)
-        weights = F.softmax(scores if mask is None else scores + mask[i : i + rows])
-        pieces.append(paddle.bmm(weights, v[i : i + rows]))
-    out = paddle.concat(pieces) if len(pieces) > 1 else pieces[0]
-    return out.reshape([B, heads, n, d]).transpose([0, 2, 1, 3])  #                      (B, n, heads, d)
-
-
 def attention_weights(q, k, mask=None):
-    """softmax(q kᵀ / √d), float32 [B, heads, n, m]: what `attention` multiplies v with, to be looked at."""
+    """softmax(q kᵀ / √d), float32 [B, heads, n, m], for traces. Arguments as in `Ops.attention`."""
     scores = paddle.einsum("bnhd,bmhd->bhnm", q.astype("float32"), k.astype("float32")) * q.shape[-1] ** -0.5
     if mask is not None:
         scores = scores + paddle.where(mask, 0.0, -1e4).astype("float32")[:, None, None]  # Paddle 2.6 makes float64
@@ -58,90 +90,91 @@ def attention_weights(q, k, mask=None):
 
 
 class RMSNorm(nn.Layer):
-    """x / rms(x) · weight over the last axis, in float32."""
+    """x / rms(x) · weight over the last axis, computed in float32."""
 
-    def __init__(self, dim):
+    def __init__(self, dim, ops=EAGER):
         super().__init__()
+        self.ops = ops
         self.weight = self.create_parameter([dim], default_initializer=nn.initializer.Constant(1.0))
 
     def forward(self, x):
         y = x.astype("float32")
-        y = y * paddle.rsqrt((y * y).mean(-1, keepdim=True) + 1e-6)
+        y = y * self.ops.rsqrt((y * y).mean(-1, keepdim=True) + 1e-6)
         return y.astype(x.dtype) * self.weight
 
 
 class RotaryEmbedding(nn.Layer):
-    """Positions in time as angles; neighbouring channels turn together.
+    """Rotary position tables for T positions.
 
-    T -> cos and sin [T, 1, d] of the angles of frames 0 … T - 1, and the matrix [d, d] by which a row of pairs (a, b)
-    becomes one of pairs (-b, a). (A product is the fastest way of exchanging neighbours, and exact.)
+    forward(T) -> cos, sin [T, 1, d] of the angles of positions 0 … T - 1, and the matrix [d, d] that maps each channel
+    pair (a, b) to (-b, a). As a matrix product this permutation is exact, and faster than slicing.
     """
 
     def __init__(self, dim):
         super().__init__()
         freqs = 10000.0 ** (-paddle.arange(0, dim, 2, dtype="float32") / dim)
-        self.register_buffer("freqs", freqs)  # as released: part of the file, though never trained
+        self.register_buffer("freqs", freqs)  # as released: stored in the checkpoint, though it is a constant
 
     def forward(self, length):
         angles = paddle.arange(length, dtype="float32")[:, None] * self.freqs
-        angles = angles.repeat_interleave(2, axis=-1)[:, None]
-        turn = paddle.diag(paddle.to_tensor([1.0, 0.0] * (angles.shape[-1] // 2))[:-1], 1)
-        return angles.cos(), angles.sin(), turn - turn.T
+        angles = angles.repeat_interleave(2, axis=-1)[:, None]  #                        (T, 1, d)
+        upper = paddle.diag(paddle.to_tensor([1.0, 0.0] * (angles.shape[-1] // 2))[:-1], 1)
+        return angles.cos(), angles.sin(), upper - upper.T
 
 
-def rotate(x, tables):
-    """x [B, n, heads, d], each pair of channels (2i, 2i + 1) turned by its position's angle (RoFormer, eq. 34)."""
-    cos, sin, turn = (table.astype(x.dtype) for table in tables)
-    return x * spread(cos, x) + paddle.matmul(x, turn) * spread(sin, x)
+def rotate(x, rotary, ops=EAGER):
+    """Rotates each channel pair (2i, 2i + 1) of x [B, n, heads, d] by the angle of its position (RoFormer, eq. 34)."""
+    cos, sin, rotate_pairs = (table.astype(x.dtype) for table in rotary)
+    return x * ops.expand_as(cos, x) + ops.matmul(x, rotate_pairs) * ops.expand_as(sin, x)
 
 
 class SelfAttention(nn.Layer):
-    """Attention among the n tokens of each row: the tokens of one frame, or one place through all frames."""
+    """Self-attention over n tokens: those of one frame (spatial), or one token position in all frames (temporal)."""
 
-    def __init__(self, dim, num_heads, qk_norm):
+    def __init__(self, dim, num_heads, qk_norm, ops=EAGER):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.ops = num_heads, ops
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.q_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(dim // num_heads, ops) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(dim // num_heads, ops) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
     def heads(self, x, rotary=None) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-        """Queries, keys and values, each [B, n, heads, d]."""
+        """Queries, keys and values of x [B, n, D], each [B, n, heads, d]."""
         B, n, _ = x.shape
         qkv = self.qkv(x).reshape([B, n, 3, self.num_heads, -1])
         q, k, v = (qkv[:, :, i] for i in range(3))
-        if rotary is not None:  # as released: positions go on before the norm, and only in time
-            q, k = rotate(q, rotary), rotate(k, rotary)
+        if rotary is not None:  # as released: rotation before the norm, in temporal attention only
+            q, k = rotate(q, rotary, self.ops), rotate(k, rotary, self.ops)
         return self.q_norm(q), self.k_norm(k), v
 
     def forward(self, x, rotary=None):
-        return self.proj(attention(*self.heads(x, rotary)).reshape(x.shape))
+        return self.proj(self.ops.attention(*self.heads(x, rotary)).reshape(x.shape))
 
 
 class CrossAttention(nn.Layer):
-    """Every token of the video asks every token of its caption. What the caption answers is the same in every step."""
+    """Cross-attention from video tokens to caption tokens. K and V don't depend on t and are cached."""
 
-    def __init__(self, dim, num_heads):
+    def __init__(self, dim, num_heads, ops=EAGER):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.ops = num_heads, ops
         self.q_linear = nn.Linear(dim, dim)
         self.kv_linear = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def answers(self, y) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Keys and values [B, L, heads, d] of a caption [B, L, D]."""
+    def kv(self, y) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Keys and values, each [B, L, heads, d], of caption tokens y [B, L, D]."""
         B, L, _ = y.shape
         k, v = self.kv_linear(y).reshape([B, L, 2, self.num_heads, -1]).unbind(2)
         return k, v
 
     def queries(self, x) -> paddle.Tensor:
-        """[B, N, heads, d] of the tokens x [B, N, D] of a video."""
+        """[B, N, heads, d] of video tokens x [B, N, D]."""
         B, N, _ = x.shape
         return self.q_linear(x).reshape([B, N, self.num_heads, -1])
 
     def forward(self, x, keys, values, y_mask):
-        return self.proj(attention(self.queries(x), keys, values, y_mask).reshape(x.shape))
+        return self.proj(self.ops.attention(self.queries(x), keys, values, y_mask).reshape(x.shape))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -150,52 +183,55 @@ class CrossAttention(nn.Layer):
 
 
 class Mlp(nn.Layer):
-    """Linear, GELU (tanh form), linear."""
+    """Linear, GELU (tanh approximation), linear."""
 
-    def __init__(self, dim_in, dim_hidden, dim_out):
+    def __init__(self, dim_in, dim_hidden, dim_out, ops=EAGER):
         super().__init__()
+        self.ops = ops
         self.fc1 = nn.Linear(dim_in, dim_hidden)
         self.fc2 = nn.Linear(dim_hidden, dim_out)
 
     def forward(self, x):
-        return self.fc2(F.gelu(self.fc1(x), approximate=True))
-
-
-def timestep_embedding(value):
-    """A number as the cosines and then the sines of 128 frequencies of it. [...] -> [..., 256]"""
-    freqs = paddle.exp(-math.log(10000) * paddle.arange(128, dtype="float32") / 128)
-    angles = value.astype("float32")[..., None] * freqs
-    return paddle.concat([angles.cos(), angles.sin()], -1)
+        return self.fc2(self.ops.gelu(self.fc1(x)))
 
 
 class TimestepEmbedder(nn.Layer):
-    """A number (a time, a size, a rate) -> 128 sinusoids -> two linear layers. [...] -> [..., D]"""
+    """Sinusoidal embedding of a number, then an MLP. [B] -> [B, D]"""
 
-    def __init__(self, dim):
+    def __init__(self, dim, ops=EAGER):
         super().__init__()
+        self.ops = ops
         self.mlp = nn.Sequential(nn.Linear(256, dim), nn.Silu(), nn.Linear(dim, dim))
 
-    def forward(self, value):
-        return self.mlp(timestep_embedding(value).astype(self.mlp[0].weight.dtype))
+    def forward(self, t):
+        return self.mlp(self.ops.timestep_embedding(t).astype(self.mlp[0].weight.dtype))
+
+
+class SizeEmbedder(TimestepEmbedder):
+    """The same for n numbers per video (height and width, say), concatenated. [B, n] -> [B, n·D]"""
+
+    def forward(self, sizes):
+        return super().forward(sizes).flatten(1)
 
 
 class PatchEmbedder(nn.Layer):
-    """Latents -> one token per patch. [B, C, T, H, W] -> [B, T, h, w, D]"""
+    """One token per patch. [B, C, T, H, W] -> [B, T, h, w, D]"""
 
-    def __init__(self, channels, dim, patch_size):
+    def __init__(self, channels, dim, patch_size, ops=EAGER):
         super().__init__()
+        self.ops = ops
         self.proj = nn.Conv3D(channels, dim, patch_size, patch_size)
 
     def forward(self, x):
-        return self.proj(x).transpose([0, 2, 3, 4, 1])
+        return self.ops.patch_embed(x, self.proj).transpose([0, 2, 3, 4, 1])
 
 
 class CaptionEmbedder(nn.Layer):
-    """T5's vectors -> vectors of the transformer; holds the caption that stands for "no caption"."""
+    """Projects T5 vectors to the hidden size; holds the null caption of classifier-free guidance."""
 
-    def __init__(self, caption_channels, dim, max_length):
+    def __init__(self, caption_channels, dim, max_length, ops=EAGER):
         super().__init__()
-        self.y_proj = Mlp(caption_channels, dim, dim)
+        self.y_proj = Mlp(caption_channels, dim, dim, ops)
         self.register_buffer("y_embedding", paddle.zeros([max_length, caption_channels]))
 
     def forward(self, y):
@@ -203,42 +239,43 @@ class CaptionEmbedder(nn.Layer):
 
 
 def position_embedding(h, w, dim, scale):
-    """Sin-cos positions [h·w, D] of a grid of tokens, stretched so that frames of any size span the same range.
+    """2-D sin-cos positions [h·w, D] of a grid of tokens, normalized so that grids of any shape span the same range.
 
-    scale: √(height·width in pixels) / the size that positions are named after (`input_sq_size`).
+    scale: √(height · width in pixels) / input_sq_size, the side of the square that positions are relative to.
     """
     base = round(math.sqrt(h * w))
     omega = 10000.0 ** (-paddle.arange(0, dim // 2, 2, dtype="float32") / (dim // 2))
 
-    def waves(n):
-        place = paddle.arange(n, dtype="float32") / scale * (base / n)
-        angles = place[:, None] * omega
+    def sin_cos(n):
+        position = paddle.arange(n, dtype="float32") / scale * (base / n)
+        angles = position[:, None] * omega
         return paddle.concat([angles.sin(), angles.cos()], -1)  #                        (n, D/2)
 
-    rows = waves(h)[:, None].expand([h, w, dim // 2])
-    columns = waves(w)[None].expand([h, w, dim // 2])
+    rows = sin_cos(h)[:, None].expand([h, w, dim // 2])
+    columns = sin_cos(w)[None].expand([h, w, dim // 2])
     return paddle.concat([columns, rows], -1).reshape([h * w, dim])  # as released: the column comes first
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-#   Block
+#   adaLN
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def modulate(x, shift, scale):
-    """adaLN: a norm without weights of its own, then the scale and shift that the time asks for."""
+def modulate(x, shift, scale, ops=EAGER):
+    """adaLN: LayerNorm(x) · (1 + scale) + shift, the norm without parameters of its own."""
     D = x.shape[-1]
-    if math.prod(shift.shape) == D:  # one for all tokens: then they can be the norm's weights, which spares two passes
+    if math.prod(shift.shape) == D:  # one vector for all tokens: passed as the norm's weights, two passes fewer
         return F.layer_norm(x, [D], (1 + scale).reshape([D]), shift.reshape([D]), epsilon=1e-6)
-    return F.layer_norm(x, [D], epsilon=1e-6) * spread(1 + scale, x) + spread(shift, x)
+    return F.layer_norm(x, [D], epsilon=1e-6) * ops.expand_as(1 + scale, x) + ops.expand_as(shift, x)
 
 
-def modulation(table, live, kept, x_mask):
-    """The vectors that modulate one layer: its own table [k, D] plus what the time says.
+def modulation(table, t, t0=None, x_mask=None):
+    """The k modulation vectors of a layer: its learned table [k, D] plus adaLN-single parameters.
 
-    live, kept: [B, k, D] for the times t and 0; x_mask [B, T], true where live, or None. -> k × [B, 1 or T, 1, D]
+    t, t0: [B, k, D], at the timestep and at 0. x_mask [B, T] selects t for denoised frames, t0 for conditioning frames;
+    None: t for all frames. -> k × [B, 1 or T, 1, D]
     """
-    vectors = (table + live)[:, None]  #                                                 (B, 1, k, D)
+    vectors = (table + t)[:, None]  #                                                    (B, 1, k, D)
     if x_mask is not None:
-        vectors = paddle.where(x_mask[:, :, None, None], vectors, (table + kept)[:, None])  # (B, T, k, D)
+        vectors = paddle.where(x_mask[:, :, None, None], vectors, (table + t0)[:, None])  # (B, T, k, D)
     return vectors.split(table.shape[0], 2)

@@ -1,26 +1,34 @@
-"""How much noise there is at which time, and which of the 1000 times a shorter run visits.
+"""Noise schedules, in numpy.
 
     x_t = √ᾱ_t · x_0 + √(1 − ᾱ_t) · ε          (DDPM, arXiv:2006.11239, eq. 4)
 
-ᾱ_t (`alphas_cumprod`) falls from almost 1 at t = 0 to almost 0 at t = 999. A run of n steps keeps n of the times
-("respacing", IDDPM, arXiv:2102.09672, section 4) with betas chosen so that ᾱ at the kept times stays what it was.
+ᾱ_t (`alphas_cumprod`) falls from almost 1 at t = 0 to almost 0 at t = 999. A run of n steps visits n of the 1000
+timesteps ("respacing", Improved DDPM, arXiv:2102.09672, section 4), with betas such that ᾱ at those stays the same.
 """
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from opensora_lite.errors import OpenSoraError, printable, shown
 
-if TYPE_CHECKING:
-    import paddle
-
 TRAIN_STEPS = 1000
 
 
+def linear_betas(train_steps: int = TRAIN_STEPS) -> np.ndarray:
+    """β_t of the linear schedule, float64 [train_steps]: 1e-4 … 0.02 for 1000 steps (DDPM, section 4)."""
+    scale = 1000 / train_steps
+    return np.linspace(scale * 1e-4, scale * 0.02, train_steps)
+
+
+def alphas_cumprod(train_steps: int = TRAIN_STEPS) -> np.ndarray:
+    """ᾱ_t of the linear schedule, float64 [train_steps]."""
+    return np.cumprod(1 - linear_betas(train_steps))
+
+
 def space_timesteps(spacing: str | int, train_steps: int = TRAIN_STEPS) -> list[int]:
-    """The times that are kept of 0 … train_steps - 1, rising.
+    """The timesteps of a run, ascending, out of 0 … train_steps - 1.
 
     spacing: a number of steps ("30"); numbers of steps for equal sections ("10,15,20", the first for the least
     noise); or "ddim25", a whole-number stride that gives 25 steps. Raises OpenSoraError if that is not possible.
@@ -39,54 +47,51 @@ def space_timesteps(spacing: str | int, train_steps: int = TRAIN_STEPS) -> list[
             f'steps "{printable(spacing):.60}" cannot be read; give a number such as 30, "10,15,20" or "ddim25"'
         ) from None
     except StopIteration:
-        raise OpenSoraError(f"no whole-number stride over {train_steps} times gives {spacing[4:]} steps") from None
+        raise OpenSoraError(f"no whole-number stride over {train_steps} timesteps gives {spacing[4:]} steps") from None
     times, start = [], 0
     for i, count in enumerate(counts):
         size = train_steps // len(counts) + (i < train_steps % len(counts))
         if not 1 <= count <= size:
-            raise OpenSoraError(f"{count} steps cannot be taken from {size} times; give 1 to {size}")
+            raise OpenSoraError(f"{count} steps cannot be taken from {size} timesteps; give 1 to {size}")
         stride = (size - 1) / (count - 1) if count > 1 else 1
-        # as released: the stride is summed up, with its rounding, and not multiplied
+        # as released: the stride is accumulated, with its rounding, and not multiplied
         times += [start + round(at) for at in itertools.accumulate([stride] * (count - 1), initial=0.0)]
         start += size
     return times
 
 
 class Schedule:
-    """The linear schedule (β from 1e-4 to 0.02) at the kept times; all tables float32 [steps], index 0 the least noise.
+    """The linear schedule at the timesteps of a run; all tables float32 [steps], index 0 the least noise.
 
-    spacing, train_steps: as in `space_timesteps`.
-    timesteps: the kept times. betas: noise added by one kept step. alphas_cumprod: ᾱ at the kept times;
-    alphas_cumprod_prev: ᾱ one kept step closer to the video, 1 at the end. The others are named where they are used.
+    spacing, train_steps: as in `space_timesteps`. timesteps: those that are visited. betas: of one step of the run.
+    alphas_cumprod: ᾱ; alphas_cumprod_prev: ᾱ one step closer to the data, 1 at index 0.
+    posterior_*: of q(x_{t-1} | x_t, x_0) (DDPM, eq. 7).
     """
 
     def __init__(self, spacing: str | int = TRAIN_STEPS, train_steps: int = TRAIN_STEPS):
-        scale = 1000 / train_steps
-        full = np.cumprod(1 - np.linspace(scale * 1e-4, scale * 0.02, train_steps))
         self.timesteps = np.array(space_timesteps(spacing, train_steps))
-        kept = full[self.timesteps]
-        # as released: float32 from here on, which moves the very last step by about 2e-4
+        kept = alphas_cumprod(train_steps)[self.timesteps]
+        # as released: float32 from here on, which changes the very last step by about 2e-4
         self.betas = (1 - kept / np.append(1.0, kept[:-1])).astype(np.float32)
         self.alphas_cumprod = np.cumprod(1 - self.betas)
         self.alphas_cumprod_prev = np.append(np.float32(1), self.alphas_cumprod[:-1])
-        # of the posterior q(x_{t-1} | x_t, x_0): DDPM, eq. 7; its variance is 0 at the end, whose logarithm
-        # is replaced by that of the step before
-        unknown = 1 - self.alphas_cumprod
-        self.posterior_variance = self.betas * (1 - self.alphas_cumprod_prev) / unknown
-        self.posterior_mean_x_0 = self.betas * np.sqrt(self.alphas_cumprod_prev) / unknown
-        self.posterior_mean_x_t = (1 - self.alphas_cumprod_prev) * np.sqrt(1 - self.betas) / unknown
+        noise = 1 - self.alphas_cumprod
+        self.posterior_variance = self.betas * (1 - self.alphas_cumprod_prev) / noise
+        self.posterior_mean_x_0 = self.betas * np.sqrt(self.alphas_cumprod_prev) / noise
+        self.posterior_mean_x_t = (1 - self.alphas_cumprod_prev) * np.sqrt(1 - self.betas) / noise
+        # the variance is 0 at index 0; its logarithm is replaced by that of index 1
         floor = self.posterior_variance[1:2] if len(self.timesteps) > 1 else self.betas
         self.posterior_log_variance = np.log(np.append(floor, self.posterior_variance[1:]))
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
-    def add_noise(self, x_0: "paddle.Tensor", noise: "paddle.Tensor", index: int) -> "paddle.Tensor":
-        """x_t of the kept time `index`, of x_0 and noise of one shape: DDPM, eq. 4."""
+    def add_noise(self, x_0: Any, noise: Any, index: int) -> Any:
+        """x_t at timestep `index` of the run (DDPM, eq. 4); x_0, noise: arrays or tensors of one shape."""
         abar = self.alphas_cumprod[index]
         return float(np.sqrt(abar)) * x_0 + float(np.sqrt(1 - abar)) * noise
 
-    def predict_x_0(self, x_t: "paddle.Tensor", epsilon: "paddle.Tensor", index: int) -> "paddle.Tensor":
-        """The clean latent that x_t and its noise `epsilon`, of one shape, imply: DDPM, eq. 15."""
+    def predict_x_0(self, x_t: Any, epsilon: Any, index: int) -> Any:
+        """The x_0 that x_t and its noise imply (DDPM, eq. 15); arrays or tensors of one shape."""
         abar = self.alphas_cumprod[index]
         return float(np.sqrt(1 / abar)) * x_t - float(np.sqrt(1 / abar - 1)) * epsilon

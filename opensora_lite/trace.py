@@ -1,12 +1,12 @@
-"""Records what happens while a video is made: latents, predictions, guidance, and where attention looks.
+"""Records what happens while a video is generated: latents, predictions, guidance and attention weights.
 
     trace = Trace(attention=["blocks.3.cross_attn"])
     pipe("a red car driving right on the ocean at sunset", trace=trace)
-    trace[0].x_0                                  # what the first step believes the clean latents to be
+    trace[0].x_0                                  # the clean latents that the first step predicts
     trace[-1].attention["blocks.3.cross_attn"]    # [heads, T, rows, columns, L]
 
-Everything is kept as float32 numpy, without the video axis B: a trace follows one video. What a step's tensors mean
-is said in `samplers.Step`; attention is that of the half of the batch that has the caption.
+Everything is float32 numpy, without the axis B: a trace follows one video. For the meaning of a step's tensors see
+`samplers.Step`; attention is that of the conditional half of the batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,37 +26,38 @@ if TYPE_CHECKING:  # these import paddle
 
 @dataclass(frozen=True)
 class TraceStep:
-    """One denoising step of one video; latents float32 [C, T, H, W], None where the trace leaves latents out."""
+    """One denoising step of one video; latents float32 [C, T, H, W], None if the trace was made without latents."""
 
     loop: int  # 0 …
     number: int  # 1 … steps
     timestep: int  # 999 … 0
     active: np.ndarray  # bool [T], frames that this step changed
-    x_t: np.ndarray | None = None  # what went in
-    x_0: np.ndarray | None = None  # the clean latent that the prediction implies
-    epsilon: np.ndarray | None = None  # the noise, guided
-    eps_cond: np.ndarray | None = None  # the noise, of the caption alone
-    eps_uncond: np.ndarray | None = None  # of the empty caption; None without guidance
-    sample: np.ndarray | None = None  # what came out
-    attention: dict[str, np.ndarray] = field(default_factory=dict)  # by the module's name; shapes in `Trace`
+    reused: bool = False  # whether the step cache returned the output (and so the attention) of an earlier step
+    x_t: np.ndarray | None = None  # input
+    x_0: np.ndarray | None = None  # predicted clean latent
+    epsilon: np.ndarray | None = None  # predicted noise, guided
+    eps_cond: np.ndarray | None = None  # predicted noise with the caption
+    eps_uncond: np.ndarray | None = None  # predicted noise with the null caption; None without guidance
+    sample: np.ndarray | None = None  # output
+    attention: dict[str, np.ndarray] = field(default_factory=dict)  # module name -> weights; shapes in `Trace`
 
 
 @dataclass(frozen=True)
 class TraceLoop:
-    """What one loop was told."""
+    """The conditions of one loop."""
 
     caption: str
-    tokens: list[str]  # its L pieces, the end mark last
-    edit_ratios: np.ndarray  # float32 [T]: 1, made; 0, given; between, edited
+    tokens: list[str]  # L pieces, the end mark last
+    edit_ratios: np.ndarray  # float32 [T]: 1 generated, 0 conditioning, between: edited
 
 
 class Trace(Sequence[TraceStep]):
-    """The steps of one video, in the order in which they were taken, all loops one after the other.
+    """The steps of one video, in order, all loops one after the other.
 
-    latents: whether x_t, x_0, ε … are kept. attention: names of modules of STDiT2 whose weights are kept, of the form
+    latents: whether x_t, x_0, ε … are recorded. attention: names of attention modules of STDiT2 to record:
     "blocks.0.attn" (spatial: [heads, T, S, S]), "blocks.0.attn_temp" (temporal: [heads, S, T, T]) or
-    "blocks.0.cross_attn" (to the caption: [heads, T, h, w, L], h and w the rows and columns of tokens). Each row is
-    that of the token that asks, and sums to 1. steps: numbers of the steps that are kept, from 1; None: all.
+    "blocks.0.cross_attn" (to the caption: [heads, T, h, w, L], h and w the rows and columns of tokens). The last axis
+    is that of the keys and sums to 1. steps: numbers of the steps to record, from 1; None: all.
     """
 
     def __init__(self, latents: bool = True, attention: Sequence[str] = (), steps: Sequence[int] | None = None):
@@ -81,7 +82,7 @@ class Trace(Sequence[TraceStep]):
         return f"Trace({steps} step{'s' * (steps != 1)} of {loops} loop{'s' * (loops != 1)})"
 
     def modules(self, stdit: "STDiT2") -> "dict[str, SelfAttention | CrossAttention]":
-        """The modules of `stdit` that are watched, by name. Raises OpenSoraError for a name that the model has not."""
+        """The modules of `stdit` whose attention is recorded, by name. Raises OpenSoraError for an unknown name."""
         from opensora_lite.layers import CrossAttention, SelfAttention
 
         known = {n: m for n, m in stdit.named_sublayers() if isinstance(m, (SelfAttention, CrossAttention))}
@@ -91,33 +92,36 @@ class Trace(Sequence[TraceStep]):
         return {name: known[name] for name in self.attention}
 
     def clear(self) -> None:
-        """Forget what was recorded; a new video does so."""
+        """Delete what was recorded; every new video does so."""
         self.loops, self._steps = [], []
 
     @contextmanager
-    def watching(self, stdit: "STDiT2", loop: TraceLoop, grid: tuple[int, int]) -> "Iterator[Callable[[Step], None]]":
-        """Within it, one `loop` of `stdit` is sampled; gives the function to call with every samplers.Step.
+    def recording(
+        self, stdit: "STDiT2", loop: TraceLoop, grid: tuple[int, int], step_cache: bool = False
+    ) -> "Iterator[Callable[..., None]]":
+        """Context in which one loop is sampled; yields a function to call as record(step, reused=False) after each.
 
-        grid: h, w, rows and columns of tokens.
+        grid: h, w, rows and columns of tokens. step_cache: whether a later step may reuse the output of one that is
+        not recorded itself; its attention is observed all the same.
         """
         from opensora_lite.layers import CrossAttention, attention_weights
 
         self.loops.append(loop)
         rows = {"attn": len(loop.edit_ratios), "attn_temp": grid[0] * grid[1], "cross_attn": 1}  # of one video
-        seen: dict[str, np.ndarray] = {}
-        number = 0  # of the step that the model is in
+        seen: dict[str, np.ndarray] = {}  # of the last evaluation of the model
+        number = 1  # of the step that is being computed
 
-        def watch(name: str) -> Callable:
+        def observe(name: str) -> Callable:
             def hook(module: "SelfAttention | CrossAttention", inputs: tuple) -> None:
-                if not self._keeps(number + 1):
+                if not (step_cache or self._is_recorded(number)):
                     return
                 if isinstance(module, CrossAttention):
                     x, keys, _, y_mask = inputs
                     weights = attention_weights(module.queries(x), keys, y_mask)
-                    weights = weights[..., : len(loop.tokens)]  # the rest is padding
+                    weights = weights[..., : len(loop.tokens)]  # without padding
                 else:
                     weights = attention_weights(*module.heads(*inputs)[:2])
-                weights = weights[: rows[name.rpartition(".")[2]]].numpy()  # with guidance, the rest has no caption
+                weights = weights[: rows[name.rpartition(".")[2]]].numpy()  # the conditional half
                 if name.endswith("cross_attn"):  # [1, heads, T·h·w, L]
                     seen[name] = weights[0].reshape(module.num_heads, -1, *grid, weights.shape[-1])
                 else:  # [T or S, heads, n, n]
@@ -125,24 +129,23 @@ class Trace(Sequence[TraceStep]):
 
             return hook
 
-        def record(step: "Step") -> None:
-            nonlocal number, seen
-            number = step.number
-            if self._keeps(step.number):
-                self._steps.append(self._kept(step, len(self.loops) - 1, seen))
-            seen = {}
+        def record(step: "Step", reused: bool = False) -> None:
+            nonlocal number
+            number = step.number + 1
+            if self._is_recorded(step.number):
+                self._steps.append(self._recorded(step, len(self.loops) - 1, reused, dict(seen)))
 
-        handles = [module.register_forward_pre_hook(watch(name)) for name, module in self.modules(stdit).items()]
+        handles = [module.register_forward_pre_hook(observe(name)) for name, module in self.modules(stdit).items()]
         try:
             yield record
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _keeps(self, number: int) -> bool:
+    def _is_recorded(self, number: int) -> bool:
         return self.chosen is None or number in self.chosen
 
-    def _kept(self, step: "Step", loop: int, attention: dict[str, np.ndarray]) -> TraceStep:
+    def _recorded(self, step: "Step", loop: int, reused: bool, attention: dict[str, np.ndarray]) -> TraceStep:
         def array(tensor: Any) -> Any:
             return None if tensor is None else tensor[0].astype("float32").numpy()
 
@@ -158,14 +161,14 @@ class Trace(Sequence[TraceStep]):
                 eps_uncond=array(prediction.eps_uncond),
                 sample=array(step.sample),
             )
-        return TraceStep(loop, step.number, step.timestep, active, attention=attention, **latents)
+        return TraceStep(loop, step.number, step.timestep, active, reused, attention=attention, **latents)
 
 
 @contextmanager
 def ablated_heads(stdit: "STDiT2", name: str, heads: Sequence[int]) -> Iterator[None]:
-    """Within it, some heads of one attention of `stdit` say nothing: their share of its output is zero.
+    """Context in which the output of some heads of one attention module is zero.
 
-    name: as in `Trace`. heads: numbers from 0. Raises OpenSoraError for a module or a head that there is not.
+    name: as in `Trace`. heads: numbers from 0. Raises OpenSoraError for a module or a head that doesn't exist.
     """
     import paddle
 
@@ -173,13 +176,13 @@ def ablated_heads(stdit: "STDiT2", name: str, heads: Sequence[int]) -> Iterator[
     missing = [head for head in heads if not 0 <= head < module.num_heads]
     if missing:
         raise OpenSoraError(f"{name} has {module.num_heads} heads, 0 to {module.num_heads - 1}, and no {missing[0]}")
-    weight = module.proj.weight  # [D in, D out]; the rows of a head are what it contributes
+    weight = module.proj.weight  # [D in, D out]; the rows of a head are its contribution
     before, size = weight.clone(), weight.shape[0] // module.num_heads
-    kept = np.ones(weight.shape[0], np.float32)
+    mask = np.ones(weight.shape[0], np.float32)
     for head in heads:
-        kept[head * size : (head + 1) * size] = 0
+        mask[head * size : (head + 1) * size] = 0
     try:
-        weight.set_value(before * paddle.to_tensor(kept).astype(weight.dtype)[:, None])
+        weight.set_value(before * paddle.to_tensor(mask).astype(weight.dtype)[:, None])
         yield
     finally:
         weight.set_value(before)

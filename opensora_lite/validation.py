@@ -7,19 +7,20 @@
     check(list[Whole], value, "image_size")
 
 Both raise an OpenSoraError of one sentence: which field, what it must be, and what was given. Types are strict: True is
-no number and "3" is no whole number, but numpy's numbers are numbers, and a list is accepted where a tuple is declared.
+no number and "3" is no whole number, but numpy's numbers are numbers. `AsTuple` accepts a list for a tuple.
 """
 
+import difflib
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from opensora_lite.errors import OpenSoraError, shown
+from opensora_lite.errors import OpenSoraError, printable, shown
 
 CONFIG = ConfigDict(strict=True, arbitrary_types_allowed=True, extra="forbid")
 T = TypeVar("T")
@@ -34,7 +35,7 @@ def _index(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_index)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Sequence = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # for tuple fields
+AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # lists, for tuple fields
 
 MUST_BE = {  # pydantic's error types in words; {…} are fields of the error's context
     "int_type": "a whole number",
@@ -100,6 +101,16 @@ def validated(error: type[OpenSoraError] = OpenSoraError, what: str = "") -> Cal
         return made
 
     return decorate
+
+
+def known_fields(
+    values: Mapping[str, Any], names: Collection[str], what: str, error: type[OpenSoraError] = OpenSoraError
+) -> dict[str, Any]:
+    """The entries of `values` with these names; others are ignored, unless one looks like a misspelt absent name."""
+    for name in set(names) - set(values):
+        for misspelt in difflib.get_close_matches(name, set(values) - set(names), n=1, cutoff=0.85):
+            raise error(f'{what} has no "{name}", but "{printable(misspelt):.60}"; is it misspelt?')
+    return {name: values[name] for name in names if name in values}
 
 
 def _readable(

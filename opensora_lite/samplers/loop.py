@@ -1,10 +1,10 @@
-"""What the three samplers share: the loop from noise to latents, frame masks, and where noise comes from.
+"""What all samplers share: the loop from noise to latents, frame masks, and the source of noise.
 
-A frame mask [B, T] holds per frame the share of the path on which it takes part: 1, made from nothing; 0, given;
-0.4, joins for the last 40 % of the steps and is so redrawn, but not freely. With n steps counted down from n − 1
-to 0, a frame of ratio r waits, unchanged, until step int(r · n); there it gets the noise of that time, and from
-there on it is denoised. The model sees waiting and joining frames as given (at t = 0), the others at t.
-A given frame (r = 0) is so noised and denoised once, in the very last step. As released, in all of this.
+A frame mask [B, T] holds one number per frame (`masks`): 1 for generated frames, 0 for conditioning frames, and an edit
+ratio r between for edited ones. With n steps counted down from n − 1 to 0, a frame of ratio r waits unchanged until
+step int(r · n); there noise is added for that timestep, and from there on the frame is denoised. In the denoiser's
+x_mask, frames that wait or have just been noised are conditioning frames (t = 0). Conditioning frames (r = 0) are
+noised and denoised once, in the very last step. All of this as released.
 
 Source: hpcaitech/Open-Sora v1.1, opensora/schedulers/iddpm/gaussian_diffusion.py, p_sample.
 """
@@ -23,22 +23,22 @@ from opensora_lite.schedule import Schedule
 
 @dataclass
 class Step:
-    """What one step did; tensors [B, C, T, H, W] unless said otherwise."""
+    """One denoising step; tensors [B, C, T, H, W] unless said otherwise."""
 
     number: int  # 1 … steps, in the order in which they are taken
     index: int  # steps - 1 … 0: position in the schedule
-    timestep: int  # 999 … 0: the time that the model was told
-    x_t: paddle.Tensor  # what went in, with the joining frames noised
-    prediction: Prediction  # what the model said
+    timestep: int  # 999 … 0: t of the denoiser
+    x_t: paddle.Tensor  # the input, with noise added to frames that start here
+    prediction: Prediction
     x_0: paddle.Tensor  # the clean latent that the prediction implies
-    sample: paddle.Tensor  # what came out
-    active: paddle.Tensor | None  # bool [B, 1, T, 1, 1]: frames that this step changed; None: all
+    sample: paddle.Tensor  # the output, x_{t-1}
+    active: paddle.Tensor | None  # bool [B, 1, T, 1, 1]: frames that this step changes; None: all
 
 
 class NoiseSource:
-    """Standard normal noise, one numpy generator per video, so that no video's noise depends on its neighbours.
+    """Standard normal noise from one numpy generator per video, so that a video doesn't depend on its batch.
 
-    numpy draws the same numbers on every device and in every batch. seeds: one per video. shape: (C, T, H, W).
+    (numpy's numbers are the same on every device.) seeds: one per video. shape: (C, T, H, W).
     """
 
     def __init__(self, seeds: Sequence[int], shape: tuple[int, ...]):
@@ -46,7 +46,7 @@ class NoiseSource:
         self.shape = tuple(shape)
 
     def __call__(self, rows: Sequence[bool] | None = None) -> paddle.Tensor:
-        """float32 [B, C, T, H, W]. rows: the videos that need it; the others get zeros, and draw nothing."""
+        """float32 [B, C, T, H, W]. rows: the videos that need noise; the others get zeros, and draw nothing."""
         rows = [True] * len(self.rngs) if rows is None else rows
         draws = (
             rng.standard_normal(self.shape, np.float32) if needed else np.zeros(self.shape, np.float32)
@@ -56,9 +56,9 @@ class NoiseSource:
 
 
 class Sampler:
-    """One way along the schedule. Subclasses say how a step gets from x_t to x_{t-1}.
+    """A solver of the reverse process. Subclasses implement `step`.
 
-    spacing: a number of steps, or what `space_timesteps` takes.
+    spacing: a number of steps, or another form that `schedule.space_timesteps` reads.
     """
 
     def __init__(self, spacing: str | int):
@@ -76,13 +76,12 @@ class Sampler:
         x_t: paddle.Tensor,
         prediction: Prediction,
         index: int,
-        draw: Callable[..., paddle.Tensor],
-        before: Step | None = None,
+        noise_fn: Callable[..., paddle.Tensor],
+        previous: Step | None = None,
     ) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """(x_0, x_{t-1}) of one step, [B, C, T, H, W] as x_t is.
+        """(x_0, x_{t-1}) of one step, shaped like x_t [B, C, T, H, W].
 
-        prediction: what the model says of x_t. index: position in the schedule. draw: gives noise like x_t. before: the
-        step before this one.
+        index: position in the schedule. noise_fn: draws noise like x_t. previous: the step before this one.
         """
         raise NotImplementedError
 
@@ -91,40 +90,37 @@ class Sampler:
         predict: Callable[..., Prediction],
         z: paddle.Tensor,
         frame_mask: np.ndarray | None = None,
-        draw: Callable[..., paddle.Tensor] | None = None,
+        noise_fn: Callable[..., paddle.Tensor] | None = None,
     ) -> Iterator[Step]:
-        """Go from z to latents, and yield after every step; the last Step's `sample` is the result.
+        """Denoise z; yields every Step, the last of which holds the result in `sample`.
 
-        predict: (x_t, timestep, x_mask) -> Prediction, a Guidance. z: [B, C, T, H, W] noise, with the references in
-        the frames that are given. frame_mask: float32 [B, T], see above, or None. draw: a NoiseSource; it may be left
-        out where nothing is drawn, by DDIM and DPM-Solver without a mask. Raises OpenSoraError where something is.
+        predict: (x_t, timestep, x_mask) -> Prediction, such as a CFG. z: [B, C, T, H, W], noise, with reference latents
+        in conditioning and edited frames. frame_mask: float32 [B, T], see above, or None. noise_fn: a NoiseSource;
+        DDIM and DPM-Solver without a frame mask don't need one. Raises OpenSoraError where it is missing.
         """
-        draw = _no_noise if draw is None else draw
+        noise_fn = noise_fn or _no_noise
         steps, x, step = len(self), z, None
-        if frame_mask is None:
-            joins_at = masked = None
-        else:
-            joins_at = paddle.to_tensor(start_steps(frame_mask, steps))
-            masked = (np.asarray(frame_mask) < 1).any(1)
+        if frame_mask is not None:
+            starts = paddle.to_tensor(start_steps(frame_mask, steps))
+            needs_noise = (np.asarray(frame_mask) < 1).any(1)
         for index in reversed(range(steps)):
-            x_t, active, live = x, None, None
-            if joins_at is not None:
-                joins, live = joins_at == index, joins_at > index
-                noised = self.schedule.add_noise(x, draw(masked), index)
-                x_t = paddle.where(_spread(joins), noised, x)
-                active = _spread(joins_at >= index)
+            x_t, active, x_mask = x, None, None
+            if frame_mask is not None:
+                noised = self.schedule.add_noise(x, noise_fn(needs_noise), index)
+                x_t = paddle.where(_per_frame(starts == index), noised, x)
+                x_mask, active = starts > index, _per_frame(starts >= index)
             timestep = int(self.schedule.timesteps[index])
-            prediction = predict(x_t, timestep, live)
-            x_0, x_next = self.step(x_t, prediction, index, draw, step)
+            prediction = predict(x_t, timestep, x_mask)
+            x_0, x_next = self.step(x_t, prediction, index, noise_fn, step)
             x = x_next if active is None else paddle.where(active, x_next, x)
             step = Step(steps - index, index, timestep, x_t, prediction, x_0, x, active)
             yield step
 
 
 def _no_noise(rows: object = None) -> paddle.Tensor:
-    raise OpenSoraError("this sampler draws noise, and has no source: sample(predict, z, frame_mask, NoiseSource(…))")
+    raise OpenSoraError("this sampler adds noise: give sample(predict, z, frame_mask, noise_fn) a NoiseSource")
 
 
-def _spread(mask: paddle.Tensor) -> paddle.Tensor:
+def _per_frame(mask: paddle.Tensor) -> paddle.Tensor:
     """[B, T] -> [B, 1, T, 1, 1]"""
     return mask[:, None, :, None, None]

@@ -37,7 +37,7 @@ def test_steps_follow_each_other(trace):
 
 
 def test_epsilon_is_guided_and_implies_x_0(trace):
-    from opensora_lite.samplers import Schedule
+    from opensora_lite.schedule import Schedule
 
     schedule = Schedule(3)
     for step in trace:

@@ -125,7 +125,7 @@ def test_densities_follow_the_standard_normal():
 
 
 def test_the_signal_to_noise_ratio_is_the_schedules():
-    from opensora_lite.samplers import Schedule
+    from opensora_lite.schedule import Schedule
 
     schedule = Schedule(30)
     snr = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
