@@ -214,10 +214,10 @@ class STDiT2(nn.Layer):
         """[L_max, caption_channels]: replaces the T5 vectors in the unconditional half of classifier-free guidance."""
         return self.y_embedder.y_embedding
 
-    def forward(self, x, t, y, y_mask, x_mask=None, *, num_frames, height, width, ar, fps):
+    def forward(self, x, timestep, y, mask, x_mask=None, *, num_frames, height, width, ar, fps):
         """One evaluation without caching, as in training; see `denoise` and `Conditions`. All numbers are [B]."""
-        cond = Conditions(y, y_mask, tuple(x.shape[2:]), num_frames, height, width, ar, fps)
-        return self.denoise(x, t, self.precompute(cond), x_mask)
+        cond = Conditions(y, mask, tuple(x.shape[2:]), num_frames, height, width, ar, fps)
+        return self.denoise(x, timestep, self.precompute(cond), x_mask)
 
     def precompute(self, cond: Conditions) -> State:
         """Once per video: embeddings of caption, size and length, and the cross-attention keys and values."""

@@ -1,25 +1,25 @@
-"""From a caption to vectors: a sentencepiece tokenizer and the encoder of T5 v1.1.
+"""Text encoder: sentencepiece tokens and the encoder of T5 v1.1.
 
 Axes: B captions · L tokens. Source: Exploring the Limits of Transfer Learning with a Unified Text-to-Text
-Transformer, arXiv:1910.10683; Open-Sora 1.1 uses the encoder of t5-v1_1-xxl and reads its last layer.
+Transformer, arXiv:1910.10683. Open-Sora 1.1 uses the encoder of t5-v1_1-xxl; the model class is paddlenlp's.
 """
 
 import difflib
 import json
-import reprlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import paddle
+from pydantic import Field
 
 from opensora_lite.device import lean_paddlenlp, quiet
 from opensora_lite.errors import CheckpointError, DeviceError, PromptError
 from opensora_lite.io.checkpoints import (
     build,
     build_meta,
-    check_fields,
     check_state_dict,
     legible,
     load,
@@ -28,28 +28,13 @@ from opensora_lite.io.checkpoints import (
     read_safetensors,
 )
 from opensora_lite.io.files import write_safetensors
+from opensora_lite.validation import Whole, known_fields, validated
 
-EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two names; files hold one or both
-
-
-RANGES = {  # of the fields of a config: whatever is beyond them was not meant
-    "vocab_size": (2, 2**20),
-    "d_model": (1, 2**14),
-    "d_kv": (1, 2**12),
-    "d_ff": (1, 2**17),
-    "num_layers": (1, 128),
-    "num_heads": (1, 1024),
-    "relative_attention_num_buckets": (4, 64),
-    "relative_attention_max_distance": (17, 2**20),  # beyond a quarter of the buckets, which hold one distance each
-    "layer_norm_epsilon": (1e-12, 1.0),
-    "pad_token_id": (0, 2**20),
-    "eos_token_id": (0, 2**20),
-}
-T5_FIELDS = (*RANGES, "feed_forward_proj")  # of a config.json, which the encoder is made from
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one tensor under two names; files hold one or both
 
 
 class TextEncoder:
-    """A tokenizer and a T5 encoder, which turn cleaned captions into vectors of a fixed number of tokens.
+    """A tokenizer and a T5 encoder: cleaned captions to vectors of a fixed number of tokens.
 
     model: paddlenlp's T5EncoderModel. tokenizer: a sentencepiece processor. max_length: L, tokens of a caption.
     """
@@ -57,16 +42,21 @@ class TextEncoder:
     def __init__(self, model, tokenizer, max_length: int):
         self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
 
+    @property
+    def width(self) -> int:
+        """Channels of a vector, d_model."""
+        return self.model.config.d_model
+
     def count_tokens(self, caption: str) -> int:
-        """Tokens of a caption, the end mark included; those beyond `max_length` will not be read."""
+        """Tokens of a caption, including the end mark; those beyond `max_length` are cut off."""
         return len(self.tokenizer.encode(caption)) + 1
 
     def pieces(self, caption: str) -> list[str]:
-        """The tokens of a caption as text, "▁" where a word begins, as far as they are read; the end mark is last."""
+        """The tokens of a caption as text, "▁" at the beginning of a word, without those cut off; the end mark last."""
         return [*self.tokenizer.encode(caption, out_type=str)[: self.max_length - 1], "</s>"]
 
     def tokenize(self, captions: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids and mask, int64 [B, L]: pieces, an end mark, padding; the mask is 1 where a token stands."""
+        """Token ids and mask, int64 [B, L]: pieces, an end mark, padding; the mask is 1 except for padding."""
         config = self.model.config
         ids = np.full((len(captions), self.max_length), config.pad_token_id, np.int64)
         mask = np.zeros_like(ids)
@@ -75,66 +65,61 @@ class TextEncoder:
             ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
         return ids, mask
 
-    @property
-    def width(self) -> int:
-        """Numbers of a vector, d_model."""
-        return self.model.config.d_model
-
     def encode(self, captions: list[str]) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Vectors [B, 1, L, d_model] and mask int64 [B, L] of cleaned captions (`prompts.clean_caption`).
 
-        One caption at a time: its vectors are the same in every company. Raises DeviceError where they are not finite.
+        Captions are encoded one at a time, so that vectors don't depend on the batch. Raises DeviceError if they aren't
+        finite.
         """
         ids, mask = (paddle.to_tensor(a) for a in self.tokenize(captions))
         rows = [dict(input_ids=ids[i : i + 1], attention_mask=mask[i : i + 1]) for i in range(len(captions))]
         with paddle.no_grad():
             hidden = paddle.concat([self.model(**row, return_dict=True).last_hidden_state for row in rows])
-        if not bool(paddle.isfinite(hidden).all()):  # known of T5 in fp16, whose range its activations can exceed
+        if not bool(paddle.isfinite(hidden).all()):  # T5's activations can exceed the range of fp16
             raise DeviceError(
                 f'the text encoder overflows in {hidden.dtype}; load the model with dtype="bf16" or "fp32"'
             )
         return hidden[:, None], mask
 
-    def record(self, captions: Iterable[str]) -> "TextEmbeddings":
-        """What `encode` says of cleaned captions, to be kept in its place. Raises DeviceError as `encode` does."""
-        told = {}
+    def embed(self, captions: Iterable[str]) -> "TextEmbeddings":
+        """The vectors of cleaned captions, to be kept. Raises DeviceError as `encode` does."""
+        found = {}
         for caption in dict.fromkeys(captions):
             y, mask = self.encode([caption])
-            read = y[0, 0, : int(mask.sum())]
-            vectors: np.ndarray = read.astype("float32").numpy()  # numpy has no bf16; float32 holds all of it
-            told[caption] = EmbeddedCaption(vectors, tuple(self.pieces(caption)), self.count_tokens(caption))
-        return TextEmbeddings(told, self.max_length)
+            vectors: np.ndarray = y[0, 0, : int(mask.sum())].astype("float32").numpy()  # numpy has no bf16
+            found[caption] = EmbeddedCaption(vectors, tuple(self.pieces(caption)), self.count_tokens(caption))
+        return TextEmbeddings(found, self.max_length)
 
 
 @dataclass(frozen=True)
 class EmbeddedCaption:
-    """What T5 said of one caption."""
+    """T5's vectors of one caption."""
 
-    vectors: np.ndarray  # float32 [tokens, d_model], of the tokens that were read
+    vectors: np.ndarray  # float32 [tokens, d_model], without padding
     pieces: tuple[str, ...]  # these tokens as text, the end mark last
-    count: int  # tokens of the caption, the end mark and those that were not read included
+    count: int  # tokens of the caption, including the end mark and those cut off
 
 
 class TextEmbeddings:
-    """What T5 said of some captions, which takes the place of a TextEncoder for these.
+    """T5's vectors of some captions; replaces a TextEncoder for these.
 
-    So T5, by far the largest of the released models, need not be there when videos are made: its vectors can come from
-    another machine. captions: {cleaned caption: EmbeddedCaption}. max_length: L, tokens of a caption.
+    T5 is by far the largest of the released models; its vectors can be computed on another machine, or before the other
+    models are loaded. captions: {cleaned caption: EmbeddedCaption}. max_length: L, tokens of a caption.
     """
 
     def __init__(self, captions: Mapping[str, EmbeddedCaption], max_length: int):
         self.captions, self.max_length = dict(captions), max_length
 
     def __repr__(self) -> str:
-        return f"TextEmbeddings({len(self.captions)} captions, vectors of {self.width} numbers)"
+        return f"TextEmbeddings({len(self.captions)} captions, {self.width} channels)"
 
     @property
     def width(self) -> int:
-        """Numbers of a vector, d_model."""
+        """Channels of a vector, d_model."""
         return next(iter(self.captions.values())).vectors.shape[-1]
 
     def check(self, captions: Iterable[str]) -> None:
-        """Raise PromptError where one of the cleaned `captions` is not among those that were embedded."""
+        """Raise PromptError if one of the cleaned `captions` has no vectors here."""
         for caption in captions:
             if caption not in self.captions:
                 near = difflib.get_close_matches(caption, self.captions, n=1)
@@ -144,27 +129,24 @@ class TextEmbeddings:
                     " encode it with `opensora-lite encode-text`, or give T5"
                 )
 
-    def record(self, captions: Iterable[str]) -> "TextEmbeddings":
-        """Those of these cleaned captions alone. Raises PromptError where one was not embedded."""
+    def embed(self, captions: Iterable[str]) -> "TextEmbeddings":
+        """Only those of these cleaned captions. Raises PromptError if one has no vectors here."""
         chosen = list(captions)
         self.check(chosen)
         return TextEmbeddings({caption: self.captions[caption] for caption in chosen}, self.max_length)
 
     def count_tokens(self, caption: str) -> int:
-        """Tokens of a caption, the end mark included. Raises PromptError where it was not embedded."""
+        """As of TextEncoder. Raises PromptError if the caption has no vectors here."""
         self.check([caption])
         return self.captions[caption].count
 
     def pieces(self, caption: str) -> list[str]:
-        """The tokens of a caption as text. Raises PromptError where it was not embedded."""
+        """As of TextEncoder. Raises PromptError if the caption has no vectors here."""
         self.check([caption])
         return list(self.captions[caption].pieces)
 
     def encode(self, captions: list[str]) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Vectors [B, 1, L, d_model] and mask int64 [B, L], as `TextEncoder.encode` gives them, in float32.
-
-        Raises PromptError where a caption was not embedded.
-        """
+        """As of TextEncoder, in float32. Raises PromptError if a caption has no vectors here."""
         self.check(captions)
         y = np.zeros([len(captions), 1, self.max_length, self.width], np.float32)
         mask = np.zeros([len(captions), self.max_length], np.int64)
@@ -174,7 +156,7 @@ class TextEmbeddings:
         return paddle.to_tensor(y), paddle.to_tensor(mask)
 
     def save(self, path: str | Path) -> None:
-        """Write them to `path`, a safetensors file that `read` understands. Raises OpenSoraError where it cannot be."""
+        """Write a safetensors file that `read` reads. Raises OpenSoraError if that fails."""
         about = [[caption, e.pieces, e.count] for caption, e in self.captions.items()]
         text = json.dumps({"max_length": self.max_length, "captions": about}, ensure_ascii=False).encode()
         tensors = {f"vectors.{i}": e.vectors for i, e in enumerate(self.captions.values())}
@@ -182,7 +164,7 @@ class TextEmbeddings:
 
     @classmethod
     def read(cls, path: str | Path) -> "TextEmbeddings":
-        """Those that `save` wrote to `path`. Raises CheckpointError for a broken file, or one of another kind."""
+        """The embeddings that `save` wrote. Raises CheckpointError for a broken file, or one of another kind."""
         tensors = read_safetensors(path)
         try:
             about = json.loads(tensors["captions"].read().tobytes())
@@ -211,10 +193,28 @@ class TextEmbeddings:
         return cls(found, about["max_length"])
 
 
+@validated(CheckpointError, "the text encoder's config")
+class T5Fields:
+    """The fields of a T5 encoder's config.json that are used; defaults as in Hugging Face's T5Config."""
+
+    vocab_size: Annotated[Whole, Field(ge=2, le=2**20)] = 32128
+    d_model: Annotated[Whole, Field(ge=1, le=2**14)] = 512
+    d_kv: Annotated[Whole, Field(ge=1, le=2**12)] = 64  # channels per head
+    d_ff: Annotated[Whole, Field(ge=1, le=2**17)] = 2048
+    num_layers: Annotated[Whole, Field(ge=1, le=128)] = 6
+    num_heads: Annotated[Whole, Field(ge=1, le=1024)] = 8
+    relative_attention_num_buckets: Annotated[Whole, Field(ge=4, le=64)] = 32
+    relative_attention_max_distance: Annotated[Whole, Field(ge=17, le=2**20)] = 128  # > a quarter of the buckets
+    layer_norm_epsilon: Annotated[float, Field(ge=1e-12, le=1)] = 1e-6
+    pad_token_id: Annotated[Whole, Field(ge=0, le=2**20)] = 0
+    eos_token_id: Annotated[Whole, Field(ge=0, le=2**20)] = 1
+    feed_forward_proj: Literal["relu", "gated-gelu"] = "relu"
+
+
 def load_text_encoder(path: str | Path, max_length: int, dtype: str = "float32") -> TextEncoder:
     """The T5 encoder of a folder in Hugging Face's layout: config.json, spiece.model, one or several safetensors.
 
-    Raises CheckpointError, before anything is allocated, where files are missing, broken or do not fit.
+    Raises CheckpointError, before anything is allocated, where files are missing, broken or of another model.
     """
     import sentencepiece
 
@@ -232,7 +232,7 @@ def load_text_encoder(path: str | Path, max_length: int, dtype: str = "float32")
     ids = max(tokenizer.get_piece_size() - 1, model.config.pad_token_id, model.config.eos_token_id)
     if ids >= model.config.vocab_size:
         raise CheckpointError(
-            f"the tokenizer and the special tokens of {folder} have ids up to {ids}, but the model knows"
+            f"the tokenizer and the special tokens of {folder} have ids up to {ids}, but the model has"
             f" {model.config.vocab_size} tokens: spiece.model and config.json are of different models"
         )
     return TextEncoder(load(build(new_encoder, config, dtype=dtype), tensors, what=what), tokenizer, max_length)
@@ -244,25 +244,17 @@ def with_both_embeddings(tensors: dict) -> dict:
 
 
 def new_encoder(config: dict):
-    """A T5EncoderModel of paddlenlp for the fields of a Hugging Face config.json, not initialised.
+    """An uninitialised T5EncoderModel of paddlenlp for the fields of a Hugging Face config.json.
 
-    Raises CheckpointError for another model's, and for values that no T5 has.
+    Raises CheckpointError for the config of another kind of model, and for values that no T5 has.
     """
     with quiet(), lean_paddlenlp():
         from paddlenlp.transformers import T5Config, T5EncoderModel
         from paddlenlp.transformers.model_utils import no_init_weights
 
     if config.get("model_type", "t5") != "t5":
-        raise CheckpointError(
-            f'the text encoder\'s config has model_type "{legible(config["model_type"])}"; a T5 is needed'
-        )
-    check_fields(config, RANGES, "the text encoder's config")
-    activation = config.get("feed_forward_proj", "relu")
-    if activation not in ("relu", "gated-gelu"):
-        raise CheckpointError(
-            f"the text encoder's config has feed_forward_proj = {reprlib.repr(activation)};"
-            " relu or gated-gelu is needed"
-        )
-    fields = {name: config[name] for name in T5_FIELDS if name in config}
-    with no_init_weights():  # its random start takes minutes at full size, and every value is replaced
-        return T5EncoderModel(T5Config(**fields, dropout_rate=0.0, use_cache=False, is_encoder_decoder=False))
+        raise CheckpointError(f'the text encoder\'s config has model_type "{legible(config["model_type"])}", not t5')
+    names = [f.name for f in fields(T5Fields)]
+    chosen = T5Fields(**known_fields(config, names, "the text encoder's config", CheckpointError))
+    with no_init_weights():  # random initialisation takes minutes at full size, and every parameter is replaced
+        return T5EncoderModel(T5Config(**asdict(chosen), dropout_rate=0.0, use_cache=False, is_encoder_decoder=False))

@@ -20,6 +20,7 @@ from opensora_lite.errors import OpenSoraError
 
 if TYPE_CHECKING:  # these import paddle
     from opensora_lite.layers import CrossAttention, SelfAttention
+    from opensora_lite.runtime.step_cache import StepCache
     from opensora_lite.samplers import Step
     from opensora_lite.stdit2 import STDiT2
 
@@ -97,12 +98,12 @@ class Trace(Sequence[TraceStep]):
 
     @contextmanager
     def recording(
-        self, stdit: "STDiT2", loop: TraceLoop, grid: tuple[int, int], step_cache: bool = False
-    ) -> "Iterator[Callable[..., None]]":
-        """Context in which one loop is sampled; yields a function to call as record(step, reused=False) after each.
+        self, stdit: "STDiT2", loop: TraceLoop, grid: tuple[int, int], cache: "StepCache | None" = None
+    ) -> "Iterator[Callable[[Step], None]]":
+        """Context in which one loop is sampled; yields a function to call with every Step.
 
-        grid: h, w, rows and columns of tokens. step_cache: whether a later step may reuse the output of one that is
-        not recorded itself; its attention is observed all the same.
+        grid: h, w, rows and columns of tokens. cache: the step cache around `stdit`, if there is one. A step that it
+        skips gets the attention of the step whose output it reuses.
         """
         from opensora_lite.layers import CrossAttention, attention_weights
 
@@ -110,10 +111,11 @@ class Trace(Sequence[TraceStep]):
         rows = {"attn": len(loop.edit_ratios), "attn_temp": grid[0] * grid[1], "cross_attn": 1}  # of one video
         seen: dict[str, np.ndarray] = {}  # of the last evaluation of the model
         number = 1  # of the step that is being computed
+        calls = 0 if cache is None else cache.num_model_calls
 
         def observe(name: str) -> Callable:
             def hook(module: "SelfAttention | CrossAttention", inputs: tuple) -> None:
-                if not (step_cache or self._is_recorded(number)):
+                if cache is None and not self._is_recorded(number):
                     return
                 if isinstance(module, CrossAttention):
                     x, keys, _, y_mask = inputs
@@ -129,9 +131,10 @@ class Trace(Sequence[TraceStep]):
 
             return hook
 
-        def record(step: "Step", reused: bool = False) -> None:
-            nonlocal number
-            number = step.number + 1
+        def record(step: "Step") -> None:
+            nonlocal number, calls
+            reused = cache is not None and cache.num_model_calls == calls
+            number, calls = step.number + 1, 0 if cache is None else cache.num_model_calls
             if self._is_recorded(step.number):
                 self._steps.append(self._recorded(step, len(self.loops) - 1, reused, dict(seen)))
 

@@ -1,4 +1,4 @@
-"""From pixels to latents and back: a picture autoencoder applied to every frame on its own.
+"""Frame-wise VAE: an image autoencoder applied to every frame independently.
 
 Axes: B videos · T frames · H, W height and width in pixels, h, w in latents (an eighth) · C latent channels (4).
 Sources: High-Resolution Image Synthesis with Latent Diffusion Models, arXiv:2112.10752; the weights that
@@ -6,72 +6,57 @@ Open-Sora 1.1 uses are stabilityai/sd-vae-ft-ema, the model is ppdiffusers' Auto
 """
 
 import inspect
-import reprlib
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import paddle
+from pydantic import Field
 
 from opensora_lite.device import lean_paddlenlp, quiet
 from opensora_lite.errors import CheckpointError
 from opensora_lite.io.checkpoints import (
     build,
     build_meta,
-    check_fields,
     check_state_dict,
     load,
     open_checkpoint,
     read_config,
     rename_2022,
 )
-from opensora_lite.runtime.memory import micro_batch
+from opensora_lite.validation import AsTuple, Whole, known_fields, validated
 
 SCALING_FACTOR = 0.18215  # of sd-vae-ft-ema, whose config.json does not name it
-
-RANGES = {  # of the fields of a config: whatever is beyond them was not meant
-    "latent_channels": (1, 64),
-    "layers_per_block": (1, 16),
-    "norm_num_groups": (1, 2**13),
-    "scaling_factor": (1e-6, 1e6),
-    "use_quant_conv": (False, True),
-    "use_post_quant_conv": (False, True),
-}
-# Whatever else a config may say, this is the autoencoder that FrameVAE is made for.
-NEEDED = {
-    "_class_name": "AutoencoderKL",
-    "mid_block_add_attention": True,
-    "in_channels": 3,
-    "out_channels": 3,
-    "act_fn": "silu",
-    "shift_factor": None,  # what later models take from their latents before they scale them
-    "latents_mean": None,
-    "latents_std": None,
-    "down_block_out_channels": None,
-    "up_block_out_channels": None,
-}
+MICRO_BATCH_SIZE = 16
 
 
 class FrameVAE:
     """An image autoencoder that encodes and decodes videos frame by frame.
 
-    model: ppdiffusers' AutoencoderKL. scaling_factor: latents are multiplied by it, so that their standard deviation
-    is about 1. micro_batch_size: frames that pass through the model at once; None: up to 16, as many as the memory that
-    is free allows. The results are the same.
+    model: ppdiffusers' AutoencoderKL. scaling_factor: multiplies latents, so that their standard deviation is about 1.
+    micro_batch_size: frames that pass through the model at once, or a function that chooses it for each video,
+    called with (config, number of frames, height, width, dtype, device). The results don't depend on it.
     """
 
-    def __init__(self, model, scaling_factor: float = SCALING_FACTOR, micro_batch_size: int | None = None):
+    def __init__(
+        self,
+        model,
+        scaling_factor: float = SCALING_FACTOR,
+        micro_batch_size: int | Callable[..., int] = MICRO_BATCH_SIZE,
+    ):
         self.model, self.scaling_factor, self.micro_batch_size = model, scaling_factor, micro_batch_size
         self.channels = model.config.latent_channels
         self.downsampling = 2 ** (len(model.config.block_out_channels) - 1)
 
-    def encode(self, video, posterior: str = "mean", rng: np.random.Generator | None = None):
+    def encode(self, video, posterior: Literal["mean", "sample"] = "mean", rng: np.random.Generator | None = None):
         """Scaled latents [B, C, T, h, w] of a video [B, 3, T, H, W] with values -1 … 1.
 
-        posterior: "mean", the best guess, the same every time, or "sample", drawn with `rng` (as released).
+        posterior: "mean", which is deterministic, or "sample", drawn with `rng` (as released).
         """
-        if posterior not in ("mean", "sample") or (posterior == "sample" and rng is None):
-            raise ValueError(f'posterior is "mean", or "sample" with an rng; got {posterior!r}, rng={rng!r}')
+        if posterior == "sample" and rng is None:
+            raise ValueError('posterior="sample" needs an rng')
 
         def latents(frames):
             distribution = self.model.encode(frames).latent_dist
@@ -80,8 +65,7 @@ class FrameVAE:
             noise = rng.standard_normal(distribution.mean.shape, np.float32)
             return distribution.mean + distribution.std * paddle.to_tensor(noise).astype(distribution.mean.dtype)
 
-        at_once = self._micro_batch(video.shape, 1)
-        return self._by_frames(latents, video, at_once) * self.scaling_factor
+        return self._by_frames(latents, video, pixels=1) * self.scaling_factor
 
     def encode_frames(self, frames: np.ndarray) -> np.ndarray:
         """Scaled latents float32 [C, T, h, w] of one clip, uint8 [T, H, W, 3]; the mean of the posterior."""
@@ -91,35 +75,75 @@ class FrameVAE:
     def decode(self, latents, decoder: Callable | None = None):
         """The video [B, 3, T, H, W], values about -1 … 1, of scaled latents [B, C, T, h, w].
 
-        decoder: frames [n, 3, H, W] of unscaled latents [n, C, h, w]; None: the model's own, uncompiled.
+        decoder: maps unscaled latents [n, C, h, w] to frames [n, 3, H, W]; None: the model's own, uncompiled.
         """
-        at_once = self._micro_batch(latents.shape, self.downsampling)
-        unscaled = latents / self.scaling_factor
-        return self._by_frames(decoder or (lambda z: self.model.decode(z).sample), unscaled, at_once)
+        decoder = decoder or (lambda z: self.model.decode(z).sample)
+        return self._by_frames(decoder, latents / self.scaling_factor, pixels=self.downsampling)
 
-    def _micro_batch(self, shape: Sequence[int], pixels: int) -> int:
-        """Frames at once of a tensor of this shape, [B, c, T, h, w], each number of which has `pixels` × `pixels`."""
-        if self.micro_batch_size is not None:
-            return self.micro_batch_size
-        B, _, T, h, w = shape
-        dtype = str(self.model.encoder.conv_in.weight.dtype).removeprefix("paddle.")
-        return micro_batch(self.model.config, B * T, h * pixels, w * pixels, dtype, paddle.get_device())
+    def _by_frames(self, function, x, pixels: int):
+        """[B, c, T, …] -> frames [B·T, c, …] -> function, a micro-batch at a time -> [B, c', T, …]
 
-    def _by_frames(self, function, x, at_once: int):
-        """[B, c, T, …] -> frames [B·T, c, …] -> function, so many at once -> [B, c', T, …]"""
+        pixels: along each side, per element of x.
+        """
         B, c, T, *size = x.shape
-        frames = x.transpose([0, 2, 1, 3, 4]).reshape([B * T, c, *size])
-        frames = frames.astype(self.model.encoder.conv_in.weight.dtype)
+        dtype = self.model.encoder.conv_in.weight.dtype
+        at_once = self._micro_batch(B * T, [n * pixels for n in size], dtype)
+        frames = x.transpose([0, 2, 1, 3, 4]).reshape([B * T, c, *size]).astype(dtype)
         with paddle.no_grad():
             done = [function(frames[i : i + at_once]) for i in range(0, B * T, at_once)]
         done = paddle.concat(done).astype("float32")
         return done.reshape([B, T, *done.shape[1:]]).transpose([0, 2, 1, 3, 4])
 
+    def _micro_batch(self, frames: int, size: Sequence[int], dtype) -> int:
+        if isinstance(self.micro_batch_size, int):
+            return self.micro_batch_size
+        name = str(dtype).removeprefix("paddle.")
+        return self.micro_batch_size(self.model.config, frames, *size, name, paddle.get_device())
 
-def load_vae(path: str | Path, dtype: str = "float32", micro_batch_size: int | None = None) -> FrameVAE:
-    """The VAE of a folder with config.json and weights, in Hugging Face's layout (also under the names of 2022).
 
-    Raises CheckpointError, before anything is allocated, where files are missing, broken or do not fit.
+@validated(CheckpointError, "the VAE's config")
+class VAEFields:
+    """The fields of a config.json that decide whether an AutoencoderKL is the one that FrameVAE is made for."""
+
+    latent_channels: Annotated[Whole, Field(ge=1, le=64)] = 4
+    layers_per_block: Annotated[Whole, Field(ge=1, le=16)] = 1
+    norm_num_groups: Annotated[Whole, Field(ge=1, le=2**13)] = 32
+    scaling_factor: Annotated[float, Field(ge=1e-6, le=1e6)] = SCALING_FACTOR
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
+    block_out_channels: Annotated[
+        tuple[Annotated[Whole, Field(ge=1, le=2**13)], ...], Field(min_length=1, max_length=8), AsTuple
+    ] = (64,)
+    _class_name: Literal["AutoencoderKL"] = "AutoencoderKL"
+    mid_block_add_attention: Literal[True] = True
+    in_channels: Literal[3] = 3
+    out_channels: Literal[3] = 3
+    act_fn: Literal["silu"] = "silu"
+    down_block_types: Annotated[tuple[Literal["DownEncoderBlock2D"], ...], AsTuple] = ()
+    up_block_types: Annotated[tuple[Literal["UpDecoderBlock2D"], ...], AsTuple] = ()
+    shift_factor: None = None  # later models shift and normalize their latents
+    latents_mean: None = None
+    latents_std: None = None
+    down_block_out_channels: None = None
+    up_block_out_channels: None = None
+
+    def __post_init__(self):
+        channels, groups = self.block_out_channels, self.norm_num_groups
+        if any(n % groups for n in channels):
+            raise CheckpointError(
+                f"the VAE's config: block_out_channels {list(channels)} must be multiples of norm_num_groups, {groups}"
+            )
+        for name in ("down_block_types", "up_block_types"):
+            if len(getattr(self, name)) not in (0, len(channels)):
+                raise CheckpointError(f"the VAE's config: {name} must have {len(channels)} entries")
+
+
+def load_vae(
+    path: str | Path, dtype: str = "float32", micro_batch_size: int | Callable[..., int] = MICRO_BATCH_SIZE
+) -> FrameVAE:
+    """The VAE of a folder with config.json and weights, in Hugging Face's layout (also with the tensor names of 2022).
+
+    Raises CheckpointError, before anything is allocated, where files are missing, broken or of another model.
     """
     config, tensors, what = read_config(path), open_checkpoint(path), f"VAE checkpoint {path}"
     rename = rename_2022(tensors)
@@ -129,34 +153,17 @@ def load_vae(path: str | Path, dtype: str = "float32", micro_batch_size: int | N
 
 
 def new_autoencoder(config: dict):
-    """An AutoencoderKL of ppdiffusers for the fields of a config.json that it knows.
+    """An AutoencoderKL of ppdiffusers for the fields of a config.json.
 
-    Raises CheckpointError for another model's, and for values that no such model has.
+    Raises CheckpointError for the config of another kind of model, and for values that no such model has.
     """
     numpy_bool = vars(np).get("bool")  # numpy 1 has none, and warns when asked for it
     with quiet(), lean_paddlenlp():
         from ppdiffusers.models.autoencoder_kl import AutoencoderKL
-    if numpy_bool is not None:  # ppdiffusers sets it to Python's, with which functions of numpy 2 no longer work
+    if numpy_bool is not None:  # ppdiffusers replaces it by Python's, which breaks functions of numpy 2
         vars(np)["bool"] = numpy_bool
 
-    for field, needed in NEEDED.items():
-        if config.get(field, needed) != needed:
-            raise CheckpointError(f"the VAE's config has {field} = {reprlib.repr(config[field])}; {needed!r} is needed")
-    check_fields(config, RANGES, "the VAE's config")
-    channels, groups = config.get("block_out_channels", [64]), config.get("norm_num_groups", 32)
-    if not isinstance(channels, (list, tuple)) or not 1 <= len(channels) <= 8:
-        raise CheckpointError(
-            f"the VAE's config has block_out_channels = {reprlib.repr(channels)}; give 1 to 8 numbers"
-        )
-    for n in channels:
-        if type(n) is not int or not 1 <= n <= 2**13 or n % groups:
-            raise CheckpointError(
-                f"the VAE's config has {reprlib.repr(n)} among block_out_channels;"
-                f" multiples of its norm_num_groups, {groups}, up to {2**13} are needed"
-            )
-    for field, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-        if config.get(field, [kind]) != [kind] * len(channels):
-            given = reprlib.repr(config.get(field))
-            raise CheckpointError(f"the VAE's config has {field} = {given}; {kind} is needed {len(channels)} times")
+    names = [f.name for f in fields(VAEFields)]
+    VAEFields(**known_fields(config, names, "the VAE's config", CheckpointError))
     known = set(inspect.signature(AutoencoderKL.__init__).parameters) - {"sample_size"}  # which is for tiling, unused
     return AutoencoderKL(**{name: value for name, value in config.items() if name in known})

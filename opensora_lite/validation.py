@@ -77,11 +77,13 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(Field, pydantic.dataclasses.Field))
-def validated(error: type[OpenSoraError] = OpenSoraError, what: str = "") -> Callable[[type[T]], type[T]]:
+def validated(
+    error: type[OpenSoraError] = OpenSoraError, what: str = "", errors: Mapping[str, type[OpenSoraError]] | None = None
+) -> Callable[[type[T]], type[T]]:
     """Decorator: a frozen dataclass whose fields are checked when it is made; raises `error`.
 
-    what: begins the message, as in "the STDiT2 config: depth must be …". An OpenSoraError that __post_init__ raises is
-    passed on as it is.
+    what: begins the message, as in "the STDiT2 config: depth must be …". errors: other error types, by field name. An
+    OpenSoraError that __post_init__ or a validator raises is passed on as it is.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -95,7 +97,9 @@ def validated(error: type[OpenSoraError] = OpenSoraError, what: str = "") -> Cal
             except ValidationError as found:
                 names = tuple(made.__dataclass_fields__)
                 given = dict(zip(names, args, strict=False)) | values
-                raise _readable(found, given, what, error, names) from None
+                place = found.errors(include_url=False)[0]["loc"]
+                kind = (errors or {}).get(str(place[0]) if place else "", error)
+                raise _readable(found, given, what, kind, names) from None
 
         made.__init__ = __init__
         return made

@@ -29,7 +29,14 @@ class CFG:
     (arXiv:2404.07724: guidance at the noisiest timesteps costs variety, at the last ones it changes little).
     """
 
-    def __init__(self, denoiser, conditions, scale: float, channels: int | None = None, interval=None):
+    def __init__(
+        self,
+        denoiser,
+        conditions,
+        scale: float,
+        channels: int | None = None,
+        interval: tuple[int, int] | None = None,
+    ):
         self.denoiser, self.scale, self.channels = denoiser, scale, channels
         self.first, self.last = interval or (0, TRAIN_STEPS - 1)
         B, _, L, _ = conditions.y.shape

@@ -401,7 +401,7 @@ def encode_text(a) -> None:
 
     from opensora_lite.text import load_text_encoder
 
-    embeddings = load_text_encoder(a.t5 or folder / "t5", length, dtype).record(captions)
+    embeddings = load_text_encoder(a.t5 or folder / "t5", length, dtype).embed(captions)
     embeddings.save(a.out)
     print(f"saved {a.out.resolve()}: {embeddings!r}")
 

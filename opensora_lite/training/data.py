@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from opensora_lite.liteworld import world
-from opensora_lite.pipeline import IMAGE_FPS
+from opensora_lite.request import IMAGE_FPS
 from opensora_lite.training.recipe import DiffusionRecipe, PictureLearning, Recipe, World, parse_size
 
 LATENT_CHANNELS = 4  # of the VAE, as STDiT2 reads them

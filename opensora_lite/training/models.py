@@ -14,7 +14,7 @@ from opensora_lite.io.checkpoints import linear_weights
 from opensora_lite.io.files import atomic_write, write_json, write_safetensors
 from opensora_lite.request import model_folder
 from opensora_lite.stdit2 import STDiT2, STDiT2Config, load_stdit
-from opensora_lite.text import T5_FIELDS, TextEncoder, load_text_encoder, new_encoder
+from opensora_lite.text import T5Fields, TextEncoder, load_text_encoder, new_encoder
 from opensora_lite.training.data import LATENT_CHANNELS
 from opensora_lite.training.recipe import DiffusionRecipe, VAERecipe
 from opensora_lite.vae import FrameVAE, new_autoencoder
@@ -206,7 +206,7 @@ def export_stdit(folder: Path, stdit: STDiT2):
 def export_text_encoder(folder: Path, text: TextEncoder):
     """t5/ of a model folder."""
     export(text.model, folder / "t5" / "model.safetensors", leave_out=("encoder.embed_tokens.weight",))
-    config = {name: getattr(text.model.config, name) for name in T5_FIELDS}
+    config = {name: getattr(text.model.config, name) for name in T5Fields.__dataclass_fields__}
     kind = dict(model_type="t5", architectures=["T5EncoderModel"], is_encoder_decoder=False, tie_word_embeddings=False)
     write_json(folder / "t5" / "config.json", {**kind, **config, "dropout_rate": 0.0})
     with atomic_write(folder / "t5" / "spiece.model") as temporary:

@@ -23,6 +23,7 @@ from opensora_lite.io.checkpoints import read_safetensors
 from opensora_lite.io.files import write_json, write_safetensors
 from opensora_lite.pipeline import OpenSora
 from opensora_lite.request import Settings, plan
+from opensora_lite.runtime.offload import Resident
 from opensora_lite.training import models
 from opensora_lite.training.data import Batch, Latents, Pictures, clip_at
 from opensora_lite.training.losses import TrainingSchedule, training_losses, vae_loss
@@ -87,7 +88,7 @@ def train(
         if jobs and dist.get_rank() == 0:
             with trainer.averaged():
                 path = out / "sheets" / f"step_{trainer.step:06d}.png"
-                draw_sheet(OpenSora(stdit, text, vae), jobs, settings, path)
+                draw_sheet(OpenSora(Resident(stdit, text, vae)), jobs, settings, path)
                 export(recipe, out, text, stdit)
     if dist.get_rank() == 0:
         with trainer.averaged():

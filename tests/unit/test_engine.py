@@ -12,6 +12,7 @@ from opensora_lite import OpenSora, Trace
 from opensora_lite.errors import DeviceError
 from opensora_lite.runtime import engine
 from opensora_lite.runtime.engine import Engine, Programs, available, cached, choose_precision, parameter_names
+from opensora_lite.runtime.offload import Resident
 from opensora_lite.samplers import CFG
 
 pytestmark = pytest.mark.skipif(not available(), reason="this Paddle has no OpenVINO: pip install paddlepaddle==3.3.1")
@@ -97,8 +98,8 @@ def test_the_released_kind_of_model_compiles_too(golden_stdit, pipe):
 
 
 def test_a_video_is_the_same_but_for_rounding(pipe):
-    compiled = OpenSora(pipe.stdit, pipe.text, pipe.vae, pipe.settings).compile("fp32")
-    dynamic = OpenSora(pipe.stdit, pipe.text, pipe.vae, pipe.settings)
+    compiled = OpenSora(Resident(pipe.stdit, pipe.text, pipe.vae), pipe.settings).compile("fp32")
+    dynamic = OpenSora(Resident(pipe.stdit, pipe.text, pipe.vae), pipe.settings)
     seen, expected = [], []
     video = compiled(PROMPT, on_step=lambda p: seen.append(p.step.sample.numpy()), **SHORT)
     again = compiled(PROMPT, **SHORT)
@@ -111,7 +112,7 @@ def test_a_video_is_the_same_but_for_rounding(pipe):
 
 def test_a_compiled_model_leaves_the_others_their_threads(pipe):
     """Otherwise the second video has other roundings than the first."""
-    compiled = OpenSora(pipe.stdit, pipe.text, pipe.vae, pipe.settings).compile("fp32")
+    compiled = OpenSora(Resident(pipe.stdit, pipe.text, pipe.vae), pipe.settings).compile("fp32")
     first, second = ([], [])
     for seen in (first, second):
         compiled(PROMPT, on_step=lambda p, seen=seen: seen.append(p.step.sample.numpy()), **SHORT)
@@ -124,7 +125,7 @@ def test_a_compiled_model_leaves_the_others_their_threads(pipe):
 
 @needs_bf16
 def test_bf16_videos_are_close(pipe):
-    compiled = OpenSora(pipe.stdit, pipe.text, pipe.vae, pipe.settings).compile("bf16")
+    compiled = OpenSora(Resident(pipe.stdit, pipe.text, pipe.vae), pipe.settings).compile("bf16")
     frames = [p(PROMPT, seed=1, num_sampling_steps=10).frames.astype(float) for p in (compiled, pipe)]
     assert 10 * np.log10(255**2 / np.mean((frames[0] - frames[1]) ** 2)) > 35
     assert (frames[0] != frames[1]).any() and not compiled.engine.failed
@@ -132,7 +133,7 @@ def test_bf16_videos_are_close(pipe):
 
 def test_values_that_change_are_seen(pipe):
     model = OpenSora.from_pretrained("tiny")
-    compiled = OpenSora(model.stdit, model.text, model.vae, model.settings).compile("fp32")
+    compiled = OpenSora(Resident(model.stdit, model.text, model.vae), model.settings).compile("fp32")
     before = compiled(PROMPT, **SHORT).frames
     for layer in (model.stdit.final_layer.linear, model.vae.model.decoder.conv_out):
         layer.weight.set_value(layer.weight * 0.5)
@@ -142,7 +143,7 @@ def test_values_that_change_are_seen(pipe):
 
 
 def test_it_is_used_where_it_pays_and_by_what_is_asked_alone(pipe, monkeypatch):
-    model = OpenSora(pipe.stdit, pipe.text, pipe.vae, pipe.settings)
+    model = OpenSora(Resident(pipe.stdit, pipe.text, pipe.vae), pipe.settings)
     made = []
     denoise = Engine.denoise
     monkeypatch.setattr(Engine, "denoise", lambda self, *args: made.append(1) or denoise(self, *args))

@@ -15,6 +15,7 @@ from opensora_lite.io.checkpoints import build_meta, read_config
 from opensora_lite.request import Settings, model_folder
 from opensora_lite.runtime import engine, memory
 from opensora_lite.runtime.memory import count_stdit, count_t5, count_vae, estimate_memory
+from opensora_lite.runtime.offload import Resident
 from opensora_lite.samplers import CFG, SAMPLERS, NoiseSource
 from opensora_lite.stdit2 import SIZES, STDiT2, STDiT2Config
 from opensora_lite.text import EMBEDDINGS, new_encoder
@@ -232,7 +233,7 @@ def test_a_loaded_model_is_refused_what_does_not_fit_beside_it(free, pipe):
 
 
 def test_what_an_engine_takes_counts_and_one_that_came_by_itself_gives_way(free, pipe):
-    pipe = pipeline.OpenSora(pipe.stdit, pipe.text, pipe.vae, pipe.settings)
+    pipe = pipeline.OpenSora(Resident(pipe.stdit, pipe.text, pipe.vae), pipe.settings)
     request = dict(num_frames=16, num_sampling_steps=30, seed=1)
     bare, compiled = (
         estimate_memory("tiny", 16, (64, 64), guidance_scale=4.0, micro_batch_size=1, compiled=c).work
