@@ -40,8 +40,7 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 
 from opensora_lite.errors import MaskStrategyError, shown
-from opensora_lite.validation import Sequence as ListOrTuple
-from opensora_lite.validation import Whole, check, validated
+from opensora_lite.validation import AsTuple, Whole, check, validated
 
 MAX_FRAMES = 10_000  # of one loop
 MAX_LOOPS = 1_000
@@ -105,7 +104,7 @@ class Frame:
 class MaskStrategy:
     """A mask strategy: segments in the order in which they are applied. `MaskStrategy()` generates all frames."""
 
-    segments: Annotated[tuple[Segment, ...], ListOrTuple] = ()
+    segments: Annotated[tuple[Segment, ...], AsTuple] = ()
 
     # -- text
 
@@ -198,7 +197,7 @@ class MaskStrategy:
         """
         check(Annotated[Whole, Field(ge=1, le=MAX_FRAMES)], num_frames, "num_frames", MaskStrategyError)
         check(Annotated[Whole, Field(ge=1, le=MAX_LOOPS)], loops, "loops", MaskStrategyError)
-        lengths = Annotated[tuple[Annotated[Whole, Field(ge=1)], ...], ListOrTuple]
+        lengths = Annotated[tuple[Annotated[Whole, Field(ge=1)], ...], AsTuple]
         references = check(lengths, references, "references", MaskStrategyError)
         for index, segment in enumerate(self.segments):
             with _located(index, segment):

@@ -31,8 +31,7 @@ from traitlets import Bool, Bytes, Dict, Float, Int, TraitError, Tuple, Unicode,
 
 from opensora_lite.errors import OpenSoraError
 from opensora_lite.trace import Trace
-from opensora_lite.validation import Sequence as AsTuple
-from opensora_lite.validation import Share, check
+from opensora_lite.validation import AsTuple, Share, check
 
 HEAT = colormaps["viridis"]  # perceptually uniform, and safe for the colour-blind
 PATCH = 2  # latents along each side of a token
