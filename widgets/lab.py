@@ -26,11 +26,12 @@ from opensora_lite.widgets.widget import Widget, encoded, module, plural, still_
 from PIL import Image, ImageDraw
 
 from opensora_lite.errors import MaskStrategyError, OpenSoraError, PromptError
+from opensora_lite.io.media import mp4_bytes
 from opensora_lite.masks import MaskStrategy
 from opensora_lite.pipeline import Progress
 from opensora_lite.prompts import split_prompt
 from opensora_lite.request import SAMPLER_NAMES, Job, Settings, model_defaults, plan
-from opensora_lite.video import Video, _mp4_bytes
+from opensora_lite.video import Video
 
 MAX_RESULTS = 12  # older results are dropped
 MAX_SYNCED = 150_000  # bytes of a video stored in the notebook; the page fetches larger ones
@@ -366,7 +367,7 @@ class TaskLab(Widget):
             if self._stop.is_set():
                 raise _Cancelled
             seconds = time.perf_counter() - start
-            media = encoded(video.frames[0]) if len(video) == 1 else _mp4_bytes(video.frames, video.fps)
+            media = encoded(video.frames[0]) if len(video) == 1 else mp4_bytes(video.frames, video.fps)
             outcome = Result(self.dropped + len(self._results) + 1, request, video, seconds, media)
         except BaseException as error:  # shown in the page
             outcome = error
