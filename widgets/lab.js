@@ -35,8 +35,8 @@ export default {
   },
 };
 
-/** Messages to Python and their replies. Calls `say` with the failure of each reply ("": none). */
-function messenger(model, say) {
+/** Messages to Python and their replies. Calls `report` with the failure of each reply ("": none). */
+function messenger(model, report) {
   const pending = new Map(); // id -> { resolve, timer }
   const view = Math.random().toString(36).slice(2); // replies reach every view of the model
   let count = 0;
@@ -45,7 +45,7 @@ function messenger(model, say) {
     if (!message) return;
     pending.delete(content.reply);
     clearTimeout(message.timer);
-    say(content.failure ?? "");
+    report(content.failure ?? "");
     message.resolve({ ...content, buffers });
   };
   model.on("msg:custom", listen);
@@ -54,7 +54,7 @@ function messenger(model, say) {
     ask(action, details = {}) {
       const id = `${view}-${count++}`;
       return new Promise((resolve) => {
-        const noReply = () => say("The kernel has not replied yet. It is busy, or it has ended: then run the cell again.");
+        const noReply = () => report("The kernel has not replied yet. It is busy, or it has ended: then run the cell again.");
         pending.set(id, { resolve, timer: setTimeout(noReply, PATIENCE) });
         try {
           model.send({ do: action, id, ...details });

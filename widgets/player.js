@@ -1,11 +1,10 @@
-// LatentPlayer: two sliders through a trace, the pictures that Python makes for them, and what they are made of.
+// LatentPlayer: sliders for the step and the frame of a trace, pictures rendered by Python, and statistics of them.
 //
-// The state (step, frame, view, show, scope, rate) is set here at once and drawn when Python has answered: `shown` then
-// says which state the pictures belong to. The page asks for one state at a time and the newest wins, so that a fast
-// hand or a slow model can't fill a queue.
+// The state (step, frame, view, show, scope, rate) is set here at once and drawn when the pictures arrive: `shown` says
+// which state they belong to. Only the newest state is requested, so requests don't queue up.
 
-const PATIENCE = 1500; // ms until a kernel that has not answered is worth a word
-const REST = 200; // ms without a change until the film strip is decoded further
+const PATIENCE = 1500; // milliseconds without an answer before the page says so
+const IDLE = 200; // milliseconds without a change before more of the film strip is decoded
 
 export default {
   render({ model, el }) {
@@ -24,8 +23,8 @@ class Player {
     this.plan = model.get("plan");
     this.steps = this.plan.tracks[0].steps;
     this.frames = this.plan.tracks[0].shape[1];
-    this.playing = ""; // "step" or "frame" while one of them runs
-    this.turn = 0; // of drawing: decoding a picture takes a moment, and only the last one counts
+    this.playing = ""; // "step" or "frame" while playing
+    this.drawings = 0; // the number of the last call of draw(): decoding pictures is asynchronous
     this.status = announcer();
     this.note = make("div", { class: "osl-player-note" });
 
@@ -76,35 +75,35 @@ class Player {
       follow(model, ["step", "frame", "view", "show", "scope", "rate"], () => this.updateControls()),
       follow(model, ["shown"], () => this.draw()),
       follow(model, ["strip", "compare_strip"], () => this.films.forEach((film, i) => film.draw(bytesOf(model, "strip", i)))),
-      follow(model, ["error"], () => this.say()),
+      follow(model, ["error"], () => this.showNote()),
     ];
   }
 
   stop() {
-    this.turn = -1;
-    [this.timer, this.patience, this.rest].forEach(clearTimeout);
+    this.drawings = -1;
+    [this.timer, this.patience, this.idle].forEach(clearTimeout);
     this.endings.forEach((end) => end());
   }
 
-  // -- what a hand does
+  // -- input
 
-  /** Ask for another state. */
+  /** Request another state. */
   go(values) {
-    clearTimeout(this.rest);
+    clearTimeout(this.idle);
     send(this.model, values);
     this.expect();
   }
 
-  /** Say something if no answer comes. */
+  /** Show a message if the requested state doesn't arrive. */
   expect() {
     clearTimeout(this.patience);
     this.patience = setTimeout(() => {
-      if (!this.arrived()) this.say("Waiting for the kernel. If it is not running, run the cell again.");
+      if (!this.arrived()) this.showNote("Waiting for the kernel. If it is not running, run the cell again.");
     }, PATIENCE);
   }
 
-  /** The line under the choices: what is being waited for; else what failed; else what the view shows. */
-  say(waiting = "") {
+  /** Update the note under the choices: waiting, or the last error, or a description of the view. */
+  showNote(waiting = "") {
     const error = this.model.get("error");
     const { view, notes = [], reasons = {} } = this.drawn ?? {};
     const meaning = view ? [this.plan.views[view][1], ...notes, ...Object.values(reasons)].map(sentence).join(" ") : "";
@@ -114,7 +113,7 @@ class Player {
     if (error && this.playing) this.play(this.playing);
   }
 
-  /** The step of the first trace that stands at a step of another. */
+  /** The step of the first trace nearest to a step of another trace. */
   stepNear(number, index) {
     if (!number) return index;
     const [loop, , timestep] = this.plan.tracks[number].steps[index];
@@ -133,7 +132,7 @@ class Player {
     else this.fillLater();
   }
 
-  /** One picture further, if the last one is there; if not, `draw` comes back here when it is. */
+  /** Play the next picture if the current one is drawn; otherwise draw() calls this again. */
   advance() {
     this.late = this.playing && !this.arrived();
     if (!this.playing || this.late) return;
@@ -143,21 +142,22 @@ class Player {
     this.timer = setTimeout(() => this.advance(), 1000 / this.model.get("rate"));
   }
 
-  /** Whether what is drawn is what was asked for. */
+  /** Whether the current state is drawn. */
   arrived() {
     return ["step", "frame", "view", "show", "scope"].every((name) => this.drawn?.[name] === this.model.get(name));
   }
 
-  /** Let Python decode a bit more of the film strip, once the hand rests. */
+  /** Let Python decode more of the film strip when there is no input. */
   fillLater() {
-    clearTimeout(this.rest);
+    clearTimeout(this.idle);
     const { show, have } = this.model.get("shown");
     const missing = show === "pixels" && have.some((complete) => complete.includes("0"));
-    if (missing && this.filling.checked && !this.playing) this.rest = setTimeout(() => this.model.send({ fill: true }), REST);
+    if (missing && this.filling.checked && !this.playing) this.idle = setTimeout(() => this.model.send({ fill: true }), IDLE);
   }
 
-  // -- what is seen: at once, what needs no kernel
+  // -- drawing
 
+  /** Update what doesn't depend on Python. */
   updateControls() {
     const { model, times } = this;
     const [step, frame] = [model.get("step"), model.get("frame")];
@@ -173,14 +173,12 @@ class Player {
     this.rates.replaceChildren(...rates.map((value) => make("option", { value, selected: value === rate }, `${value}`)));
   }
 
-  // -- and what Python has made
-
   async draw() {
     const shown = this.model.get("shown");
     if (!("step" in shown)) return;
-    const turn = ++this.turn;
+    const drawing = ++this.drawings;
     const bitmaps = await Promise.all(this.stages.map((_, i) => createImageBitmap(new Blob([bytesOf(this.model, "picture", i)]))));
-    if (turn !== this.turn) return; // a newer picture is under way, or the widget is gone
+    if (drawing !== this.drawings) return; // outdated, or the widget is closed
     this.drawn = shown;
     this.stages.forEach((stage, i) => stage.draw(bitmaps[i], shown, this.plan));
     this.masks.forEach((mask, i) => drawMask(mask, this.plan.tracks[i], shown.at[i], shown.frame, i, this.masks.length));
@@ -193,7 +191,7 @@ class Player {
     this.filler.style.visibility = shown.show === "pixels" ? "visible" : "hidden";
     this.views.disable(shown.reasons);
     this.shows.disable(shown.reasons);
-    this.say();
+    this.showNote();
     this.el.dataset.shown = [shown.step, shown.frame, shown.view, shown.show].join(" ");
     if (this.late) this.advance();
     this.fillLater();
@@ -214,20 +212,20 @@ class Player {
       ["thin", `M${normal.join("L")}`],
     ]);
     const tick = limit < 2 ? limit : 2 * Math.floor(limit / 4);
-    this.histogram.ticks([-tick, 0, tick].map((value) => [value / limit, shortNumber(value)]));
-    this.histogram.call(`Values of ${this.plan.views[view][0].split(" ")[0]}`, "— N(0, 1)");
+    this.histogram.setTicks([-tick, 0, tick].map((value) => [value / limit, shortNumber(value)]));
+    this.histogram.setTitle(`Values of ${this.plan.views[view][0].split(" ")[0]}`, "— N(0, 1)");
     const describe = ({ density, mean, std, beyond, strange }) => {
       if (!density.some(Boolean) && !beyond && !strange) return "no values at this step";
       const moments = `μ ${minus(mean.toFixed(2).replace(/^-(?=0\.00$)/, ""))}, σ ${std.toFixed(2)}`;
       return `${strange ? `${strange} not finite; ` : ""}${moments}${beyond ? `; ${shortNumber(100 * beyond)} % beyond` : ""}`;
     };
-    this.histogram.say(histograms.map(describe));
+    this.histogram.setText(histograms.map(describe));
   }
 }
 
 // ------------------------------------------------------------------------------------------------------- pictures
 
-/** A trace's picture: its channels as four panels, or one panel. Both have their place all the time, so nothing jumps. */
+/** The picture of a trace: a panel for each channel, or one panel. Both stay in the layout, so that nothing moves. */
 class Stage {
   constructor(track, number, tracks) {
     [this.track, this.number] = [track, number];
@@ -245,12 +243,12 @@ class Stage {
     this.one = make("div", {}, figure(this.whole));
     this.caption = make("div", { class: "osl-player-caption" });
     this.kind = make("span", { class: "osl-player-kind" });
-    this.doing = make("span", {});
+    this.activity = make("span", {});
     this.node = make(
       "section",
       { class: "osl-player-stage", "aria-label": `${this.name}picture` },
       this.caption,
-      make("div", { class: "osl-player-fate" }, this.kind, this.doing),
+      make("div", { class: "osl-player-status" }, this.kind, this.activity),
       this.range,
       make("div", { class: "osl-player-panels" }, this.many, this.one),
     );
@@ -265,7 +263,7 @@ class Stage {
     set(this.caption, { title: this.track.captions[loop] });
     set(this.kind, { "data-kind": kindOf(ratio) });
     write(this.kind, `${MASK_LETTERS[kindOf(ratio)]} ${nameOf(ratio)}`);
-    write(this.doing, `t = ${timestep}: ${active ? "denoised" : "waits"}`);
+    write(this.activity, `t = ${timestep}: ${active ? "denoised" : "waits"}`);
 
     const many = shown.show === "channels";
     this.many.style.visibility = many ? "visible" : "hidden";
@@ -286,97 +284,9 @@ class Stage {
   }
 }
 
-// ---------------------------------------------------------------------------------------------------------- plots
-
-/** Lines in a box that stretches, with ticks and texts: x from left to right, y from -1 (top) to 0. */
-class Plot {
-  constructor(title, [left, right]) {
-    this.title = make("span", {}, title);
-    this.line = make("span", { class: "osl-label" });
-    this.svg = svg("svg", { viewBox: `${left} -1 ${right - left} 1`, preserveAspectRatio: "none", role: "img" });
-    [this.left, this.right] = [left, right];
-    this.below = make("div", { class: "osl-player-ticks", "aria-hidden": "true" });
-    this.beside = make("div", { class: "osl-player-levels", "aria-hidden": "true" });
-    this.text = make("div", { class: "osl-player-says osl-number" });
-    this.node = make(
-      "figure",
-      { class: "osl-player-plot" },
-      make("figcaption", {}, this.title, this.line),
-      make("div", { class: "osl-player-box" }, this.svg, this.beside),
-      this.below,
-      this.text,
-    );
-  }
-
-  /** The title, and what the thin line is. */
-  call(title, line) {
-    showSymbols(this.title, title);
-    write(this.line, line);
-  }
-
-  /** Paths as [class, d]; what is no path is left out. */
-  draw(paths) {
-    this.svg.replaceChildren(...paths.filter(Boolean).map(([name, d]) => svg("path", { class: `osl-player-${name}`, d })));
-  }
-
-  /** Numbers below the box as [x, text]. */
-  ticks(pairs) {
-    const place = (x) => `left: ${(100 * (x - this.left)) / (this.right - this.left)}%`;
-    this.below.replaceChildren(...pairs.map(([x, text]) => make("span", { style: place(x) }, text)));
-  }
-
-  /** Numbers at the box's left edge as [y, text], y from 0 (bottom) to 1. */
-  levels(pairs) {
-    this.beside.replaceChildren(...pairs.map(([y, text]) => make("span", { style: `top: ${100 - 100 * y}%` }, text)));
-  }
-
-  /** One line for each trace. */
-  say(lines) {
-    const texts = lines.map((line, i) => (lines.length > 1 ? `${"AB"[i]}: ${line}` : line));
-    this.text.replaceChildren(...texts.map((text) => make("div", { title: text }, text)));
-    set(this.svg, { "aria-label": `${this.title.textContent}: ${texts.join("; ")}` });
-  }
-}
-
-/** log10 of the signal-to-noise ratio at every step, and where we are. */
-class SignalToNoise {
-  constructor(tracks) {
-    this.tracks = tracks;
-    const all = tracks[0].steps;
-    this.plot = new Plot("Signal-to-noise ratio, by step", [0, 1]);
-    this.plot.node.classList.add("osl-player-snr");
-    const values = all.map((step) => step[3]);
-    this.low = Math.floor(Math.min(...values) / 2) * 2;
-    this.high = Math.max(this.low + 2, Math.ceil(Math.max(...values) / 2) * 2);
-    this.x = (i) => (i + 0.5) / all.length;
-    this.y = (value) => (clamp(value, this.low, this.high) - this.low) / (this.high - this.low);
-    const starts = (step, i) => !i || step[0] !== all[i - 1][0]; // a loop begins
-    this.line = all.map((step, i) => `${starts(step, i) ? "M" : "L"}${this.x(i)} ${-this.y(step[3])}`).join("");
-    this.walls = all.map((step, i) => (i && starts(step, i) ? `M${i / all.length} 0V-1` : "")).join("");
-    const powers = Array.from({ length: (this.high - this.low) / 2 + 1 }, (_, i) => this.low + 2 * i);
-    this.plot.levels(powers.map((power) => [this.y(power), power ? `10${superscript(power)}` : "1"]));
-    this.plot.ticks([0, all.length - 1].filter((i, n) => !n || i).map((i) => [this.x(i), `t ${all[i][2]}`]));
-  }
-
-  mark(at) {
-    const values = at.map((index, i) => this.tracks[i].steps[index][3]);
-    const x = this.x(at[0]);
-    this.plot.draw([
-      ["faint", `M0 ${-this.y(0)}H1`], // as much signal as noise
-      ["faint", this.walls],
-      ["thin", `M${x} 0V-1`],
-      ["line", this.line],
-      values.length > 1 && ["ring", `M${x} ${-this.y(values[1])}h0`],
-      values.length > 1 && ["hole", `M${x} ${-this.y(values[1])}h0`],
-      ["dot", `M${x} ${-this.y(values[0])}h0`],
-    ]);
-    this.plot.say(values.map((value) => `SNR ${shortNumber(10 ** value)}`));
-  }
-}
-
 // ------------------------------------------------------------------------------------- steps, frames and their masks
 
-/** A slider with its value in words, and a button that plays. */
+/** A slider with its value as text, and a play button. */
 class Transport {
   constructor(name, count, go, play) {
     this.name = name;
@@ -407,7 +317,7 @@ class Transport {
   }
 }
 
-/** The frame mask of a step, under the slider of the frames: a block for each run of the same ratio. */
+/** The frame mask of a step, under the frame slider: a block for each run of frames with the same ratio. */
 function drawMask(node, track, index, frame, number, masks) {
   const [loop] = track.steps[index];
   const ratios = track.ratios[loop];
@@ -440,14 +350,14 @@ function drawMask(node, track, index, frame, number, masks) {
   );
 }
 
-/** A trace's film strip: a listbox whose options are the steps. */
+/** The film strip of a trace: a listbox of its steps. */
 class Film {
   constructor(track, number, tracks, go) {
     this.count = track.steps.length;
     this.active = track.active;
-    this.waits = track.active.some((frames) => frames.includes("0")) || null; // else there is no line for it
+    this.waits = track.active.some((frames) => frames.includes("0")) || null; // whether any frame waits at any step
     this.at = 0;
-    this.turn = 0;
+    this.drawings = 0;
     this.cells = track.steps.map(([loop, step, timestep], i) => {
       const canvas = make("canvas", { class: "osl-pixels", width: 1, height: 1, style: `aspect-ratio: ${track.shape[3]} / ${track.shape[2]}` });
       const name = track.captions.length > 1 ? `loop ${loop}, ` : "";
@@ -475,16 +385,16 @@ class Film {
     });
   }
 
-  /** Cut the strip into its cells. */
+  /** Draw the strip, whose tiles are the cells. */
   async draw(bytes) {
     if (!bytes.byteLength) return;
-    const turn = ++this.turn;
+    const drawing = ++this.drawings;
     const bitmap = await createImageBitmap(new Blob([bytes]));
-    if (turn !== this.turn) return;
+    if (drawing !== this.drawings) return;
     this.cells.forEach(({ canvas }, i) => drawTile(canvas, bitmap, i, this.count));
   }
 
-  /** The step and frame that are shown, and which steps have a picture ("0110…"). */
+  /** Mark the step and frame shown, and the steps that have a picture ("0110…"). */
   mark(at, have, frame) {
     this.at = at;
     this.cells.forEach(({ node, waits }, i) => {
@@ -502,7 +412,7 @@ class Film {
 
 // ------------------------------------------------------------------------------------------------------ small parts
 
-/** One of several, as radio buttons side by side. options: [value, text]. silent: the name is only read out. */
+/** Radio buttons side by side. options: [value, text]. silent: the name is for screen readers only. */
 class Choice {
   constructor(name, options, pick, silent = false) {
     const group = uniqueId();
@@ -522,7 +432,7 @@ class Choice {
     this.inputs.get(value).checked = true;
   }
 
-  /** reasons: value -> why it cannot be chosen. */
+  /** Disable options. reasons: value -> why it can't be chosen. */
   disable(reasons) {
     for (const [value, input] of this.inputs) {
       input.disabled = value in reasons;
@@ -531,14 +441,7 @@ class Choice {
   }
 }
 
-function svg(tag, attributes, ...children) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  set(node, attributes);
-  node.append(...children);
-  return node;
-}
-
-/** The bytes of "picture" or "strip" of the first or the second trace. */
+/** The bytes of "picture" or "strip" of the first or second trace. */
 function bytesOf(model, name, number) {
   return model.get(number ? `compare_${name}` : name);
 }
@@ -547,7 +450,7 @@ function nameOf(ratio) {
   return kindOf(ratio) === "edited" ? `edited ${Math.round(100 * ratio)} %` : kindOf(ratio);
 }
 
-/** "x_0 predicted" with the 0 set low. */
+/** Write a text with x_t and x_0 as symbols with subscripts. */
 function showSymbols(node, text) {
   if (node.dataset.text === text) return;
   node.dataset.text = text;
@@ -560,20 +463,4 @@ function symbol(part) {
 
 function sentence(text) {
   return `${/^[a-z]{2}/.test(text) ? text[0].toUpperCase() : text[0]}${text.slice(1)}.`;
-}
-
-/** Two digits, without an exponent where it is short enough. */
-function shortNumber(value) {
-  const size = Math.abs(value);
-  if (!size) return "0";
-  if (size >= 100) return minus(Math.round(value).toLocaleString("en"));
-  return minus(size < 1e-3 ? value.toExponential(1) : `${Number(value.toPrecision(2))}`);
-}
-
-function minus(text) {
-  return text.replaceAll("-", "−");
-}
-
-function superscript(value) {
-  return [...`${value}`].map((c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]).join("");
 }

@@ -83,7 +83,7 @@ class LatentPlayer(Widget):
     strip, compare_strip: the frame at all steps, side by side; PNG, or JPEG if decoded.
     """
 
-    _esm = module("player.js")
+    _esm = module("plots.js", "player.js")
 
     # Set by the page and from Python.
     step = Int(0).tag(sync=True)

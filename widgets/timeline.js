@@ -1,7 +1,7 @@
-// MaskTimeline. The page draws `state` and `clips`; whatever a hand changes becomes the text of a strategy, goes to
-// Python as `draft`, and comes back as the next `state`. Only while a drag lasts does the page draw on its own.
+// MaskTimeline. The page draws `state` and `clips`. Every change becomes the text of a strategy, is sent to Python as
+// `draft`, and comes back as the next `state`. Only during a drag does the page draw a change by itself.
 
-const STEP = 0.05; // of the edit ratio
+const STEP = 0.05; // of edit ratios
 
 function render({ model, el }) {
   el.classList.add("osl", "osl-timeline");
@@ -19,7 +19,7 @@ export default { render };
 
 // ------------------------------------------------------------------------------------------------ segments
 
-/** The text of a segment; what is its field's default is left out at the end. */
+/** The text of a segment without trailing defaults. */
 function textOf(segment) {
   const defaults = [0, 0, 0, 0, 1, 0];
   const { loop, reference, reference_start, target_start, length, edit_ratio } = segment;
@@ -33,7 +33,7 @@ function frames(start, length) {
   return length === 1 ? `frame ${start}` : `frames ${start}–${start + length - 1}`;
 }
 
-function fate(ratio) {
+function treatment(ratio) {
   return ratio === 0 ? "given" : `edited in the last ${Math.round(100 * ratio)} % of the steps`;
 }
 
@@ -42,8 +42,8 @@ function fate(ratio) {
 class Timeline {
   constructor(model, el) {
     this.model = model;
-    this.picked = null; // what is marked in the palette: { reference, start, length }
-    this.cursor = { loop: 0, frame: 0 }; // the cell that Tab reaches
+    this.picked = null; // selection in the palette: { reference, start, length, anchor, head }
+    this.cursor = { loop: 0, frame: 0 }; // the cell in the tab order
     this.presets = make("div", { class: "osl-row", role: "group", "aria-label": "Presets" });
     this.undo = make("button", { onclick: () => model.send({ do: "undo" }), title: "Ctrl+Z" }, "Undo");
     this.redo = make("button", { onclick: () => model.send({ do: "redo" }), title: "Ctrl+Shift+Z" }, "Redo");
@@ -78,23 +78,23 @@ class Timeline {
     return this.model.get("state");
   }
 
-  /** References given, and the clips that earlier loops make, as { name, frames, thumbnails, from } (first loop). */
+  /** The references and the clips of earlier loops: { name, frames, thumbnails, from (the first loop to use it) }. */
   get sources() {
-    const given = this.model.get("clips").map((clip) => ({ ...clip, from: 0 }));
+    const sources = this.model.get("clips").map((clip) => ({ ...clip, from: 0 }));
     for (let loop = 0; loop + 1 < this.state.loops; loop++) {
-      const name = `${given.length}: the clip of loop ${loop}`;
-      given.push({ name, frames: this.state.num_frames, thumbnails: [], from: loop + 1 });
+      const name = `${sources.length}: the clip of loop ${loop}`;
+      sources.push({ name, frames: this.state.num_frames, thumbnails: [], from: loop + 1 });
     }
-    return given;
+    return sources;
   }
 
-  say(text) {
+  announce(text) {
     write(this.status, text);
   }
 
   // ---- changes
 
-  /** Make these the segments; `selected` is the index of the one that is worked on. */
+  /** Replace the segments; `selected` is the index of the edited one. */
   commit(segments, selected) {
     send(this.model, { selected, draft: segments.map((s) => s.text ?? textOf(s)).join(";") });
   }
@@ -104,22 +104,22 @@ class Timeline {
     const segments = this.state.segments.map((s, i) => (i === index ? { ...s, ...values, text: undefined } : s));
     this.commit(segments, index);
     const s = segments[index];
-    this.say(`Segment ${index + 1}: ${frames(s.target_start, s.length)}, ${fate(s.edit_ratio)}`);
+    this.announce(`Segment ${index + 1}: ${frames(s.target_start, s.length)}, ${treatment(s.edit_ratio)}`);
   }
 
   add(segment) {
     this.commit([...this.state.segments, segment], this.state.segments.length);
     this.focusNext = `segment ${this.state.segments.length}`;
-    this.say(`Put ${frames(segment.reference_start, segment.length)} of reference ${segment.reference} on ${frames(segment.target_start, segment.length)}`);
+    this.announce(`Put ${frames(segment.reference_start, segment.length)} of reference ${segment.reference} on ${frames(segment.target_start, segment.length)}`);
   }
 
   remove(index) {
     this.commit(this.state.segments.filter((_, i) => i !== index), -1);
-    this.say(`Segment ${index + 1} is deleted`);
+    this.announce(`Segment ${index + 1} is deleted`);
     this.focusNext = `cell ${this.cursor.loop} ${this.cursor.frame}`;
   }
 
-  /** What a piece of a reference becomes on a frame: as much of it as fits, or null where it cannot be. */
+  /** The segment that puts a piece of a reference on a frame, cut to fit; null if the reference doesn't exist there. */
   placed({ reference, start, length }, loop, frame) {
     if (loop < this.sources[reference].from) return null;
     const target_start = clamp(frame, 0, this.state.num_frames - 1);
@@ -127,13 +127,13 @@ class Timeline {
     return { loop, reference, reference_start: start, target_start, length: fitting, edit_ratio: 0 };
   }
 
-  /** A segment with another start, kept inside the video. */
+  /** A segment moved to another start, kept inside the video. */
   moved(segment, loop, target_start) {
     if (loop < this.sources[segment.reference].from) loop = segment.loop;
     return { ...segment, loop, target_start: clamp(target_start, 0, this.state.num_frames - segment.length) };
   }
 
-  /** A segment with its last frame, or its first one, moved by some frames: the reference's frames stay in step. */
+  /** A segment with its end or start moved by some frames; its other frames don't change. */
   stretched(segment, edge, by) {
     const source = this.sources[segment.reference].frames;
     if (edge === "end") {
@@ -190,7 +190,7 @@ class Timeline {
     this.drawPalette();
     this.drawRows();
     write(this.explanation, explanation);
-    this.shownDraft = undefined; // a strategy that was refused before may be typed again
+    this.shownDraft = undefined; // so that a refused text is replaced
     this.drawText();
     this.drawSelection();
   }
@@ -240,7 +240,7 @@ class Timeline {
     );
   }
 
-  /** Mark what is picked in the palette; Tab reaches its end, or the first frame of a reference. */
+  /** Mark the selection in the palette; its head (or the first frame of a reference) is in the tab order. */
   drawPicked() {
     const p = this.picked;
     for (const node of this.palette.querySelectorAll(".osl-frame")) {
@@ -275,14 +275,14 @@ class Timeline {
     return make("div", { class: "osl-loop" }, loops > 1 ? make("span", { class: "osl-name" }, `loop ${loop}`) : "", track);
   }
 
-  /** What becomes of a frame: of segments that overlap the later wins. */
-  winner(loop, frame) {
+  /** The index of the segment that determines a frame: of overlapping segments the last one. -1: none. */
+  segmentAt(loop, frame) {
     return this.state.segments.findLastIndex((s) => s.loop === loop && frame >= s.target_start && frame < s.target_start + s.length);
   }
 
   cell(loop, frame, numbered) {
-    const index = this.winner(loop, frame);
-    const what = index < 0 ? "generated" : `segment ${index + 1}, ${fate(this.state.segments[index].edit_ratio)}`;
+    const index = this.segmentAt(loop, frame);
+    const what = index < 0 ? "generated" : `segment ${index + 1}, ${treatment(this.state.segments[index].edit_ratio)}`;
     const here = this.cursor.loop === loop && this.cursor.frame === frame;
     return make(
       "button",
@@ -311,7 +311,7 @@ class Timeline {
       "aria-roledescription": "segment",
       "aria-label":
         `Segment ${index + 1}: ${frames(segment.target_start, segment.length)} from ` +
-        `${frames(segment.reference_start, segment.length)} of reference ${segment.reference}, ${fate(segment.edit_ratio)}`,
+        `${frames(segment.reference_start, segment.length)} of reference ${segment.reference}, ${treatment(segment.edit_ratio)}`,
       "data-index": index,
       "data-key": `segment ${index}`,
       style: place(segment.target_start, segment.length, num_frames),
@@ -348,12 +348,12 @@ class Timeline {
     this.drawInspector(selected);
   }
 
-  /** Exact numbers of the selected segment. The panel is always there, so that nothing jumps. */
+  /** Number fields of the selected segment. The panel is always in the layout, so that nothing moves. */
   drawInspector(index) {
     const segment = this.state.segments[index];
     if (!segment) {
       const hint = this.sources.length
-        ? "Drag frames of a reference onto the video. Select a segment to change it; with the keyboard: Enter picks a frame and puts it down."
+        ? "Drag frames of a reference onto the video. Select a segment to change it. Keyboard: Enter picks a frame and places it."
         : "";
       return this.inspector.replaceChildren(make("span", { class: "osl-label" }, hint));
     }
@@ -378,15 +378,15 @@ class Timeline {
       max: 1 - STEP,
       step: STEP,
       value: segment.edit_ratio,
-      "aria-valuetext": fate(segment.edit_ratio),
+      "aria-valuetext": treatment(segment.edit_ratio),
       "data-key": "inspector ratio",
       onchange: (event) => this.change(index, { edit_ratio: Number(event.target.value) }),
     });
-    const room = Math.min(source - segment.reference_start, num_frames - segment.target_start);
+    const longest = Math.min(source - segment.reference_start, num_frames - segment.target_start);
     this.inspector.replaceChildren(
       make("strong", {}, `Segment ${index + 1}`),
       number("from frame", segment.target_start, 0, num_frames - segment.length, (n) => this.change(index, { target_start: n })),
-      number("length", segment.length, 1, room, (n) => this.change(index, { length: n })),
+      number("length", segment.length, 1, longest, (n) => this.change(index, { length: n })),
       number("reference from", segment.reference_start, 0, source - segment.length, (n) => this.change(index, { reference_start: n })),
       labelled("edit ratio", ratio),
       make("span", { class: "osl-number osl-percent" }, `${Math.round(100 * segment.edit_ratio)} %`),
@@ -394,9 +394,9 @@ class Timeline {
     );
   }
 
-  // ---- focus survives drawing anew
+  // ---- focus
 
-  /** Draw, and give the focus back to what had it, or to what a change has asked for: `focusNext`, a data-key. */
+  /** Draw, then focus the element `focusNext` (a data-key) or the one that had the focus. */
   keepFocus(draw) {
     const key = this.inspector.getRootNode().activeElement?.dataset?.key;
     draw();
@@ -412,7 +412,7 @@ class Timeline {
     if (event.target.matches("input") || !(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z") return;
     event.preventDefault();
     this.model.send({ do: event.shiftKey ? "redo" : "undo" });
-    this.say(event.shiftKey ? "Redone" : "Undone");
+    this.announce(event.shiftKey ? "Redone" : "Undone");
   }
 
   onPaletteKey(event, reference, frame) {
@@ -424,7 +424,7 @@ class Timeline {
     } else if (event.key === "Enter" || event.key === " ") {
       if (!this.isPicked(reference, frame)) this.pick(reference, frame, false);
       const { start, length } = this.picked;
-      this.say(`Picked ${frames(start, length)} of reference ${reference}. Choose a frame of the video and press Enter.`);
+      this.announce(`Picked ${frames(start, length)} of reference ${reference}. Choose a frame of the video and press Enter.`);
       this.rows.querySelector('.osl-cell[tabindex="0"]').focus();
     } else return;
     event.preventDefault();
@@ -476,21 +476,21 @@ class Timeline {
     return p !== null && p.reference === reference && frame >= p.start && frame < p.start + p.length;
   }
 
-  /** Pick one frame of a reference, or, with `extend`, all from the one picked first to this one. */
+  /** Pick a frame of a reference, or with `extend` all frames from the anchor to this one. */
   pick(reference, frame, extend) {
     const anchor = extend && this.picked?.reference === reference ? this.picked.anchor : frame;
     const start = Math.min(anchor, frame);
     this.picked = { reference, anchor, head: frame, start, length: Math.abs(frame - anchor) + 1 };
     this.drawPicked();
-    if (this.picked.length > 1) this.say(`${frames(start, this.picked.length)} of reference ${reference} are marked`);
+    if (this.picked.length > 1) this.announce(`${frames(start, this.picked.length)} of reference ${reference} are picked`);
   }
 
-  /** Put down what is picked. */
+  /** Place the picked frames. */
   place(loop, frame) {
-    if (!this.picked || this.picked.reference >= this.sources.length) return this.say("Nothing is picked: choose a frame of a reference first, and press Enter");
+    if (!this.picked || this.picked.reference >= this.sources.length) return this.announce("Nothing is picked: first choose a frame of a reference and press Enter");
     const segment = this.placed(this.picked, loop, frame);
     if (segment) this.add(segment);
-    else this.say("That clip is only made later");
+    else this.announce("That clip is generated in a later loop");
   }
 
   // ---- dragging
@@ -500,7 +500,7 @@ class Timeline {
     if (event.shiftKey) return this.pick(reference, frame, true);
     if (!this.isPicked(reference, frame)) this.pick(reference, frame, false);
     const piece = { ...this.picked };
-    const grabbed = frame - piece.start; // the frame under the hand stays under the hand
+    const grabbed = frame - piece.start; // this frame stays under the pointer
     const ghost = make("div", { class: "osl-drop" });
     this.drag(event, {
       move: (at) => {
@@ -555,7 +555,7 @@ class Timeline {
     });
   }
 
-  /** Follow a pointer until it is let go: `move` and `drop` get the cell below it, { loop, frame, track } or null. */
+  /** Follow the pointer until it is released: `move` and `drop` get the cell below it, { loop, frame, track } or null. */
   drag(event, { move, drop, click, cancel }) {
     event.preventDefault();
     event.currentTarget.focus({ preventScroll: true });
@@ -600,18 +600,18 @@ class Timeline {
 
 // ------------------------------------------------------------------------------------------------- pictures
 
-/** The style of something that lies on `length` frames from `start` on. */
+/** The style of an element that covers `length` frames from `start`. */
 function place(start, length, num_frames) {
   return `left: ${(100 * start) / num_frames}%; width: ${(100 * length) / num_frames}%`;
 }
 
-/** The style that shows a frame of a reference; one that has too many frames shows every n-th. */
+/** The style that shows a frame of a reference; long references have a thumbnail of every n-th frame. */
 function picture({ thumbnails, frames }, frame) {
   if (!thumbnails.length) return "";
   return `background-image: url(${thumbnails[Math.floor((frame * thumbnails.length) / frames)]})`;
 }
 
-/** Grey noise as a background; the same every time. */
+/** Grey noise as a background, deterministic. */
 function noisePicture() {
   const canvas = make("canvas", { width: 64, height: 64 });
   const context = canvas.getContext("2d");

@@ -1,7 +1,7 @@
 """The base class of the widgets and the helpers that they share.
 
 A widget is an anywidget class with a JavaScript module of the same name. There is no build step: the browser gets
-`dom.js`, the shared helpers, followed by that module, and fetches nothing. Without a kernel (on a static page, or
+`dom.js`, the shared helpers, followed by the widget's files, and fetches nothing. Without a kernel (on a static page, or
 before a notebook is run) a still picture is shown.
 """
 
@@ -25,9 +25,9 @@ HERE = Path(__file__).parent
 STYLE = (HERE / "style.css").read_text(encoding="utf-8")
 
 
-def module(name: str) -> str:
-    """The JavaScript of a widget: the shared helpers and widgets/`name`."""
-    return "\n".join((HERE / file).read_text(encoding="utf-8") for file in ("dom.js", name))
+def module(*names: str) -> str:
+    """The JavaScript of a widget: the shared helpers and the files `names`."""
+    return "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("dom.js", *names))
 
 
 class Widget(anywidget.AnyWidget):
