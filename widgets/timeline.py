@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 from opensora_lite.errors import MaskStrategyError, OpenSoraError
 from opensora_lite.masks import Frame, MaskStrategy
 from opensora_lite.request import check_size
-from opensora_lite.video import count_frames, read_reference
+from opensora_lite.video import Reference, open_reference
 
 THUMBNAIL = 48  # height of a frame in the page, in pixels
 MAX_THUMBNAILS = 64  # of one reference; a longer one shows every n-th frame
@@ -69,7 +69,7 @@ class MaskTimeline(Widget):
         self, num_frames=16, references=(), strategy=None, *, loops=1, condition_frames=None, image_size=(64, 64)
     ):
         super().__init__()
-        self._counted: tuple = ((), ())  # references and their numbers of frames
+        self._opened: tuple[tuple, tuple[Reference, ...]] = (), ()  # `references`, and the same opened
         self._thumbnails: list[np.ndarray] = []  # of each reference, uint8 [n, THUMBNAIL, width, 3]
         self._past: list[MaskStrategy] = []
         self._future: list[MaskStrategy] = []
@@ -164,7 +164,8 @@ class MaskTimeline(Widget):
             alone = not isinstance(references, Sequence) or isinstance(references, str)
             new["references"] = () if references is None else (references,) if alone else tuple(references)
         new["image_size"] = check_size(new["image_size"])
-        new["strategy"].check(new["num_frames"], self._count(new["references"]), new["loops"])
+        lengths = [reference.num_frames for reference in self._open(new["references"])]
+        new["strategy"].check(new["num_frames"], lengths, new["loops"])
         taken, T = new["condition_frames"], new["num_frames"]
         if taken is not None and new["loops"] > 1 and not 1 <= taken < T:
             raise MaskStrategyError(f"condition_frames is {taken}, but a loop has {T} frames: give 1 to {T - 1}")
@@ -175,15 +176,15 @@ class MaskTimeline(Widget):
         name = proposal["trait"].name
         return self._checked(**{name: proposal["value"]})[name]
 
-    def _count(self, references: tuple) -> tuple[int, ...]:
-        if self._counted[0] is not references:  # opens each file once
-            self._counted = references, tuple(count_frames(reference) for reference in references)
-        return self._counted[1]
+    def _open(self, references: tuple) -> tuple[Reference, ...]:
+        if self._opened[0] is not references:
+            self._opened = references, tuple(map(open_reference, references))
+        return self._opened[1]
 
     @property
-    def _lengths(self) -> tuple[int, ...]:
+    def _lengths(self) -> list[int]:
         """The number of frames of each reference."""
-        return self._count(self.references)
+        return [reference.num_frames for reference in self._open(self.references)]
 
     def _available(self, loop: int) -> list[int]:
         """The number of frames of each reference of a loop, followed by the clips of earlier loops."""
@@ -236,12 +237,13 @@ class MaskTimeline(Widget):
         height, width = self.image_size
         size = THUMBNAIL, max(round(THUMBNAIL * width / height), 8)
         self._thumbnails, clips = [], []
-        for index, (reference, frames) in enumerate(zip(self.references, self._lengths, strict=True)):
+        for index, (source, reference) in enumerate(zip(self.references, self._open(self.references), strict=True)):
+            frames = reference.num_frames
             chosen = np.linspace(0, frames - 1, min(frames, MAX_THUMBNAILS)).round().astype(int)
-            thumbnails = read_reference(reference, *size)[chosen]
+            thumbnails = reference.frames(chosen.tolist(), *size)
             self._thumbnails.append(thumbnails)
             unnamed = "a picture" if frames == 1 else "a clip"
-            name = Path(reference).name if isinstance(reference, (str, Path)) else unnamed
+            name = Path(source).name if isinstance(source, (str, Path)) else unnamed
             urls = [image_url(thumbnail, "JPEG") for thumbnail in thumbnails]
             clips.append({"name": f"{index}: {name}", "frames": frames, "thumbnails": urls})
         self.clips = clips

@@ -1,8 +1,8 @@
 """The base class of the widgets and the helpers that they share.
 
 A widget is an anywidget class with a JavaScript module of the same name. There is no build step: the browser gets
-`dom.js`, the shared helpers, followed by the widget's files, and fetches nothing. Without a kernel (on a static page, or
-before a notebook is run) a still picture is shown.
+`dom.js`, the shared helpers, followed by the widget's files, and fetches nothing. Without a kernel, as on a static
+page, a still picture is shown.
 """
 
 import base64
