@@ -46,16 +46,19 @@ MAX_FRAMES = 10_000  # of one loop
 MAX_LOOPS = 1_000
 FRAMES_PER_LINE = 64  # of the drawing in explain()
 
+Index = Annotated[Whole, Field(ge=0)]
+Count = Annotated[Whole, Field(ge=1)]
+
 
 @validated(MaskStrategyError)
 class Segment:
     """One segment of a mask strategy. Raises MaskStrategyError for values that no video can have."""
 
-    loop: Annotated[Whole, Field(ge=0)] = 0  # the loop of a long video in which the segment applies
-    reference: Annotated[Whole, Field(ge=0)] = 0  # index; the clips of earlier loops follow the given references
+    loop: Index = 0  # the loop of a long video in which the segment applies
+    reference: Index = 0  # the clips of earlier loops follow the given references
     reference_start: Whole = 0  # first frame of the reference; negative: from its end
     target_start: Whole = 0  # first frame of the video; negative: from its end
-    length: Annotated[Whole, Field(ge=1)] | None = 1  # number of frames; None: "all"
+    length: Count | None = 1  # number of frames; None: "all"
     edit_ratio: Annotated[float, Field(ge=0, le=0.999)] = 0.0  # 0: conditioning frames; otherwise edited frames
 
     def format(self) -> str:
@@ -178,7 +181,7 @@ class MaskStrategy:
         """The strategy of a long video: each later loop begins with the last frames of the loop before it.
 
         condition_frames: how many frames each loop takes over. references: the number of given references; the clip
-        of loop i is reference `references + i`. Source: `process_mask_strategies` and the loop in inference-long.py.
+        of loop i is reference `references + i`. Source: the loop over `loop_i` in inference-long.py.
         """
         later = (self.loop(condition_frames, loop, references + loop - 1) for loop in range(1, loops))
         return sum(later, self)
@@ -195,10 +198,9 @@ class MaskStrategy:
         >>> [[frame.edit_ratio for frame in frames] for frames in MaskStrategy.image().resolve(3, [1], loops=2)]
         [[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
         """
-        check(Annotated[Whole, Field(ge=1, le=MAX_FRAMES)], num_frames, "num_frames", MaskStrategyError)
-        check(Annotated[Whole, Field(ge=1, le=MAX_LOOPS)], loops, "loops", MaskStrategyError)
-        lengths = Annotated[tuple[Annotated[Whole, Field(ge=1)], ...], AsTuple]
-        references = check(lengths, references, "references", MaskStrategyError)
+        check(Annotated[Count, Field(le=MAX_FRAMES)], num_frames, "num_frames", MaskStrategyError)
+        check(Annotated[Count, Field(le=MAX_LOOPS)], loops, "loops", MaskStrategyError)
+        check(Annotated[tuple[Count, ...], AsTuple], references, "references", MaskStrategyError)
         for index, segment in enumerate(self.segments):
             with _located(index, segment):
                 if segment.loop >= loops:
@@ -223,8 +225,7 @@ class MaskStrategy:
             if segment.loop == loop:
                 with _located(index, segment):
                     fitted = segment.resolve(num_frames, references)
-                assert fitted.length is not None
-                for i in range(fitted.length):
+                for i in range(fitted.length or 0):
                     source, target = fitted.reference_start + i, fitted.target_start + i
                     frames[target] = Frame(segment.reference, source, index, segment.edit_ratio)
         return tuple(frames)
@@ -256,12 +257,9 @@ class MaskStrategy:
             lines.append(f"loop {loop}: " * (loops > 1) + f"{num_frames} frames; {listed or 'no references'}")
             for index, run in groupby(range(num_frames), key=lambda i: frames[i].segment):
                 lines.append(self._explain_run(frames, index, list(run)))
-            used = {frame.segment for frame in frames}
             for index, segment in enumerate(self.segments):
-                if segment.loop == loop and index not in used:
-                    lines.append(
-                        f"     nothing is left of segment {index + 1}, `{segment}`: later segments overwrite it"
-                    )
+                if segment.loop == loop and not any(frame.segment == index for frame in frames):
+                    lines.append(f"     segment {index + 1}, `{segment}`, is overwritten by later segments")
             for first in range(0, num_frames, FRAMES_PER_LINE):
                 drawn = "".join(_letter(frame) for frame in frames[first : first + FRAMES_PER_LINE])
                 lines.append(f"     |{drawn}| {_span(first, first + len(drawn) - 1)}")

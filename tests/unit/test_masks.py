@@ -221,7 +221,7 @@ def test_explain():
         "  a  frames 6-7: edited in the last 70 % of the steps, "
         "frames 2-3 of reference 0 (segment 1, `0,0,0,4,4,0.7`)\n"
         "  .  frames 8-9: generated\n"
-        "     nothing is left of segment 4, `0,1`: later segments overwrite it\n"
+        "     segment 4, `0,1`, is overwritten by later segments\n"
         "     |E.bbbCaa..| frames 0-9"
     )
     assert (MaskStrategy.image() + MaskStrategy.loop(2, 1, 1)).explain(num_frames=4, references=[1], loops=2) == (
