@@ -24,7 +24,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from opensora_lite.widgets import figures
-from opensora_lite.widgets.widget import Widget, drawn, encoded, index_below, module, was_reused
+from opensora_lite.widgets.widget import Widget, drawn, encoded, index_below, module
 from PIL import Image
 from pydantic import Field
 from traitlets import Bool, Bytes, Dict, Float, Int, TraitError, Tuple, Unicode, observe, validate
@@ -94,9 +94,7 @@ class AttentionView(Widget):
         self.blocks, self.heads = blocks, next(len(w) for step in trace for w in step.attention.values())
         self._film = lru_cache(maxsize=8)(self._make_film)
         plan = {
-            "steps": [
-                {"loop": s.loop, "number": s.number, "timestep": s.timestep, "reused": was_reused(s)} for s in trace
-            ],
+            "steps": [{"loop": s.loop, "number": s.number, "timestep": s.timestep, "reused": s.reused} for s in trace],
             "captions": [{"pieces": loop.tokens, "words": words_of(loop.tokens)} for loop in trace.loops],
             "blocks": blocks,
             "heads": self.heads,
@@ -161,10 +159,8 @@ class AttentionView(Widget):
 
     def _weights(self, kind: str) -> np.ndarray:
         """The weights of a module without the axis of heads; for the shapes see `Trace`."""
-        name, step = f"blocks.{self.block}.{kind}", self.trace[self.step]
-        weights = step.attention.get(name)
-        if weights is None and was_reused(step) and name in self.trace.attention:
-            raise OpenSoraError("not recorded: this step reused the output of a step that the trace leaves out")
+        name = f"blocks.{self.block}.{kind}"
+        weights = self.trace[self.step].attention.get(name)
         if weights is None:
             raise OpenSoraError(f'not recorded: Trace(attention=["{name}"])')
         return weights.mean(0) if self.head is None else weights[self.head]
@@ -354,7 +350,7 @@ class AttentionView(Widget):
     def _source_text(self) -> str:
         step = self.trace[self.step]
         loop = f"loop {step.loop + 1}, " if len(self.trace.loops) > 1 else ""
-        reused = " (reused the previous output)" if was_reused(step) else ""
+        reused = " (reused the previous output)" if step.reused else ""
         head = f"mean of {self.heads} heads" if self.head is None else f"head {self.head}"
         return f"{loop}step {step.number}{reused}, block {self.block}, {head}"
 

@@ -18,7 +18,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from opensora_lite.widgets.figures import GENERATED, STYLE
-from opensora_lite.widgets.widget import Widget, drawn, encoded, index_below, module, plural, was_reused
+from opensora_lite.widgets.widget import Widget, drawn, encoded, index_below, module, plural
 from PIL import Image
 from pydantic import Field
 from traitlets import Bytes, Dict, Int, TraitError, Unicode, validate
@@ -259,7 +259,7 @@ class LatentPlayer(Widget):
         step, notes = track.steps[index], []
         if not track.has(index, state.view):
             notes.append("guidance was off (outside guidance_interval)")
-        if was_reused(step):
+        if step.reused:
             notes.append("the model was not evaluated; the previous output was reused (cache_threshold)")
         name = f"{track.name}, " if len(self._tracks) > 1 else ""
         return f"{name}t = {step.timestep}: {'; '.join(notes)}" if notes else ""

@@ -64,11 +64,6 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def was_reused(step) -> bool:
-    """Whether a TraceStep has the output of an earlier step."""
-    return getattr(step, "reused", False)
-
-
 def still_fonts() -> tuple[ImageFont.FreeTypeFont, ImageFont.FreeTypeFont]:
     """The regular and bold fonts of still pictures: those of matplotlib, the same on every machine."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"

@@ -1,11 +1,13 @@
 """AttentionView without a browser: its values are those of the trace, and its choices are checked."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib import colormaps
 from opensora_lite.widgets.attention import AttentionView, words_of
+from opensora_lite.widgets.player import LatentPlayer
 from PIL import Image
 from traitlets import TraitError
 
@@ -263,18 +265,26 @@ def test_colors_are_those_of_the_figures(trace):
 
 def test_steps_whose_output_was_reused_show_its_attention():
     trace = made_trace()
-    object.__setattr__(trace[1], "reused", True)
-    trace[1].attention.update(trace[0].attention)
+    trace._steps[1] = replace(trace[1], reused=True, attention=trace[0].attention)
     view = AttentionView(trace, step=1)
     assert "step 2 (reused the previous output)" in repr(view) and "(reused the previous output)" in view.still()[1]
     assert [step["reused"] for step in view.plan["steps"]] == [False, True, False]
     before = view.word_map()
     view.step = 0
     np.testing.assert_array_equal(view.word_map(), before)
-    trace[1].attention.clear()  # the evaluated step wasn't recorded: Trace(steps=[2, 3])
-    trace.attention = ("blocks.1.cross_attn",)
-    view.step = 1
-    assert "reused" in view.result["summary"]["heat"] and view.result["heat"] is None
+
+
+def test_a_real_trace_with_a_step_cache(pipe):
+    trace = Trace(attention=["blocks.2.cross_attn"])
+    settings = dict(num_frames=2, num_sampling_steps=8, image_size=(32, 32), cache_threshold=2.0)
+    pipe("a red car", trace=trace, **settings)
+    reused = [step.reused for step in trace]
+    assert any(reused) and not reused[0]
+    view, player = AttentionView(trace), LatentPlayer(trace, pipe)
+    for view.step in range(8):
+        player.step = view.step
+        assert ("reused" in repr(view)) == reused[view.step] == any("reused" in note for note in player.shown["notes"])
+        assert view.word_map("car").shape == (2, 2, 2)
 
 
 def test_a_real_trace(pipe):
