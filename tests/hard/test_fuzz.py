@@ -318,7 +318,7 @@ def test_schedules_of_steps(spacing, times):
     return found
 
 
-HUGE = 10**5000
+HUGE = 10**30
 WHOLE = st.one_of(
     st.integers(), st.integers(-2, 40), st.sampled_from([HUGE, -HUGE, 2**63, np.int64(8), True, None, 1.5, "8"])
 )
@@ -342,7 +342,7 @@ def test_sizes(size):
     if found is None:
         with pytest.raises(SizeError) as caught:
             check_size(size)
-        _, _, advice = str(caught.value).partition("the nearest that work: ")
+        _, _, advice = str(caught.value).partition("the nearest are ")
         for side in advice.split(" and ") if advice.replace(" and ", "").isdigit() else []:
             assert check_size((int(side), 8))  # what is named works
     return found
