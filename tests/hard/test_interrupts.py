@@ -83,7 +83,9 @@ def test_train(tmp_path, number, code):
     checkpoint = tmp_path / "run" / "state" / "diffusion.safetensors"
     exited, last = stop(train, tmp_path, number, checkpoint.exists, "a checkpoint")
     assert exited == code
-    found = re.search(r"stopped; (\d+) steps of diffusion were taken; .* goes on from step (\d+), which is saved", last)
+    found = re.search(
+        r"stopped; (\d+) steps of diffusion were taken; .* continues from step (\d+), which is saved", last
+    )
     with safe_open(checkpoint, "numpy") as file:
         step = int(file.metadata()["step"])
     assert found and int(found[2]) in (step, step - 3), last  # -3: stopped while this one was being written
@@ -117,7 +119,7 @@ def test_sweep(tmp_path):
     finally:
         process.kill()
     last = said(tmp_path).strip().splitlines()[-1]
-    found = re.search(r"stopped; (\d) of 8 runs are done and saved; the same command goes on with the others", last)
+    found = re.search(r"stopped; (\d) of 8 runs are done and saved; the same command continues with the others", last)
     assert found and len(finished(out)) >= int(found[1]) >= 1, said(tmp_path)
     assert len((out / "results.csv").read_text().splitlines()) == 1 + int(found[1])
     assert not list(out.glob("*.failed"))

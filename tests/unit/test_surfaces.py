@@ -302,7 +302,7 @@ def test_a_film_that_exists_is_kept_unless_overwrite(model, capsys):
     Path("samples/sample_1.mp4").write_text("old")
     code, out, err = run(capsys, *car)
     assert (code, out, len(model)) == (2, "", 1)
-    assert "samples/sample_0.mp4 and 1 more would be overwritten; give --overwrite" in err
+    assert "samples/sample_0.mp4 and 1 more" in err and "--overwrite" in err
     assert Path("samples/sample_1.mp4").read_text() == "old"
     assert run(capsys, *car, "--overwrite")[0] == 0
     assert Path("samples/sample_1.mp4").read_text() == "new"
@@ -336,7 +336,7 @@ def test_a_report_that_exists_is_kept_unless_overwrite(model, capsys, monkeypatc
     Path("out").mkdir()
     Path("out/sheet.png").write_text("mine")
     code, _, err = run(capsys, "evaluate", "--out", "out")
-    assert code == 2 and "out/sheet.png would be overwritten; give --overwrite" in err and not model
+    assert code == 2 and "out/sheet.png" in err and "--overwrite" in err and not model
     assert run(capsys, "evaluate", "--out", "out", "--overwrite")[0] == 0 and model
 
 
@@ -348,7 +348,7 @@ def test_a_page_that_is_no_sweeps_is_kept_unless_overwrite(tmp_path, capsys, mon
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("mine")
     code, _, err = run(capsys, *words)
-    assert code == 2 and "index.html would be overwritten; give --overwrite" in err and not started
+    assert code == 2 and "index.html" in err and "--overwrite" in err and not started
     with pytest.raises(SystemExit):
         run(capsys, *words, "--overwrite")
     (tmp_path / "site" / "micro-0123456789ab.ipynb").write_text("")  # a sweep's own
@@ -382,26 +382,26 @@ def test_a_home_folder_is_the_same_for_saving_and_saying(model, capsys, monkeypa
 
 
 @pytest.mark.parametrize(
-    "words, message",
+    "words, word",
     [
-        (["generate", "--prompt", "a car", "--model", ""], 'model "" is neither "tiny" nor a folder'),
-        (["generate", "--prompt", "a car", "--sample-name", ""], '--sample-name "" must be a file name'),
-        (["generate", "--prompt", "a car", "--sample-name", "x" * 300], "must be a file name of at most 200 bytes"),
-        (["generate", "--prompt", "a car", "--save-dir", "x" * 300], "cannot be used: File name too long"),
-        (["generate", "--prompt", "a car", "--fps", "5000"], "fps must be at most 1000, not 5000"),
-        (["generate", "--prompt", "a car", "--num-frames", "10001"], "num_frames must be at most 10000, not 10001"),
-        (["explain", "0", "--condition-frame-length", "4"], "--condition-frame-length is for more than one loop"),
-        (["explain", "0", "--num-frames", "10001"], "num_frames must be at most 10000, not 10001"),
-        (["explain", "0", "--loop", "1001"], "loops must be at most 1000, not 1001"),
+        (["generate", "--prompt", "a car", "--model", ""], "model"),
+        (["generate", "--prompt", "a car", "--sample-name", ""], "--sample-name"),
+        (["generate", "--prompt", "a car", "--sample-name", "x" * 300], "--sample-name"),
+        (["generate", "--prompt", "a car", "--save-dir", "x" * 300], "File name too long"),
+        (["generate", "--prompt", "a car", "--fps", "5000"], "fps"),
+        (["generate", "--prompt", "a car", "--num-frames", "10001"], "num_frames"),
+        (["explain", "0", "--condition-frame-length", "4"], "--condition-frame-length"),
+        (["explain", "0", "--num-frames", "10001"], "num_frames"),
+        (["explain", "0", "--loop", "1001"], "loops"),
         (["evaluate", "--compare", "deep.json", "deep.json"], "recursion"),
         (["train", "first_steps", "--out", "out", "--set", "seed=" + "[" * 5000], "recursion"),
         (["train", "x" * 300, "--out", "out"], "File name too long"),
     ],
 )
-def test_what_was_silent_endless_or_a_traceback_is_a_message(model, capsys, words, message):
+def test_what_was_silent_endless_or_a_traceback_is_a_message(model, capsys, words, word):
     Path("deep.json").write_text("[" * 100_000)
     code, out, err = run(capsys, *words)
-    assert (code, out, model) == (2, "", []) and message in err
+    assert (code, out, model) == (2, "", []) and word in err
 
 
 def test_a_prompt_file_without_end_is_refused():

@@ -1,0 +1,258 @@
+"""`opensora-lite generate` and `opensora-lite encode-text`."""
+
+import argparse
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from itertools import count
+from os.path import lexists
+from pathlib import Path
+
+from opensora_lite.errors import CheckpointError, OpenSoraError
+from opensora_lite.request import Job, Settings, captions_of, model_defaults, model_folder, plan
+from opensora_lite.tools.options import (
+    FIELDS,
+    SEVERAL,
+    add_device,
+    add_prompts,
+    add_settings,
+    as_path,
+    read_given_prompts,
+    settings_from,
+)
+from opensora_lite.tools.stopping import reports_when_stopped, stop_if_asked
+from opensora_lite.video import check_target
+
+VIDEO = ("num_frames", "image_size", "fps", "frame_interval", "loops", "condition_frames")
+MAX_NAME = 200  # bytes of a file name without numbers and suffix; most file systems allow 255 in all
+
+# ----------------------------------------------------------------------------------------------------------------------
+# generate
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def add_generate_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Defaults are in brackets. README.md shows the five tasks."
+    group = parser.add_argument_group("prompts")
+    add_prompts(group)
+    add = group.add_argument
+    add("--reference-path", **SEVERAL, help="references, one argument per prompt; several paths are joined by ;")
+    add("--mask-strategy", **SEVERAL, help="mask strategies, one per prompt")
+    add_settings(parser.add_argument_group("the video"), *VIDEO)
+    add_settings(parser.add_argument_group("sampling"), *(name for name in FIELDS if name not in VIDEO))
+    add = parser.add_argument_group("files").add_argument
+    add("--save-dir", type=as_path, default=Path("samples"), metavar="FOLDER", help="[samples]")
+    add("--sample-name", metavar="NAME", help="files are named NAME_0, NAME_1, … [sample]")
+    add("--prompt-as-path", action="store_true", help="name files after their prompts, and skip those that exist")
+    add("--overwrite", action="store_true", help="replace files that exist; otherwise they are an error")
+    add("--skip-existing", action="store_true", help="make only the videos whose files are missing, with their seeds")
+    add("--save-format", choices=("mp4", "gif", "png"), help="[mp4; png for a single frame]")
+    group = parser.add_argument_group("the model")
+    add = group.add_argument
+    add("--model", help='"tiny", or a folder with stdit/, t5/ and vae/ [tiny]')
+    add("--model-pretrained-path", dest="stdit", metavar="FOLDER", help="OpenSora-STDiT-v2-stage3")
+    add("--text-encoder-pretrained-path", dest="t5", metavar="FOLDER", help="t5-v1_1-xxl")
+    add("--vae-pretrained-path", dest="vae", metavar="FOLDER", help="sd-vae-ft-ema")
+    add_device(group, dtype=True)
+    add("--micro-batch-size", type=int, metavar="N", help="frames per call of the VAE [16, or as many as fit]")
+    add("--sequential", action="store_true", help="never hold T5 and STDiT2 in memory at the same time")
+    add("--text-embeddings", type=as_path, metavar="FILE", help="written by encode-text; T5 is then not loaded")
+
+
+def generate(a: argparse.Namespace) -> None:
+    """Make videos and save each when it is done. Mistakes are reported before a model is loaded."""
+    released = any((a.stdit, a.t5, a.vae))
+    if released and a.model is None and not all((a.stdit, a.t5 or a.text_embeddings, a.vae)):
+        raise CheckpointError(
+            "give all of --model-pretrained-path, --text-encoder-pretrained-path and --vae-pretrained-path, or none"
+        )
+    if a.text_embeddings and (a.t5 or a.sequential):
+        raise OpenSoraError("with --text-embeddings no T5 is loaded: leave out its path and --sequential")
+    if a.overwrite and a.skip_existing:
+        raise OpenSoraError("--overwrite replaces files that exist, --skip-existing keeps them; give one of the two")
+    defaults, trained_sizes = model_defaults("tiny" if a.model is None else a.model)
+    if released and a.model is None:
+        defaults, trained_sizes = Settings(), []
+    settings = settings_from(a, defaults)
+    jobs = plan(read_given_prompts(a), a.reference_path, a.mask_strategy, settings)
+    todo = list(zip(jobs, target_paths(a, jobs, settings), strict=True))
+    if a.skip_existing or (a.prompt_as_path and not a.overwrite):
+        for path in (path for _, path in todo if lexists(path)):
+            print(f"{path} exists and is skipped")
+        todo = [(job, path) for job, path in todo if not lexists(path)]
+    elif not a.overwrite:
+        refuse_existing(path for _, path in todo)
+    if not todo:
+        return
+    height, width = settings.image_size
+    loops = ""
+    if settings.loops > 1:
+        loops = f" in {settings.loops} loops of {settings.num_frames}, each taking over {settings.condition_frames}"
+    print(
+        f"{len(todo)} video(s) of {settings.total_frames} frames{loops}, {height}×{width} pixels:"
+        f" {settings.sampler}, {settings.num_sampling_steps} steps, guidance {settings.guidance_scale:g}"
+    )
+    if trained_sizes and settings.image_size not in trained_sizes:
+        sizes = ", ".join(f"{h}×{w}" for h, w in trained_sizes)
+        print(f"note: this model was trained at {sizes}; at {height}×{width}, generated frames are blurred")
+
+    saved: list[Path] = []
+    rest = "the same command with --skip-existing makes the others"
+    with reports_when_stopped(lambda: f"{len(saved)} of {len(todo)} video(s) are saved; {rest}"):
+        make_videos(a, todo, settings, saved)
+
+
+def make_videos(a: argparse.Namespace, todo: list[tuple[Job, Path]], settings: Settings, saved: list[Path]) -> None:
+    """Load the model and make the videos; each is saved when it is done, and its path appended to `saved`."""
+    from tqdm import tqdm
+
+    from opensora_lite.device import resolve_dtype, set_device
+    from opensora_lite.pipeline import OpenSora
+    from opensora_lite.runtime.memory import for_settings, refuse_what_cannot_fit
+
+    jobs = [job for job, _ in todo]
+    captions = list(dict.fromkeys(caption for job in jobs for caption in job.captions))
+    model = dict(model=a.model, stdit=a.stdit, t5=a.t5, vae=a.vae, sequential=a.sequential)
+    device = set_device(a.device)
+    embeddings = None
+    if a.text_embeddings:
+        from opensora_lite.text import TextEmbeddings
+
+        embeddings = TextEmbeddings.read(a.text_embeddings)
+        embeddings.check(captions)
+    estimate = for_settings(
+        settings,
+        **model,
+        dtype=resolve_dtype(a.dtype, device),
+        device=device,
+        micro_batch_size=max(a.micro_batch_size or 1, 1),
+        text_encoder=embeddings is None,
+    )
+    refuse_what_cannot_fit(settings, estimate, device)
+    start = time.perf_counter()
+    pipe = OpenSora.from_pretrained(
+        **model, device=a.device, dtype=a.dtype, micro_batch_size=a.micro_batch_size, text_embeddings=embeddings
+    )
+    print(f"loaded in {time.perf_counter() - start:.1f} s")
+    for caption in captions:
+        unread = pipe.text.count_tokens(caption) - pipe.text.max_length
+        if unread > 0:
+            print(f'note: the model reads {pipe.text.max_length} tokens; the last {unread} of "{caption}" are left out')
+
+    batches = -(-len(jobs) // settings.batch_size)
+    total = batches * settings.loops * settings.num_sampling_steps
+    with tqdm(total=total, unit="step", disable=not sys.stderr.isatty()) as bar:
+
+        def on_step(progress: object) -> None:
+            stop_if_asked()
+            bar.update()
+
+        videos = pipe.generate(jobs, settings, on_step=on_step)
+        for (_, video), (_, path) in zip(videos, todo, strict=True):
+            saved.append(video.save(path if a.overwrite else free_path(path)))
+            bar.write(f"saved {saved[-1].resolve()}: {video!r}", file=sys.stdout)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# File names
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def target_paths(a: argparse.Namespace, jobs: list[Job], settings: Settings) -> list[Path]:
+    """The file of each job's video. Raises OpenSoraError if it cannot be written, or if two would share it."""
+    if a.sample_name is not None and a.prompt_as_path:
+        raise OpenSoraError("--sample-name and --prompt-as-path both name the files; give one of them")
+    stem = "sample" if a.sample_name is None else a.sample_name
+    is_name = Path(stem).name == stem and stem not in ("", ".", "..") and stem.isprintable()
+    if not is_name or len(stem.encode()) > MAX_NAME:
+        raise OpenSoraError(
+            f'--sample-name "{stem}" must be a file name of at most {MAX_NAME} bytes; the folder is --save-dir'
+        )
+    if lexists(a.save_dir) and not a.save_dir.is_dir():
+        raise OpenSoraError(f"--save-dir {a.save_dir} is a file, not a folder")
+    folder = a.save_dir.absolute()  # so that a name that begins with ~ is only a name
+    suffix = "." + (a.save_format or ("png" if settings.total_frames == 1 else "mp4"))
+    if suffix == ".png" and settings.total_frames > 1:  # a folder of pictures: `Video.save` to a name without suffix
+        suffix = ""
+    paths = []
+    for i, job in enumerate(jobs):
+        name = file_name(job.prompt) if a.prompt_as_path else f"{stem}_{i // settings.num_sample}"
+        name = name if suffix else name.replace(".", "_")  # otherwise "a car. at night" would have a suffix
+        paths.append(folder / (name + (f"-{job.sample}" if settings.num_sample > 1 else "") + suffix))
+    path, times = Counter(paths).most_common(1)[0]
+    if times > 1:
+        raise OpenSoraError(
+            f"{times} videos would be saved as {path}: they have one prompt, or nearly; leave out --prompt-as-path"
+        )
+    for path in paths:
+        check_target(path, settings.total_frames, settings.video_fps)
+    return paths
+
+
+def file_name(prompt: str) -> str:
+    """A prompt as a file name: characters that file systems refuse, or that are invisible, become _."""
+    visible = "".join(character if character.isprintable() else "\0" for character in prompt)
+    name = re.sub(r'[\x00/\\:*?"<>|]+', "_", visible).strip(" .")
+    return name.encode()[:MAX_NAME].decode(errors="ignore") or "_"
+
+
+def refuse_existing(paths: Iterable[Path]) -> None:
+    """Raise OpenSoraError if any of the paths exists."""
+    existing = [str(path) for path in paths if lexists(path)]
+    if existing:
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise OpenSoraError(f"{existing[0]}{more} would be overwritten; give --overwrite, or another path")
+
+
+def free_path(path: Path) -> Path:
+    """The path, or NAME~1, NAME~2 … if another process has written it since `refuse_existing`: both videos are kept."""
+    if not lexists(path):
+        return path
+    names = (path.with_name(f"{path.stem}~{i}{path.suffix}") for i in count(1))
+    return next(name for name in names if not lexists(name))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# encode-text
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def add_encode_options(parser: argparse.ArgumentParser) -> None:
+    add_prompts(parser)
+    add_settings(parser, "loops", loops=1)
+    add = parser.add_argument
+    add("--out", type=as_path, required=True, metavar="FILE", help="NAME.safetensors")
+    add("--overwrite", action="store_true", help="replace the file if it exists")
+    add("--model", help='"tiny", or a folder with stdit/ (its config.json is read) and t5/ [tiny]')
+    add("--text-encoder-pretrained-path", dest="t5", metavar="FOLDER", help="t5-v1_1-xxl instead, with 200 tokens")
+    add_device(parser, dtype=True)
+
+
+def encode_text(a: argparse.Namespace) -> None:
+    """Save T5's embeddings of prompts. Mistakes are reported before T5 is loaded."""
+    from opensora_lite.device import resolve_dtype, set_device
+    from opensora_lite.io.checkpoints import read_config
+    from opensora_lite.io.files import check_writable
+    from opensora_lite.runtime.memory import STDIT_DEFAULTS
+
+    if a.t5 and a.model:
+        raise CheckpointError("give --model or --text-encoder-pretrained-path, not both")
+    if a.out.suffix != ".safetensors":
+        raise OpenSoraError(f"--out {a.out} must be a file NAME.safetensors")
+    captions = captions_of(read_given_prompts(a), a.loops)
+    check_writable(a.out.parent)
+    if not a.overwrite:
+        refuse_existing([a.out])
+    length = STDIT_DEFAULTS["model_max_length"]
+    if not a.t5:
+        folder = model_folder("tiny" if a.model is None else a.model)
+        length = read_config(folder / "stdit").get("model_max_length", length)
+    dtype = resolve_dtype(a.dtype, set_device(a.device))
+
+    from opensora_lite.text import load_text_encoder
+
+    embeddings = load_text_encoder(a.t5 or folder / "t5", length, dtype).embed(captions)
+    embeddings.save(a.out)
+    print(f"saved {a.out.resolve()}: {embeddings!r}")

@@ -1,0 +1,124 @@
+"""Command-line options that several commands share; those of settings are made from the fields of `Settings`.
+
+A setting is declared once, in request.py: its type, bounds, help and flags. argparse only converts text to numbers;
+bounds are checked by `Settings`.
+"""
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from opensora_lite.errors import OpenSoraError, PromptError
+from opensora_lite.prompts import read_prompts
+from opensora_lite.request import Settings, model_defaults
+
+FIELDS = Settings.__pydantic_fields__  # type: ignore[attr-defined]
+SEVERAL: dict[str, Any] = dict(nargs="+", action="extend")  # one or more words, and the flag may be repeated
+
+
+def flags_of(setting: str) -> list[str]:
+    """The flags of a setting, the preferred one first, such as ["--cache-threshold", "--reuse"]."""
+    return FIELDS[setting].json_schema_extra["flags"] or [f"--{setting.replace('_', '-')}"]
+
+
+def add_settings(group: argparse._ActionsContainer, *settings: str, **defaults: Any) -> None:
+    """Add the options of some settings. defaults: of this command, where they are not those of the model."""
+    tiny, released = model_defaults("tiny")[0], Settings()
+    for name in settings:
+        field = FIELDS[name]
+        if name in defaults:
+            default = _shown(name, defaults[name])
+        else:
+            default, other = (_shown(name, getattr(source, name)) for source in (tiny, released))
+            default = default if default == other else f"{default} with tiny, {other} otherwise"
+        group.add_argument(
+            *flags_of(name),
+            **_conversion(field.annotation),
+            dest=name,
+            default=defaults.get(name),
+            help=f"{field.description} [{default}]".removesuffix(" []").replace("%", "%%"),
+        )
+
+
+def chosen_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given, by name."""
+    chosen = {name: value for name, value in vars(arguments).items() if name in FIELDS and value is not None}
+    if chosen.get("cfg_channel") == 0:
+        chosen["cfg_channel"] = None
+    return chosen
+
+
+def settings_from(arguments: argparse.Namespace, defaults: Settings) -> Settings:
+    """`defaults`, with the settings that were given. Raises OpenSoraError where no video can be made with them."""
+    try:
+        return replace(defaults, **chosen_settings(arguments))
+    except OpenSoraError as error:
+        named = [(name, flags_of(name)[0]) for name in FIELDS if "_" in name and name in str(error)]
+        hints = [f" ({name} is {flag})" for name, flag in named if flag != f"--{name.replace('_', '-')}"]
+        raise type(error)("".join([str(error), *hints])) from None
+
+
+def _shown(name: str, value: Any) -> str:
+    """A default as it would be given on the command line."""
+    if value is None:
+        return "0" if name == "cfg_channel" else ""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _conversion(annotation: Any) -> dict[str, Any]:
+    """argparse's `type` and `nargs` for a setting's type: int, float, a Literal, a tuple, or one of these or None."""
+    while get_origin(annotation) is not tuple and get_args(annotation):
+        if get_origin(annotation) is Literal:
+            return {"type": str}
+        alternatives = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
+        (annotation,) = (kind for kind in alternatives if kind is not NoneType)
+    if get_origin(annotation) is tuple:
+        items = get_args(annotation)
+        return _conversion(items[0]) | {"nargs": len(items), "metavar": "N"}
+    return {"type": annotation, "metavar": "N"}
+
+
+def as_path(text: str) -> Path:
+    """A path, with ~ for the home folder: the shell leaves --save-dir=~/videos as it is."""
+    return Path(os.path.expanduser(text))
+
+
+def add_prompts(group: argparse._ActionsContainer) -> None:
+    """Add the options that `read_given_prompts` reads."""
+    add = group.add_argument
+    add("--prompt", **SEVERAL, help='prompts, each may end in {"reference_path": …, "mask_strategy": …}')
+    add("--prompt-path", type=as_path, metavar="FILE", help="a text file with a prompt on each line")
+    add("--start-index", type=int, metavar="N", help="first line of the file, counted from 0")
+    add("--end-index", type=int, metavar="N", help="line of the file before which to stop")
+
+
+def read_given_prompts(a: argparse.Namespace) -> list[str]:
+    """The prompts of --prompt, or of the chosen lines of --prompt-path. Raises PromptError."""
+    if a.prompt and a.prompt_path:
+        raise PromptError("give --prompt or --prompt-path, not both")
+    if (a.start_index is not None or a.end_index is not None) and not a.prompt_path:
+        raise PromptError("--start-index and --end-index select lines of a prompt file; give --prompt-path")
+    if a.prompt:
+        return a.prompt
+    if not a.prompt_path:
+        raise PromptError(
+            'no prompt was given; give --prompt "a red car driving right on the ocean at sunset" or --prompt-path FILE'
+        )
+    prompts = read_prompts(a.prompt_path)
+    start, end = a.start_index or 0, len(prompts) if a.end_index is None else a.end_index
+    if not 0 <= start < end <= len(prompts):
+        raise PromptError(
+            f"{a.prompt_path} has {len(prompts)} prompts, but --start-index is {start} and --end-index is {end};"
+            f" give 0 <= start < end <= {len(prompts)}"
+        )
+    return prompts[start:end]
+
+
+def add_device(group: argparse._ActionsContainer, dtype: bool = False) -> None:
+    """Add --device and, where the command has it, --dtype."""
+    group.add_argument("--device", help="cpu, gpu or gpu:1 [gpu if there is one]")
+    if dtype:
+        group.add_argument("--dtype", help="fp32, fp16 or bf16 [fp16 on a GPU, fp32 on a CPU]")
