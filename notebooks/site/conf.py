@@ -93,11 +93,15 @@ def visit_display(translator, node) -> None:
 
 
 def link_files_outside(app, docname: str, source: list[str]) -> None:
-    """Links that lead out of notebooks/: a file becomes a download, for it has no page; a folder is only named."""
+    """Links that lead out of notebooks/: a file becomes a download, since it has no page; a folder is only named."""
+    folder = Path(app.srcdir, docname).parent
 
     def replaced(match: re.Match) -> str:
         text, target = match[1], match[2].partition("#")[0]
-        return text if Path(app.srcdir, target).is_dir() else f"[{text}](path:{target})"
+        path = (folder / target).resolve()
+        if path.is_relative_to(app.srcdir):
+            return match[0]
+        return text if path.is_dir() else f"[{text}](path:{target})"
 
     source[0] = re.sub(r"\[([^\[\]]*)\]\((\.\./[^)]*)\)", replaced, source[0])
 
