@@ -26,7 +26,36 @@ exclude_patterns = ["assets", "site"]
 
 # ------------------------------------------------------------------------------------------------- reference
 
-templates_path = [str(Path(__file__).with_name("templates"))]  # module.rst: one page per module of api/index.md
+# A page for each module without a leading underscore; `list_modules` lists them on api/index.md.
+SITE = Path(__file__).parent
+PACKAGES = {"opensora_lite": SITE.parents[1] / "opensora_lite", "opensora_lite.widgets": SITE.parents[1] / "widgets"}
+PAGE = """{title}
+{line}
+
+.. automodule:: {module}
+   :members:
+   :special-members: __call__
+   :show-inheritance:
+   :member-order: bysource
+"""
+
+
+def modules() -> list[str]:
+    return sorted(
+        ".".join([package, *path.relative_to(folder).with_suffix("").parts])
+        for package, folder in PACKAGES.items()
+        for path in folder.rglob("[!_]*.py")
+    )
+
+
+for old in (SITE.parent / "api").glob("*.rst"):
+    old.unlink()
+for module in modules():
+    title = module.removeprefix("opensora_lite.")
+    text = PAGE.format(title=title.replace("_", r"\_"), line="=" * (len(title) + title.count("_")), module=module)
+    (SITE.parent / "api" / f"{module}.rst").write_text(text, encoding="utf-8")
+
+autosummary_generate = False
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 toc_object_entries_show_parents = "hide"
@@ -44,7 +73,7 @@ nb_mime_priority_overrides = [
 ]
 # What a notebook records is such a type, and has a text beside it. An output without one that a page can show still
 # is a warning.
-suppress_warnings = ["mystnb.unknown_mime_type"]
+suppress_warnings = ["mystnb.unknown_mime_type", "ref.python"]  # two modules may have a class of one name
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 4  # GitHub's anchors, which tests/test_links.py checks
 
@@ -103,11 +132,24 @@ def link_files_outside(app, docname: str, source: list[str]) -> None:
             return match[0]
         return text if path.is_dir() else f"[{text}](path:{target})"
 
-    source[0] = re.sub(r"\[([^\[\]]*)\]\((\.\./[^)]*)\)", replaced, source[0])
+    source[0] = re.sub(r"(?<!!)\[([^\[\]]*)\]\((\.\./[^)]*)\)", replaced, source[0])
+
+
+def list_modules(app, docname: str, source: list[str]) -> None:
+    """`<!-- modules: io errors -->` becomes a table of these modules, or of the modules of these packages."""
+
+    def replaced(match: re.Match) -> str:
+        parents = [f"opensora_lite.{name}" for name in match[1].split()]
+        found = [name for parent in parents for name in modules() if f"{name}.".startswith(f"{parent}.")]
+        names = "\n   ".join(found)
+        return f"```{{eval-rst}}\n.. autosummary::\n\n   {names}\n\n.. toctree::\n   :hidden:\n\n   {names}\n```"
+
+    source[0] = re.sub(r"<!-- modules: (.+) -->", replaced, source[0])
 
 
 def setup(app) -> dict:
     app.connect("source-read", link_files_outside)
+    app.connect("source-read", list_modules)
     app.connect("autodoc-process-docstring", process)
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_display, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

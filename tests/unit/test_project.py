@@ -1,4 +1,4 @@
-"""The project around the package: its pins, its import time, what is committed, the wheel, the README's commands."""
+"""The project around the package: its pins, its import time, what is committed, the wheel."""
 
 import os
 import re
@@ -169,15 +169,3 @@ def run(command: list, cwd: Path) -> str:
     child = subprocess.run([str(part) for part in command], cwd=cwd, env=clean, capture_output=True, text=True)
     assert child.returncode == 0, f"{command}\n{child.stdout[-2000:]}\n{child.stderr[-4000:]}"
     return child.stdout
-
-
-# ------------------------------------------------------------------------------------- the README's commands
-
-
-def test_make_targets_named_in_the_readme_exist():
-    readme = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "notebooks/index.md"))
-    targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    # in code only, a line that starts with it or `make …` in backticks: "make sure" in a sentence is no command
-    named = set(re.findall(r"(?:^\s*|`|&&\s*)make ([a-z][\w-]*)", readme, re.MULTILINE))
-    assert {"demo", "test", "site", "test-paddle26"} <= targets
-    assert named and named <= targets
