@@ -9,7 +9,9 @@ from pathlib import Path
 FENCE = re.compile(r"^ *(```+|~~~+)([^\n]*)\n(.*?)^ *\1 *$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 HEADING = re.compile(r"^(#{1,6}) +(.+?)(?: +#+)? *$", re.MULTILINE)
-LINK = re.compile(r"""\]\(\s*<?([^)\s>]+)>?(?:\s+"[^"]*")?\s*\)|<(?:a|img)\b[^>]*?\b(?:href|src)=["']([^"']+)""")
+LINK = re.compile(
+    r"""\]\(\s*<?([^)\s>]+)>?(?:\s+"[^"]*")?\s*\)|<(?:a|img|source)\b[^>]*?\b(?:href|src|srcset)=["']([^"']+)"""
+)
 
 
 @dataclass(frozen=True)

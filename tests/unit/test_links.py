@@ -1,5 +1,4 @@
-"""Links within the repository: every file that a README, the course's front page or a notebook points at is there, and
-every heading too."""
+"""Links within the repository: every file and heading that a Markdown file or a notebook links to is there."""
 
 import re
 from functools import cache
@@ -11,12 +10,10 @@ from markdown_text import markdown_of, parse
 
 ROOT = Path(__file__).parents[2]
 FILES = [
-    ROOT / "README.md",
-    ROOT / "README.zh-CN.md",
-    ROOT / "opensora_lite/weights/tiny/README.md",
-    ROOT / "tests/golden/README.md",
-    ROOT / "notebooks/assets/README.md",
-    ROOT / "notebooks/index.md",
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "notebooks").rglob("*.md")),
+    *sorted((ROOT / "tests").rglob("*.md")),
+    *sorted((ROOT / "opensora_lite").rglob("*.md")),
     *sorted((ROOT / "notebooks").glob("*.ipynb")),
 ]
 
@@ -35,7 +32,7 @@ def anchors(path: Path) -> set[str]:
 
 
 def broken(path: Path) -> list[str]:
-    """The links of a file that lead nowhere in this repository; what another host has is not asked."""
+    """The links of a file that lead nowhere in this repository. Links to other hosts are not checked."""
     wrong = []
     for link in parse(markdown_of(path)).links:
         if re.match(r"[a-z][a-z0-9+.-]*:|//", link):
