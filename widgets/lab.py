@@ -344,6 +344,7 @@ class TaskLab(Widget):
         return not thread.is_alive()
 
     def close(self) -> None:
+        """Cancel a running request and close the widget."""
         if self.trait_has_value("timeline"):  # __init__ may have failed before
             self.cancel()
             self.timeline.close()

@@ -390,6 +390,7 @@ class LatentPlayer(Widget):
 
 
 def is_guided(step: TraceStep) -> bool:
+    """Whether the step was made with classifier-free guidance."""
     return step.eps_uncond is not None
 
 

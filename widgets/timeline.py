@@ -127,10 +127,12 @@ class MaskTimeline(Widget):
 
     @property
     def can_undo(self) -> bool:
+        """Whether there is a change to undo."""
         return bool(self._past)
 
     @property
     def can_redo(self) -> bool:
+        """Whether there is an undone change to redo."""
         return bool(self._future)
 
     def undo(self) -> None:

@@ -445,6 +445,7 @@ def mp4_bytes(frames: np.ndarray, fps: float) -> bytes:
 
 
 def png_bytes(image: "PIL.Image.Image") -> bytes:
+    """A picture as the bytes of a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()

@@ -35,10 +35,12 @@ class StepCache:
 
     @property
     def config(self):
+        """The configuration of the wrapped denoiser."""
         return self.denoiser.config
 
     @property
     def null_caption(self):
+        """The wrapped denoiser's embedding of the empty caption, [L_max, caption_channels]."""
         return self.denoiser.null_caption
 
     def precompute(self, cond) -> CachedState:

@@ -33,8 +33,8 @@ def undocumented(path: str, node: ast.AST, inherited: frozenset = frozenset()) -
     for child in node.body:
         if not isinstance(child, (ast.ClassDef, ast.FunctionDef)) or child.name.startswith("_"):
             continue
-        is_overload = any(ast.unparse(decorator) == "overload" for decorator in child.decorator_list)
-        if not (is_overload or ast.get_docstring(child) or child.name in inherited):
+        decorators = [ast.unparse(decorator).split(".")[-1] for decorator in child.decorator_list]
+        if not ({"overload", "setter"} & {*decorators} or ast.get_docstring(child) or child.name in inherited):
             yield f"{path}.{child.name}"
         if isinstance(child, ast.ClassDef):
             bases = [base for base in map(ast.unparse, child.bases) if base in CLASSES]
