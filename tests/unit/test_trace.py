@@ -74,7 +74,7 @@ def test_weights_times_values_is_what_the_layer_computes(golden_stdit, temporal)
     np.testing.assert_allclose(layer.proj(out).numpy(), layer(x, rotary).numpy(), atol=1e-5)
 
 
-def test_attention_is_that_of_the_half_with_the_caption(first_pipe, trace):
+def test_attention_is_that_of_the_conditional_half(first_pipe, trace):
     unguided = Trace(attention=WATCHED, steps=[1])
     first_pipe(PROMPT, trace=unguided, **{**SHORT, "guidance_scale": 1})
     assert unguided[0].eps_uncond is None
@@ -95,7 +95,20 @@ def test_loops_masks_and_chosen_steps(first_pipe):
     assert repr(trace) == "Trace(1 step of 1 loop)"  # a new video begins anew
 
 
-def test_what_a_trace_cannot_follow_is_refused_before_anything_runs(first_pipe):
+def test_steps_that_the_step_cache_skips_hold_the_attention_of_the_step_they_reuse(first_pipe):
+    trace = Trace(attention=WATCHED)
+    first_pipe(PROMPT, trace=trace, **{**SHORT, "num_sampling_steps": 8, "cache_threshold": 4.0})
+    reused = [step.reused for step in trace]
+    assert any(reused) and not reused[0]
+    for before, step in itertools.pairwise(trace):
+        same = all(np.array_equal(before.attention[name], step.attention[name]) for name in WATCHED)
+        assert same == step.reused and np.array_equal(before.eps_cond, step.eps_cond) == step.reused
+    chosen = Trace(attention=WATCHED, steps=[reused.index(True) + 1])
+    first_pipe(PROMPT, trace=chosen, **{**SHORT, "num_sampling_steps": 8, "cache_threshold": 4.0})
+    assert chosen[0].reused and chosen[0].attention.keys() == set(WATCHED)
+
+
+def test_requests_that_a_trace_cannot_follow_are_refused_before_anything_runs(first_pipe):
     with pytest.raises(OpenSoraError, match=r"no attention blocks\.9\.attn; it has blocks\.0\.attn, "):
         first_pipe(PROMPT, trace=Trace(attention=["blocks.9.attn"]), **SHORT)
     with pytest.raises(OpenSoraError, match="follows one video, and 2 were asked for"):
@@ -114,7 +127,7 @@ def test_nothing_stays_behind_when_a_run_fails(first_pipe):
     assert len(trace) == 1
 
 
-def test_heads_that_are_off_say_nothing_and_come_back(first_pipe, plain):
+def test_ablated_heads_contribute_nothing_and_come_back(first_pipe, plain):
     import paddle
 
     layer = first_pipe.stdit.blocks[0].attn
