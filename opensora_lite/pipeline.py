@@ -243,6 +243,7 @@ class OpenSora:
 
         from opensora_lite.runtime.step_cache import StepCache
         from opensora_lite.samplers import CFG, SAMPLERS, NoiseSource
+        from opensora_lite.stdit2 import Conditions
 
         (height, width), T = settings.image_size, settings.num_frames
         latent_size = (T, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT)
@@ -262,7 +263,8 @@ class OpenSora:
             rows = [apply_frames(z[i], references[i], job.frames[loop]) for i, job in enumerate(batch)]
             z, frame_mask = (np.stack(column) for column in zip(*rows, strict=True))
             # 3. denoise
-            conditions = _conditions(y, y_mask, latent_size, height, width, IMAGE_FPS if T == 1 else settings.fps)
+            fps = IMAGE_FPS if T == 1 else settings.fps
+            conditions = Conditions.shared(y, y_mask, latent_size, height, width, fps)
             predict = CFG(
                 denoiser, conditions, settings.guidance_scale, settings.cfg_channel, settings.guidance_interval
             )
@@ -410,16 +412,6 @@ def check_compatible(stdit: "STDiT2Config", width: int, max_length: int, vae: "F
             f"the models do not belong together: the VAE makes {vae.channels} channels at 1/{vae.downsampling} of the"
             f" size; STDiT2 needs {stdit.in_channels} at 1/{PIXELS_PER_LATENT}"
         )
-
-
-def _conditions(y: Any, y_mask: Any, latent_size: tuple[int, int, int], height: int, width: int, fps: int) -> Any:
-    """The `stdit2.Conditions` of a batch whose size and frame rate are shared."""
-    import paddle
-
-    from opensora_lite.stdit2 import Conditions
-
-    numbers = (latent_size[0], height, width, height / width, fps)
-    return Conditions(y, y_mask, latent_size, *(paddle.full([1], float(n)) for n in numbers)).trimmed()
 
 
 def _work(videos: int, settings: Settings) -> tuple[str, str]:

@@ -173,7 +173,7 @@ def test_models_that_cannot_be_loaded_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="t5 and vae must be given too"):
         OpenSora.from_pretrained(stdit="a")
     (tmp_path / "pipeline.json").write_text('{"frames": 3}')
-    with pytest.raises(CheckpointError, match=r"pipeline.json cannot be read: frames is unknown"):
+    with pytest.raises(CheckpointError, match="frames is unknown"):
         model_defaults(tmp_path)
     with pytest.raises(DeviceError, match=r'device "tpu" is unknown'):
         OpenSora.from_pretrained(device="tpu")
