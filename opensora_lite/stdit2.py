@@ -8,7 +8,6 @@ opensora/models/stdit/stdit2.py, reproduced by tests/parity. Read from top to bo
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
@@ -126,11 +125,17 @@ class Conditions:
 
     @classmethod
     def shared(
-        cls, y: paddle.Tensor, y_mask: paddle.Tensor, latent_size: Sequence[int], height: int, width: int, fps: float
+        cls,
+        y: paddle.Tensor,
+        y_mask: paddle.Tensor,
+        latent_size: tuple[int, int, int],
+        height: int,
+        width: int,
+        fps: float,
     ) -> "Conditions":
         """For a batch whose videos share size (in pixels), length and frame rate; without shared padding."""
         numbers = (latent_size[0], height, width, height / width, fps)
-        return cls(y, y_mask, tuple(latent_size), *(paddle.full([1], float(n)) for n in numbers)).trimmed()
+        return cls(y, y_mask, latent_size, *(paddle.full([1], float(n)) for n in numbers)).trimmed()
 
     def trimmed(self) -> "Conditions":
         """Without the padding that all captions share; L becomes a multiple of 16.

@@ -192,7 +192,7 @@ def test_a_part_that_is_missing_is_found_before_another_is_loaded(monkeypatch):
 
 def test_edit_ratios_of_less_than_one_step_are_refused():
     """As released they would do what 0 does."""
-    with pytest.raises(MaskStrategyError, match="at least 0.1"):
+    with pytest.raises(MaskStrategyError, match=r"at least 0\.1"):
         plan(["a car"], [[clip(4)]], ["0,0,0,0,4,0.05"], Settings(num_sampling_steps=10))
     plan(["a car"], [[clip(4)]], ["0,0,0,0,4,0.1"], Settings(num_sampling_steps=10))
 
