@@ -10,11 +10,13 @@ Both raise an OpenSoraError of one sentence: which field, what it must be, and w
 no number and "3" is no whole number, but numpy's numbers are numbers. `AsTuple` accepts a list for a tuple.
 """
 
+import dataclasses
 import difflib
 import functools
+import json
 import operator
-from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 import pydantic
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -48,6 +50,7 @@ MUST_BE = {  # pydantic's error types in words; {…} are fields of the error's 
     "list_type": "a list",
     "tuple_type": "a list",
     "dict_type": "a dictionary",
+    "dataclass_type": "a group of fields",
     "literal_error": "one of {expected}",
     "greater_than_equal": "at least {ge}",
     "greater_than": "more than {gt}",
@@ -69,6 +72,19 @@ def check(kind: Any, value: Any, what: str, error: type[OpenSoraError] = OpenSor
         return _adapter(kind).validate_python(value, strict=True)
     except ValidationError as found:
         raise _readable(found, value, what, error) from None
+
+
+def build(cls: type[T], values: Any, what: str, error: type[OpenSoraError] = OpenSoraError) -> T:
+    """A validated dataclass from plain values, as YAML and JSON hold them; raises `error`.
+
+    Fields that are dataclasses are given as dictionaries, tuples as lists, whole numbers as keys also as text.
+    what: begins the message, as in "the recipe: diffusion.depth must be …".
+    """
+    try:
+        kind: Any = cls
+        return _adapter(kind).validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as found:
+        raise _readable(found, values, what, error, cls) from None
 
 
 @functools.cache
@@ -95,11 +111,10 @@ def validated(
             try:
                 init(self, *args, **values)
             except ValidationError as found:
-                names = tuple(made.__dataclass_fields__)
-                given = dict(zip(names, args, strict=False)) | values
+                given = dict(zip(made.__dataclass_fields__, args, strict=False)) | values
                 place = found.errors(include_url=False)[0]["loc"]
                 kind = (errors or {}).get(str(place[0]) if place else "", error)
-                raise _readable(found, given, what, kind, names) from None
+                raise _readable(found, given, what, kind, made) from None
 
         made.__init__ = __init__
         return made
@@ -118,25 +133,44 @@ def known_fields(
 
 
 def _readable(
-    found: ValidationError, given: Any, what: str, error: type[OpenSoraError], names: tuple[str, ...] = ()
+    found: ValidationError, given: Any, what: str, error: type[OpenSoraError], cls: type | None = None
 ) -> OpenSoraError:
     """The OpenSoraError of a ValidationError: of its first problem.
 
-    given: the value that was checked. Where it is a dataclass: its fields by name, and names: all that it has.
+    given: the value that was checked; of a dataclass `cls`: its fields by name.
     """
     problem = found.errors(include_url=False)[0]
     raised = problem.get("ctx", {}).get("error")
     if isinstance(raised, OpenSoraError):
         return raised
-    place = _place(problem["loc"], given, names)
+    loc, missing = problem["loc"], problem["type"] in ("missing", "missing_argument")
+    names = tuple(getattr(cls, "__dataclass_fields__", ()))
+    place = _place(loc[:-1], given, names) + f".{loc[-1]}" if missing and loc else _place(loc, given, names)
     name = what + place
     if names:
-        name = f"{what}: {place[1:]}" if what else place[1:]
+        name = f"{what}: {place[1:]}" if what and place else what or place[1:]
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return error(f"{name} is unknown; known are {', '.join(names)}")
-    if problem["type"] in ("missing", "missing_argument"):
+        return error(f"{name} is unknown{_hint(cls, loc)}")
+    if missing:
         return error(f"{name} is missing")
     return error(f"{name} must be {_expected(problem)}, not {shown(problem['input'])}")
+
+
+def _hint(cls: Any, loc: tuple[int | str, ...]) -> str:
+    """What may have been meant by the unknown field at `loc`, from the dataclass `cls` on."""
+    *parents, name = loc
+    for part in parents:
+        if isinstance(part, str):
+            cls = next((leaf for leaf in _leaves(get_type_hints(cls).get(part)) if dataclasses.is_dataclass(leaf)), cls)
+    known = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}" if known else ""
+
+
+def _leaves(hint: Any) -> Iterator[Any]:
+    """The types that an annotation is made of."""
+    inner = get_args(hint)
+    yield from (leaf for each in inner for leaf in _leaves(each)) if inner else (hint,)
 
 
 def _place(loc: tuple[int | str, ...], given: Any, names: tuple[str, ...]) -> str:
@@ -158,4 +192,5 @@ def _expected(problem: ErrorDetails) -> str:
     phrase = MUST_BE.get(problem["type"])
     if phrase is None:
         return problem["msg"].removeprefix("Input should be ").removesuffix(" type")
-    return phrase.format(**problem.get("ctx", {}))
+    bounds = {name: f"{v:g}" if isinstance(v, float) else v for name, v in problem.get("ctx", {}).items()}
+    return phrase.format(**bounds)

@@ -1,51 +1,32 @@
-"""LiteWorld: captioned videos drawn from a few lines of geometry, the tiny model's whole universe.
+"""LiteWorld: procedurally rendered videos with exact captions, the training data of the small models.
 
-A scene is a place at a time of day (or in cyberpunk style) with at most one subject of one colour, moving left or
-right. Nothing is downloaded, every caption is exactly true, and what a clip shows can be measured.
+A scene has a background (place), a time of day or the cyberpunk style, and at most one subject of one color, which
+moves left or right. Captions are exactly true, and `liteworld.describe` measures a clip's content from its pixels.
 
     scene = sample_layout(Scene("ocean", "sunset", "car", color="red"), np.random.default_rng(0))
     caption(scene)                    # "a red car driving right on the ocean at sunset"
     render(scene, num_frames=16)      # uint8 [16, 64, 64, 3]
-    describe(render(scene))           # back again: place, time, subject, color and direction, measured from the pixels
 
-Units. Lengths are in heights of the frame: y runs from 0 (top) to 1 (bottom), x from 0 (left) to aspect = W/H, so that
-a shape keeps its proportions at every aspect ratio. Horizontal positions of a layout are in widths (0 … 1). Time t is
-in frames at 24 fps: frame k of a clip is drawn at t = 24 k / fps. Colours are RGB in 0 … 1.
+Units. Lengths are relative to the frame height: y runs from 0 (top) to 1 (bottom), x from 0 (left) to aspect = W/H, so
+shapes keep their proportions at every aspect ratio. Horizontal positions of a Layout are relative to the width (0 … 1).
+Time t counts frames at 24 fps: frame k of a clip is drawn at t = 24 k / fps. Colors are RGB in 0 … 1.
 
-How a shape is drawn. A shape is a distance function: negative inside, 0 on its edge, positive outside. Where |distance|
-is below half of `soft` (1.3 pixels) the colour is mixed with what is already there, which smooths the edge.
+Rendering. A shape is a signed distance function: negative inside, 0 on the edge, positive outside. Anti-aliasing blends
+the colors where |distance| < soft / 2, with soft = 1.3 pixels.
 
-The shipped model was trained on exactly these pixels; tests/golden/world holds some of them to compare with.
+The shipped model was trained on exactly these pixels; tests/golden/world holds samples of them.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from numbers import Real
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import numpy as np
+from pydantic import Field
 
 from opensora_lite.errors import OpenSoraError
-
-__all__ = [
-    "COLORS",
-    "DIRECTIONS",
-    "HELD_OUT",
-    "PLACES",
-    "SUBJECTS",
-    "TIMES",
-    "Building",
-    "Layout",
-    "Scene",
-    "caption",
-    "describe",
-    "render",
-    "sample_layout",
-    "sample_scene",
-]
+from opensora_lite.validation import AsTuple, Whole, check, validated
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Vocabulary
@@ -59,24 +40,29 @@ COLORS = {
     "white": (0.97, 0.97, 0.97),
     "purple": (0.58, 0.14, 0.75),
 }
-PLACES = ("ocean", "city", "desert", "meadow")
-TIMES = ("sunrise", "noon", "sunset", "night", "cyberpunk")
-SUBJECTS = ("car", "boat", "balloon", "bird")
-DIRECTIONS = ("left", "right")
+Color = Literal["red", "blue", "green", "yellow", "white", "purple"]
+Place = Literal["ocean", "city", "desert", "meadow"]
+Time = Literal["sunrise", "noon", "sunset", "night", "cyberpunk"]
+Subject = Literal["car", "boat", "balloon", "bird"]
+Direction = Literal["left", "right"]
+PLACES: tuple[Place, ...] = get_args(Place)
+TIMES: tuple[Time, ...] = get_args(Time)
+SUBJECTS: tuple[Subject, ...] = get_args(Subject)
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
-HELD_OUT = 10_000_000  # seeds from here on are for evaluations; training draws its clips from smaller ones
+HELD_OUT = 10_000_000  # evaluations use seeds from here on, training uses smaller ones
 
 VERBS = {"car": "driving", "boat": "sailing", "balloon": "floating", "bird": "flying"}
 PREPOSITIONS = {"car": "on", "boat": "on", "balloon": "over", "bird": "over"}
 
-SKY = {  # time -> colour at the horizon, colour at the top of the frame
+SKY = {  # time -> color at the horizon, color at the top of the frame
     "sunrise": ((1.00, 0.80, 0.62), (0.55, 0.68, 0.92)),
     "noon": ((0.78, 0.90, 1.00), (0.25, 0.52, 0.96)),
     "sunset": ((1.00, 0.48, 0.20), (0.42, 0.18, 0.50)),
     "night": ((0.12, 0.14, 0.32), (0.02, 0.02, 0.10)),
     "cyberpunk": ((0.95, 0.10, 0.60), (0.12, 0.02, 0.30)),
 }
-LIGHT = {  # time -> what ground, walls and subjects are multiplied with
+LIGHT = {  # time -> light: ground, walls and subjects are multiplied by it
     "sunrise": (1.0, 0.88, 0.80),
     "noon": (1.0, 1.0, 1.0),
     "sunset": (1.0, 0.68, 0.52),
@@ -90,10 +76,10 @@ GROUND = {
     "meadow": (0.26, 0.64, 0.22),
 }
 WALLS = (0.36, 0.38, 0.46)
-WINDOWS = {"night": (0.55, 0.48, 0.18), "cyberpunk": (0.05, 0.75, 0.85)}  # what lit windows add to a wall
+WINDOWS = {"night": (0.55, 0.48, 0.18), "cyberpunk": (0.05, 0.75, 0.85)}  # added to the wall where windows are lit
 DARK_WINDOWS = (0.06, 0.07, 0.09)
 NEON = (0.10, 0.95, 0.95)  # the line along a cyberpunk street
-SUN = {  # time -> radius of the sun or moon in heights, colour
+SUN = {  # time -> radius of the sun or moon, color
     "sunrise": (0.10, (1.0, 0.92, 0.55)),
     "noon": (0.07, (1.0, 1.0, 0.82)),
     "sunset": (0.10, (1.0, 0.86, 0.42)),
@@ -108,87 +94,60 @@ SUN = {  # time -> radius of the sun or moon in heights, colour
 
 
 class Building(NamedTuple):
-    """One block of the city's skyline."""
+    """A building of the city."""
 
-    x: float  # centre, widths
-    half: float  # half of its breadth, heights
-    tall: float  # above the horizon, heights
+    x: float  # centre, relative to the width
+    half: float  # half of its width, heights
+    tall: float  # height above the horizon, heights
 
 
-@dataclass(frozen=True)
+@validated()
 class Layout:
-    """Where everything stands in one scene, and how fast it goes."""
+    """The geometry of a scene: positions, sizes, speed and phases."""
 
     horizon: float  # y of the line between sky and ground
-    sun_x: float  # sun or moon, widths from the left
-    start: float  # subject at t = 0, widths from the side that it comes from
+    sun_x: float  # of the sun or moon, relative to the width
+    start: float  # distance of the subject from the side that it enters at t = 0, relative to the width
     speed: float  # of the subject, widths per time unit
     size: float  # of the subject: about half of its length, heights
-    phase: float  # of waves, dunes, hills and the subject's bobbing, radians
+    phase: float  # of waves, dunes, hills and the subject's vertical oscillation, radians
     phase2: float  # of the ocean's shorter waves, radians
     lift: float  # added to the subject's y, heights
-    buildings: tuple[Building, ...]  # the city's, from back to front
-
-    def __post_init__(self):
-        object.__setattr__(self, "buildings", tuple(Building(*building) for building in self.buildings))
-
-    @classmethod
-    def from_dict(cls, values: dict) -> Layout:
-        """A layout from its values by name, as tests/golden/world/scenes.json has them."""
-        names = [f.name for f in fields(cls)]
-        check_keys("layout", values, required=names)
-        return cls(**values)
+    buildings: Annotated[tuple[Building, ...], AsTuple]  # of the city, from back to front
 
 
-@dataclass(frozen=True)
+@validated()
 class Scene:
-    """A place at a time of day with at most one moving subject.
+    """A background at a time of day with at most one moving subject.
 
-    Written by hand it has no layout yet: `sample_layout(scene, rng)` returns the same scene with one.
-    `dataclasses.replace(scene, color="blue")` is a variation with the same layout. A word that LiteWorld does not
-    have raises OpenSoraError, which lists the words that it has.
+    A new Scene has no layout; `sample_layout(scene, rng)` returns the scene with one, and
+    `dataclasses.replace(scene, color="blue")` is a variation with the same layout. An unknown word raises
+    OpenSoraError, which lists the known ones.
     """
 
-    place: str
-    time: str
-    subject: str | None = None
-    color: str = "red"
-    direction: str = "right"
-    layout: Layout | None = None  # a dict of a layout's values is taken too
-
-    def __post_init__(self):
-        check_word("place", self.place, PLACES)
-        check_word("time", self.time, TIMES)
-        check_word("subject", self.subject, (*SUBJECTS, None))
-        check_word("color", self.color, tuple(COLORS))
-        check_word("direction", self.direction, DIRECTIONS)
-        if isinstance(self.layout, dict):
-            object.__setattr__(self, "layout", Layout.from_dict(self.layout))
-
-    @classmethod
-    def from_dict(cls, values: dict) -> Scene:
-        """A scene from an entry of scenes.json; its caption and its arguments of `render` may stand beside it."""
-        names = [f.name for f in fields(cls)]
-        beside = ["caption", "num_frames", "height", "width", "fps"]
-        check_keys("scene", values, required=["place", "time"], optional=[*names, *beside])
-        return cls(**{name: values[name] for name in names if name in values})
+    place: Place
+    time: Time
+    subject: Subject | None = None
+    color: Color = "red"
+    direction: Direction = "right"
+    layout: Layout | None = None
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
-    """A random scene with a random layout; about one in eight has no subject."""
+    """A random scene with a random layout; 12 % have no subject."""
     subject = None if rng.random() < 0.12 else SUBJECTS[rng.integers(len(SUBJECTS))]
     scene = Scene(
         place=PLACES[rng.integers(len(PLACES))],
         time=TIMES[rng.integers(len(TIMES))],
         subject=subject,
-        color=tuple(COLORS)[rng.integers(len(COLORS))],
+        color=get_args(Color)[rng.integers(len(COLORS))],
         direction=DIRECTIONS[rng.integers(len(DIRECTIONS))],
     )
     return sample_layout(scene, rng)
 
 
 def sample_layout(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The same scene with a new random layout. The given scene stays as it is."""
+    """A copy of the scene with a random layout."""
     layout = Layout(
         horizon=rng.uniform(0.52, 0.60),
         sun_x=rng.uniform(0.2, 0.8),
@@ -211,7 +170,7 @@ def sample_layout(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
-    """The full caption; with `rng` one of many partial ones, as a person might type it. Both are true of the clip.
+    """The full caption; with `rng` a random partial one, as a user might type it. Both are true of the clip.
 
     >>> caption(Scene("ocean", "sunset", "car", color="red", direction="right"))
     'a red car driving right on the ocean at sunset'
@@ -232,7 +191,7 @@ def caption_place(scene: Scene, rng: np.random.Generator | None) -> str:
 
 
 def caption_subject(scene: Scene, subject: str, rng: np.random.Generator | None) -> str:
-    """Such as "a red car driving right on the ocean at sunset"; with `rng` some of its parts are left out."""
+    """Such as "a red car driving right on the ocean at sunset"; with `rng` parts are dropped at random."""
 
     def keep(probability):
         return rng is None or rng.random() < probability
@@ -253,17 +212,14 @@ def caption_subject(scene: Scene, subject: str, rng: np.random.Generator | None)
 
 
 def render(scene: Scene, num_frames: int = 16, height: int = 64, width: int = 64, fps: float = 24) -> np.ndarray:
-    """Draws a clip: uint8 RGB [T, H, W, 3]. A frame is 24/fps time units after the one before.
+    """Render a clip: uint8 RGB [T, H, W, 3].
 
-    Raises OpenSoraError for a scene without a layout and for sizes that are no whole numbers from 1.
+    Raises OpenSoraError for a scene without a layout and for sizes or rates that are not positive.
     """
-    layout_of(scene)  # raises where there is none
-    num_frames, height, width = (
-        check_count(name, value) for name, value in (("num_frames", num_frames), ("height", height), ("width", width))
-    )
-    if not (isinstance(fps, Real) and 0 < fps < np.inf):
-        raise OpenSoraError(f"fps is {fps!r}; it must be a number above 0, such as 24")
-
+    layout_of(scene)  # raises OpenSoraError where there is none
+    sizes = dict(num_frames=num_frames, height=height, width=width)
+    num_frames, height, width = (check(Annotated[Whole, Field(ge=1)], value, name) for name, value in sizes.items())
+    fps = check(Annotated[float, Field(gt=0, allow_inf_nan=False)], fps, "fps")
     frames = np.empty((num_frames, height, width, 3), np.uint8)
     for k in range(num_frames):
         frames[k] = draw_frame(scene, k * 24.0 / fps, height, width)
@@ -271,14 +227,14 @@ def render(scene: Scene, num_frames: int = 16, height: int = 64, width: int = 64
 
 
 def layout_of(scene: Scene) -> Layout:
-    """The layout of a scene. Raises OpenSoraError where it has none yet."""
+    """The layout of a scene. Raises OpenSoraError for a scene without one."""
     if scene.layout is None:
-        raise OpenSoraError("this scene has no layout yet; sample_layout(scene, np.random.default_rng(0)) gives it one")
+        raise OpenSoraError("this scene has no layout; sample_layout(scene, np.random.default_rng(0)) adds one")
     return scene.layout
 
 
 def draw_frame(scene: Scene, t: float, height: int, width: int) -> np.ndarray:
-    """The scene at time t: uint8 [H, W, 3]. Raises OpenSoraError for a scene without a layout."""
+    """The scene at time t: uint8 [H, W, 3]."""
     canvas = Canvas.blank(height, width)
     paint_sky(canvas, scene)
     paint_sun(canvas, scene, t)
@@ -290,36 +246,36 @@ def draw_frame(scene: Scene, t: float, height: int, width: int) -> np.ndarray:
 
 @dataclass
 class Canvas:
-    """A frame, or a part of one, with the coordinates of its pixels' centres."""
+    """A frame or a crop of one, with the coordinates of its pixel centres."""
 
     x: np.ndarray  # [1, W]
     y: np.ndarray  # [H, 1]
     pixels: np.ndarray  # [H, W, 3], RGB in 0 … 1
-    soft: float  # breadth of an edge, heights
+    soft: float  # width of an anti-aliased edge, heights
     aspect: float  # W/H of the whole frame
-    unit: float = 1.0  # heights in one unit of x and y
+    unit: float = 1.0  # heights per unit of x and y
 
     @classmethod
     def blank(cls, height: int, width: int) -> Canvas:
-        """A whole frame of height × width pixels, not painted yet."""
+        """An uninitialized frame of height × width pixels."""
         x = (np.arange(width) + 0.5)[None, :] / height
         y = (np.arange(height) + 0.5)[:, None] / height
         return cls(x, y, np.empty((height, width, 3)), soft=1.3 / height, aspect=width / height)
 
     def paint(self, distance, color):
-        """Lays `color` ([3] or broadcastable to [H, W, 3]) over the pixels where `distance` ([H, W]) is negative."""
+        """Paint `color` ([3] or broadcastable to [H, W, 3]) where the signed distance [H, W] is negative."""
         alpha = np.clip(0.5 - distance * self.unit / self.soft, 0, 1)[..., None]
         self.pixels[:] = self.pixels * (1 - alpha) + np.asarray(color) * alpha
 
     def crop(self, left=-np.inf, right=np.inf, top=-np.inf, bottom=np.inf) -> Canvas:
-        """The part of the frame around a shape, one soft edge larger; painting there spares the pixels elsewhere."""
+        """A view of the pixels within these bounds, one soft edge larger: painting a shape there is faster."""
         columns = slice(*np.searchsorted(self.x[0], (left - self.soft, right + self.soft)))
         rows = slice(*np.searchsorted(self.y[:, 0], (top - self.soft, bottom + self.soft)))
         return replace(self, x=self.x[:, columns], y=self.y[rows], pixels=self.pixels[rows, columns])
 
     def around(self, x: float, y: float, size: float, heading: int) -> Canvas:
-        """The part around (x, y) in the subject's coordinates: 1 is `size`, and the x axis points where it heads."""
-        reach = 2 * size + 2 * self.soft  # the farthest part is 1.77 away; slanted edges are softer than straight ones
+        """A crop around (x, y) in the subject's coordinates: one unit is `size`, and x points in its heading."""
+        reach = 2 * size + 2 * self.soft  # the farthest part is 1.77 away; slanted edges are wider than straight ones
         part = self.crop(x - reach, x + reach, y - reach, y + reach)
         return replace(part, x=(part.x - x) / size * heading, y=(part.y - y) / size, unit=size)
 
@@ -328,12 +284,12 @@ class Canvas:
 
 
 def disc(x, y, radius):
-    """Distance of (x, y) from the edge of a disc around the origin."""
+    """Signed distance of (x, y) to a disc around the origin."""
     return np.hypot(x, y) - radius
 
 
 def box(x, y, half_width, half_height):
-    """Distance of (x, y) from the edge of a box around the origin; at its corners a bit less."""
+    """Signed distance of (x, y) to a box around the origin, underestimated outside its corners."""
     return np.maximum(abs(x) - half_width, abs(y) - half_height)
 
 
@@ -341,18 +297,18 @@ def box(x, y, half_width, half_height):
 
 
 def paint_sky(canvas: Canvas, scene: Scene):
-    """The whole canvas; ground and sun come above it."""
+    """The sky on the whole canvas; sun and ground are painted over it."""
     canvas.pixels[:] = sky_color(scene.time, canvas.y, layout_of(scene).horizon)
 
 
 def sky_color(time: str, y: np.ndarray, horizon: float) -> np.ndarray:
-    """[..., 3] at heights y [...]: from the top's colour to that at the horizon, and this one below it."""
+    """RGB [..., 3] of the sky at y [...]: a linear gradient from the top to the horizon, constant below."""
     low, high = np.array(SKY[time])
     return high + (low - high) * np.clip(y / horizon, 0, 1)[..., None]
 
 
 def paint_sun(canvas: Canvas, scene: Scene, t: float):
-    """The sun rises or sinks by 0.014 heights per time unit; at noon, at night (a moon) and in cyberpunk it stands."""
+    """The sun rises or sets at 0.014 heights per time unit; otherwise it stands still (at night a moon)."""
     horizon = layout_of(scene).horizon
     y = {
         "sunrise": horizon + 0.02 - 0.014 * t,
@@ -371,7 +327,7 @@ def paint_sun(canvas: Canvas, scene: Scene, t: float):
 
 
 def paint_ocean(canvas: Canvas, scene: Scene, t: float):
-    """Two waves run along the horizon; bands of ripples grow stronger towards the viewer."""
+    """Two waves along the horizon, and bands of ripples that grow stronger towards the viewer."""
     layout = layout_of(scene)
     sea = canvas.crop(top=layout.horizon - 0.015)
     x, y, depth = sea.x, sea.y, sea.y - layout.horizon
@@ -391,7 +347,7 @@ def paint_meadow(canvas: Canvas, scene: Scene, t: float):
 
 
 def paint_waves_of_land(canvas: Canvas, scene: Scene, height: float, density: float, shade: float):
-    """Ground that rises and falls by `height`, `density` radians to a height, darker by `shade` towards the viewer."""
+    """A sinusoidal horizon: amplitude `height`, `density` radians per height; `shade` darkens the foreground."""
     layout = layout_of(scene)
     land = canvas.crop(top=layout.horizon - height)
     depth = land.y - layout.horizon
@@ -400,14 +356,14 @@ def paint_waves_of_land(canvas: Canvas, scene: Scene, height: float, density: fl
 
 
 def paint_city(canvas: Canvas, scene: Scene, t: float):
-    """Buildings with rows of windows, and the street before them; in cyberpunk a neon line runs along it."""
+    """Buildings with rows of windows behind a street; in cyberpunk a neon line runs along it."""
     horizon = layout_of(scene).horizon
     walls, windows = wall_colors(scene.time)
     for building in layout_of(scene).buildings:
         x = building.x * canvas.aspect
         part = canvas.crop(x - building.half, x + building.half, horizon - building.tall, horizon)
         outside = np.maximum(horizon - building.tall - part.y, part.y - horizon)
-        row_is_lit = np.floor(20 * (horizon - part.y)) % 2  # rows are 1/20 of the height apart
+        row_is_lit = np.floor(20 * (horizon - part.y)) % 2  # rows are 1/20 apart
         part.paint(
             np.maximum(abs(part.x - x) - building.half, outside), np.where(row_is_lit[..., None], windows, walls)
         )
@@ -419,12 +375,12 @@ def paint_city(canvas: Canvas, scene: Scene, t: float):
 
 
 def ground_color(place: str, time: str) -> np.ndarray:
-    """RGB [3] of the ground, lit."""
+    """RGB [3] of the lit ground."""
     return np.array(GROUND[place]) * np.array(LIGHT[time])
 
 
 def wall_colors(time: str) -> tuple[np.ndarray, np.ndarray]:
-    """RGB [3] of the city's buildings: between the rows of windows, and at them."""
+    """RGB [3] of the walls and of the windows of the city's buildings."""
     walls = np.array(WALLS) * np.array(LIGHT[time])
     return walls, walls + np.array(WINDOWS.get(time, DARK_WINDOWS)) * 0.7
 
@@ -450,13 +406,13 @@ def subject_position(scene: Scene, t: float, aspect: float) -> tuple[float, floa
     return x * aspect, y
 
 
-def body_color(color: str, time: str) -> np.ndarray:
-    """RGB [3] of a subject, half lit: a colour stays recognisable at night."""
+def body_color(color: Color, time: str) -> np.ndarray:
+    """RGB [3] of a subject, affected by about half of the light: its color stays recognizable at night."""
     return np.array(COLORS[color]) * (0.55 * np.array(LIGHT[time]) + 0.45)
 
 
 def paint_subject(canvas: Canvas, scene: Scene, t: float):
-    """The subject, where it is at time t."""
+    """The subject at its position at time t."""
     x, y = subject_position(scene, t, canvas.aspect)
     part = canvas.around(x, y, layout_of(scene).size, heading=1 if scene.direction == "right" else -1)
     light = np.array(LIGHT[scene.time])
@@ -475,7 +431,7 @@ def paint_subject(canvas: Canvas, scene: Scene, t: float):
 
 
 def paint_car(canvas: Canvas, body: np.ndarray):
-    """Body and cabin in the subject's colour, RGB [3]."""
+    """body: RGB [3] of body and cabin."""
     u, v = canvas.x, canvas.y
     canvas.paint(box(u, v, 1.05, 0.34), body)
     canvas.paint(box(u + 0.15, v + 0.58, 0.60, 0.28), body * 0.8)  # cabin
@@ -486,7 +442,7 @@ def paint_car(canvas: Canvas, body: np.ndarray):
 
 
 def paint_boat(canvas: Canvas, body: np.ndarray, light: np.ndarray):
-    """Hull in the subject's colour, RGB [3]; sail in the light of the hour, [3]."""
+    """body: RGB [3] of the hull. light: [3], multiplied with the sail."""
     u, v = canvas.x, canvas.y
     hull = np.maximum(np.maximum(-v, v - 0.48), abs(u) - 1.05 + 0.7 * v)
     mast = np.maximum(abs(u) - 0.06, np.maximum(v, -v - 1.6))
@@ -497,7 +453,7 @@ def paint_boat(canvas: Canvas, body: np.ndarray, light: np.ndarray):
 
 
 def paint_balloon(canvas: Canvas, body: np.ndarray):
-    """Envelope in the subject's colour, RGB [3]."""
+    """body: RGB [3] of the envelope."""
     u, v = canvas.x, canvas.y
     canvas.paint(disc(u, 0.88 * v, 0.98), body)
     canvas.paint(box(u, v - 1.25, 0.05, 0.28), (0.30, 0.26, 0.22))  # ropes
@@ -505,7 +461,7 @@ def paint_balloon(canvas: Canvas, body: np.ndarray):
 
 
 def paint_bird(canvas: Canvas, body: np.ndarray, flap: float):
-    """Body and wings in the subject's colour, RGB [3]. `flap` is -1 (wings down) … 1 (wings up)."""
+    """body: RGB [3] of body and wings. flap: -1 (wings down) … 1 (wings up)."""
     u, v = canvas.x, canvas.y
     spread = u + 0.1  # along the wings, from the shoulder
     wings = np.maximum(abs(v + 0.75 * flap * np.clip(abs(spread), 0, 1.4)) - 0.17, abs(spread) - 1.3)
@@ -513,51 +469,3 @@ def paint_bird(canvas: Canvas, body: np.ndarray, flap: float):
     canvas.paint(wings, body * 0.8)
     canvas.paint(disc(u - 0.85, v + 0.16, 0.30), body)  # head
     canvas.paint(box(u - 1.22, v + 0.12, 0.18, 0.07), (1.0, 0.65, 0.1))  # beak
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# And back
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-def describe(video):
-    """What a clip shows, as an `opensora_lite.liteworld.describe.Description`; that module says how it is measured.
-
-    video: uint8 RGB [T, H, W, 3], or a Video. Raises OpenSoraError for anything else.
-    """
-    from opensora_lite.liteworld.describe import describe
-
-    return describe(video)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Checks
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-def check_word(what: str, word, words: tuple):
-    """Raise OpenSoraError where a word is none of the words."""
-    if word not in words:
-        raise OpenSoraError(f"LiteWorld has no {what} {word!r}; it has {', '.join(str(w) for w in words)}")
-
-
-def check_keys(what: str, values: dict, required: Sequence[str], optional: Sequence[str] = ()):
-    """Raise OpenSoraError where values have a name too many, or lack one that is required."""
-    allowed = [*required, *(key for key in optional if key not in required)]
-    unknown = [key for key in values if key not in allowed]
-    missing = [key for key in required if key not in values]
-    if unknown:
-        raise OpenSoraError(f"a {what} has no {unknown[0]!r}; it has {', '.join(allowed)}")
-    if missing:
-        raise OpenSoraError(f"the {what} lacks {', '.join(missing)}")
-
-
-def check_count(what: str, value) -> int:
-    """The value as an int. Raises OpenSoraError where it is no whole number from 1."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise OpenSoraError(f"{what} is {value!r}; it must be a whole number from 1")
-    return count

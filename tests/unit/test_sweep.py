@@ -90,7 +90,7 @@ BAD = {  # the text of a grid file -> words of the message
     "grid: [1]": "grid must be a dictionary",
     "grid: {3: [1]}": "must be text, not 3",
     "parameters: {seed: 1}": "nothing to run",
-    "paramters: {}": "paramters is unknown; known are notebook, parameters, grid, runs",
+    "paramters: {}": "paramters is unknown; did you mean parameters",
     "notebook: nowhere.ipynb\ngrid: {seed: [1]}": "nowhere.ipynb cannot be read",
     "notebook: grid.yaml\ngrid: {seed: [1]}": "not a Jupyter notebook",
     "notebook: [a]": "notebook must be text",

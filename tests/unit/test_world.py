@@ -17,15 +17,13 @@ from opensora_lite.liteworld.world import (
     PLACES,
     SUBJECTS,
     TIMES,
-    Layout,
     Scene,
     caption,
-    draw_frame,
     render,
     sample_layout,
     sample_scene,
-    subject_position,
 )
+from opensora_lite.validation import build
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "world"
 ENTRIES = json.loads((GOLDEN / "scenes.json").read_text())
@@ -48,6 +46,11 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
+def scene_of(entry) -> Scene:
+    """The scene of an entry of scenes.json."""
+    return build(Scene, {name: entry[name] for name in Scene.__dataclass_fields__}, "the scene")
+
+
 # --- pixels -----------------------------------------------------------------------------------------------------------
 
 
@@ -55,7 +58,7 @@ def rng(seed=0):
 def test_frames_are_those_the_model_was_trained_on(k):
     entry = ENTRIES[k]
     expected = np.load(GOLDEN / "frames.npz")[f"clip{k}"]
-    frames = render(Scene.from_dict(entry), entry["num_frames"], entry["height"], entry["width"], entry["fps"])
+    frames = render(scene_of(entry), entry["num_frames"], entry["height"], entry["width"], entry["fps"])
     assert frames.shape == expected.shape and frames.dtype == np.uint8
     # Equal on the machine that wrote this; another numpy's sin may round one channel value the other way.
     assert np.abs(frames.astype(int) - expected).max() <= 1
@@ -157,7 +160,7 @@ def test_every_word_is_drawn():
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry["caption"])
 def test_captions_of_the_reference_scenes(entry):
-    assert caption(Scene.from_dict(entry)) == entry["caption"]
+    assert caption(scene_of(entry)) == entry["caption"]
 
 
 @pytest.mark.parametrize(
@@ -204,74 +207,46 @@ def test_the_prompts_of_the_originals_examples_are_captions():
 
 
 @pytest.mark.parametrize(
-    "words, message",
+    "words, known",
     [
-        ({"place": "sea"}, "LiteWorld has no place 'sea'; it has ocean, city, desert, meadow"),
-        ({"time": "dawn"}, "LiteWorld has no time 'dawn'; it has sunrise, noon, sunset, night, cyberpunk"),
-        ({"subject": "ship"}, "LiteWorld has no subject 'ship'; it has car, boat, balloon, bird, None"),
-        ({"color": "pink"}, "LiteWorld has no color 'pink'; it has red, blue, green, yellow, white, purple"),
-        ({"direction": "up"}, "LiteWorld has no direction 'up'; it has left, right"),
+        ({"place": "sea"}, "meadow"),
+        ({"time": "dawn"}, "sunrise"),
+        ({"subject": "ship"}, "boat"),
+        ({"color": "pink"}, "purple"),
+        ({"direction": "up"}, "left"),
+        ({"colour": "red"}, "color"),
     ],
 )
-def test_an_unknown_word_lists_the_known_ones(words, message):
-    with pytest.raises(OpenSoraError) as error:
+def test_an_unknown_word_lists_the_known_ones(words, known):
+    with pytest.raises(OpenSoraError, match=known):
         Scene(**{"place": "ocean", "time": "noon", **words})
-    assert str(error.value) == message
 
 
 @pytest.mark.parametrize(
-    "sizes, message",
-    [
-        ({"num_frames": 0}, "num_frames is 0; it must be a whole number from 1"),
-        ({"height": -64}, "height is -64; it must be a whole number from 1"),
-        ({"width": 64.0}, "width is 64.0; it must be a whole number from 1"),
-        ({"fps": 0}, "fps is 0; it must be a number above 0, such as 24"),
-        ({"fps": "24"}, "fps is '24'; it must be a number above 0, such as 24"),
-        ({"fps": float("nan")}, "fps is nan; it must be a number above 0, such as 24"),
-    ],
+    "name, value",
+    [("num_frames", 0), ("height", -64), ("width", 64.0), ("fps", 0), ("fps", "24"), ("fps", float("nan"))],
 )
-def test_a_size_that_cannot_be_drawn(sizes, message):
-    with pytest.raises(OpenSoraError) as error:
-        render(sample_scene(rng()), **sizes)
-    assert str(error.value) == message
+def test_a_size_that_cannot_be_drawn(name, value):
+    with pytest.raises(OpenSoraError, match=name):
+        render(sample_scene(rng()), **{name: value})
 
 
 def test_a_scene_without_a_layout():
-    scene = Scene("ocean", "noon", "boat")
-    with pytest.raises(OpenSoraError, match="no layout yet; sample_layout"):
-        render(scene)
-    with pytest.raises(OpenSoraError, match="no layout yet; sample_layout"):
-        draw_frame(scene, 0.0, 8, 8)
-    with pytest.raises(OpenSoraError, match="no layout yet; sample_layout"):
-        subject_position(scene, 0.0, 1.0)
+    with pytest.raises(OpenSoraError, match="sample_layout"):
+        render(Scene("ocean", "noon", "boat"))
 
 
-def test_a_scene_does_not_change_behind_ones_back():
+def test_a_scene_is_immutable_and_variations_are_checked():
     scene = Scene("ocean", "noon")
     with pytest.raises(FrozenInstanceError):
-        scene.place = "sea"
-    with pytest.raises(OpenSoraError, match="no place 'sea'"):
+        scene.place = "city"
+    with pytest.raises(OpenSoraError, match="place"):
         replace(scene, place="sea")
 
 
 def test_a_scene_survives_json():
     scene = sample_scene(rng(8))
-    assert Scene.from_dict(json.loads(json.dumps(asdict(scene)))) == scene
-
-
-@pytest.mark.parametrize(
-    "make, message",
-    [
-        (lambda: Scene.from_dict({"place": "ocean", "tme": "noon"}), "a scene has no 'tme'; it has place, time, "),
-        (lambda: Scene.from_dict({"place": "ocean"}), "the scene lacks time"),
-        (lambda: Layout.from_dict({"horizon": 0.5, "sun": 0.5}), "a layout has no 'sun'; it has horizon, sun_x, "),
-        (lambda: Scene("ocean", "noon", layout={"horizon": 0.5}), "the layout lacks sun_x, start, speed, "),
-    ],
-)
-def test_misspelt_and_missing_keys(make, message):
-    with pytest.raises(OpenSoraError) as error:
-        make()
-    assert str(error.value).startswith(message)
+    assert build(Scene, json.loads(json.dumps(asdict(scene))), "the scene") == scene
 
 
 # --- the example references -------------------------------------------------------------------------------------------
