@@ -49,6 +49,7 @@ from opensora_lite.liteworld.world import (
     SUBJECTS,
     TIMES,
     Scene,
+    Time,
     caption,
     render,
     sample_layout,
@@ -123,7 +124,7 @@ def _request(task: str, i: int, settings: Settings) -> Request:
     if task == "extend":
         given = max(1, settings.num_frames * 6 // 16)
         return Request(scene, (clip[:given],), MaskStrategy.prepend(given))
-    other_time = "noon" if scene.time == "cyberpunk" else "cyberpunk"
+    other_time: Time = "noon" if scene.time == "cyberpunk" else "cyberpunk"
     return Request(replace(scene, time=other_time), (clip,), MaskStrategy.edit(EDIT_RATIO))
 
 

@@ -32,14 +32,6 @@ from opensora_lite.validation import AsTuple, Whole, check, validated
 # Vocabulary
 # ----------------------------------------------------------------------------------------------------------------------
 
-COLORS = {
-    "red": (0.88, 0.10, 0.10),
-    "blue": (0.10, 0.28, 0.95),
-    "green": (0.08, 0.68, 0.22),
-    "yellow": (0.98, 0.86, 0.08),
-    "white": (0.97, 0.97, 0.97),
-    "purple": (0.58, 0.14, 0.75),
-}
 Color = Literal["red", "blue", "green", "yellow", "white", "purple"]
 Place = Literal["ocean", "city", "desert", "meadow"]
 Time = Literal["sunrise", "noon", "sunset", "night", "cyberpunk"]
@@ -49,6 +41,14 @@ PLACES: tuple[Place, ...] = get_args(Place)
 TIMES: tuple[Time, ...] = get_args(Time)
 SUBJECTS: tuple[Subject, ...] = get_args(Subject)
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+COLORS: dict[Color, tuple[float, float, float]] = {
+    "red": (0.88, 0.10, 0.10),
+    "blue": (0.10, 0.28, 0.95),
+    "green": (0.08, 0.68, 0.22),
+    "yellow": (0.98, 0.86, 0.08),
+    "white": (0.97, 0.97, 0.97),
+    "purple": (0.58, 0.14, 0.75),
+}
 
 HELD_OUT = 10_000_000  # evaluations use seeds from here on, training uses smaller ones
 
@@ -140,7 +140,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
         place=PLACES[rng.integers(len(PLACES))],
         time=TIMES[rng.integers(len(TIMES))],
         subject=subject,
-        color=get_args(Color)[rng.integers(len(COLORS))],
+        color=tuple(COLORS)[rng.integers(len(COLORS))],
         direction=DIRECTIONS[rng.integers(len(DIRECTIONS))],
     )
     return sample_layout(scene, rng)
