@@ -55,14 +55,14 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(a: argparse.Namespace) -> None:
     """Print and save a report about a model, or compare two."""
-    from opensora_lite.liteworld.evaluate import Report, check, check_folder, compare, evaluate, save
+    from opensora_lite.liteworld.evaluate import Report, check_folder, check_request, compare, evaluate, save
 
     if a.compare and a.out:
         raise OpenSoraError("--compare prints two existing reports; leave out --out")
     if a.compare:
         print(compare(*(Report.read(path) for path in a.compare)))
         return
-    check(settings_from(a, model_defaults(a.model)[0]), a.prompts, a.runs)
+    check_request(settings_from(a, model_defaults(a.model)[0]), a.prompts, a.runs)
     if a.out:
         check_folder(a.out)
         if not a.overwrite:

@@ -18,6 +18,8 @@ from opensora_lite import OpenSora, OpenSoraError
 from opensora_lite.errors import CheckpointError
 from opensora_lite.io.files import atomic_write
 from opensora_lite.samplers import CFG
+from opensora_lite.schedule import alphas_cumprod
+from opensora_lite.stdit2 import Conditions
 from opensora_lite.tools.cli import main
 from opensora_lite.training import models, train
 from opensora_lite.training.data import Latents, Pictures, clip_at, frame_mask
@@ -239,32 +241,39 @@ def test_whole_frames_come_in_all_sizes_alike(micro):
 # --- losses -----------------------------------------------------------------------------------------------------------
 
 
-def test_without_a_caption_training_sees_what_guidance_will(micro, latents):
-    """A dropped caption is the null caption of `Guidance`, at the caption's length, under its mask."""
+def test_a_dropped_caption_is_the_null_caption_of_guidance(micro, latents):
+    """At the caption's length and under its mask, as in the unconditional half of CFG."""
     d, rng = micro.diffusion, np.random.default_rng(0)
     text, stdit = models.new_text_encoder(d, rng), models.new_stdit(d, rng)
     stdit.final_layer.linear.weight.set_value(models.normal(rng, stdit.final_layer.linear.weight.shape, 0.1))
     for block in stdit.blocks:
         block.cross_attn.proj.weight.set_value(models.normal(rng, block.cross_attn.proj.weight.shape, 0.5))
-    batch = replace(latents.batch(micro, 3), dropped=np.array([True] * len(latents.batch(micro, 3).t)))
+    batch = latents.batch(micro, 3)
+    B, T = len(batch.t), batch.x_0.shape[2]
+    batch = replace(batch, dropped=np.ones(B, bool))
     schedule = TrainingSchedule()
     losses = diffusion_losses(stdit, text, schedule, batch)
 
-    y, mask = text.encode(batch.captions)
-    conditions = {name: float(value[0]) for name, value in batch.conditions.items()}
-    guidance = CFG(stdit, y, mask, 2.0, **conditions)
-    B = len(batch.t)
-    null_y, null_mask = guidance.y[B:], guidance.mask[B:]
-    same = {name: paddle.to_tensor(value) for name, value in batch.conditions.items()}
+    class Recorder:
+        null_caption = stdit.null_caption
+
+        def precompute(self, conditions):
+            self.conditions = conditions
+            return stdit.precompute(conditions)
+
+    numbers = {name: paddle.to_tensor(value) for name, value in batch.conditions.items()}
+    recorder, shared = Recorder(), {name: value[:1] for name, value in numbers.items()}
+    CFG(recorder, Conditions(*text.encode(batch.captions), (T, *batch.x_0.shape[3:]), **shared), 2.0)
+    y, y_mask = recorder.conditions.y[B:], recorder.conditions.y_mask[B:]
     x_0, t, noise, x_mask = (paddle.to_tensor(a) for a in (batch.x_0, batch.t, batch.noise, batch.x_mask))
-    expected = training_losses(stdit, schedule, x_0, t, noise, null_y, null_mask, x_mask, **same)
+    expected = training_losses(stdit, schedule, x_0, t, noise, y, y_mask, x_mask, **numbers)
     np.testing.assert_allclose(losses["loss"].numpy(), expected["loss"].numpy(), rtol=1e-5)
-    heard = diffusion_losses(stdit, text, schedule, replace(batch, dropped=np.zeros(B, bool)))
-    assert (heard["loss"].numpy() != losses["loss"].numpy()).any()
+    with_captions = diffusion_losses(stdit, text, schedule, replace(batch, dropped=np.zeros(B, bool)))
+    assert (with_captions["loss"].numpy() != losses["loss"].numpy()).any()
 
 
 def test_weights_of_the_times(micro):
-    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    abar = alphas_cumprod()
     snr = abar / (1 - abar)
     weights = replace(micro.diffusion, min_snr=5.0, high_noise=0.0).loss_weights()
     assert (weights[snr < 5] == 1).all() and (np.diff(weights) >= 0).all() and weights.dtype == np.float32
