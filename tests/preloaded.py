@@ -1,4 +1,4 @@
-"""Imports what takes long to import, for processes that are forked (tests/test_hard_*.py); nothing is computed here,
+"""Imports what takes long to import, for processes that are forked (tests/hard); nothing is computed here,
 because the threads that compute do not survive a fork."""
 
 import importlib

@@ -1,7 +1,8 @@
-"""Renders the example references of the README and the course: python notebooks/assets/make_assets.py [folder]
+"""Render the example references of the README and the course.
 
-Every picture and clip here is a LiteWorld scene (opensora_lite/world.py), so nothing has to be downloaded and every
-description in ASSETS is exactly true.
+    python notebooks/assets/make_assets.py [FOLDER]
+
+Every picture and clip is a LiteWorld scene (opensora_lite/liteworld/world.py), so nothing has to be downloaded.
 """
 
 import sys

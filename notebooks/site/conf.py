@@ -75,7 +75,7 @@ nb_mime_priority_overrides = [
 # is a warning.
 suppress_warnings = ["mystnb.unknown_mime_type", "ref.python"]  # two modules may have a class of one name
 myst_enable_extensions = ["dollarmath", "amsmath"]
-myst_heading_anchors = 4  # GitHub's anchors, which tests/test_links.py checks
+myst_heading_anchors = 4  # GitHub's anchors, which tests/unit/test_links.py checks
 
 # ----------------------------------------------------------------------------------------------------- pages
 

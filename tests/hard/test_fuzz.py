@@ -1,7 +1,7 @@
 """Any text at all is either a result that a naive reading of the same text agrees with, or an OpenSoraError.
 
 Never another exception, a hang, or a request that is taken and then not met. `make test` tries the same 2,000 cases
-every time, `make fuzz` 100,000 others: OPENSORA_FUZZ=100000 python -m pytest tests/test_fuzz.py -s
+every time, `make fuzz` 100,000 others: OPENSORA_FUZZ=100000 python -m pytest tests/hard/test_fuzz.py -s
 """
 
 import contextlib
@@ -231,7 +231,7 @@ def naive_captions(prompt: str, loops: int) -> list[str]:
 
 
 def naive_clean(caption: str) -> str:
-    """Cleaning itself has the original's outputs to go by (tests/test_prompts.py); here its errors count."""
+    """Cleaning itself has the original's outputs to go by (tests/unit/test_prompts.py); here its errors count."""
     try:
         cleaned = clean_caption(caption) if len(caption) <= 4000 else ""
     except PromptError:

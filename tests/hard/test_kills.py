@@ -223,7 +223,7 @@ def one_run(folder: Path):
 
 @needs_papermill
 def test_runs_of_a_sweep(tmp_path):
-    """A worker that is killed; tests/test_sweep.py kills whole sweeps, and workers under a scheduler."""
+    """A worker that is killed; tests/unit/test_sweep.py kills whole sweeps, and workers under a scheduler."""
 
     def check(folder):
         runs = [path for path in (folder / "out").glob("*") if path.is_dir() and not path.name.startswith(".")]

@@ -1,4 +1,4 @@
-"""The PyTorch side of tests/test_peers.py and of tests/benchmarks: a process of its own that answers requests.
+"""The PyTorch side of tests/parity/test_peers.py and of tests/benchmarks: a process of its own that answers requests.
 
     python run.py < requests > answers
 

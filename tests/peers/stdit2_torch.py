@@ -1,4 +1,4 @@
-"""STDiT2 in PyTorch, written apart from opensora_lite/stdit.py: where both agree, an error would have to be in both.
+"""STDiT2 in PyTorch, written apart from opensora_lite/stdit2.py: where both agree, an error would have to be in both.
 
 It has the tensor names of the released checkpoint, torch's own attention and norms, and nothing compiled. It runs in
 a process without Paddle (see run.py), and imports nothing from opensora_lite.

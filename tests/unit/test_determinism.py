@@ -1,7 +1,7 @@
 """The same seed gives the same bits, fp32 on one machine: in every batch, every process, on any number of threads.
 
 What makes it so: noise is drawn by numpy, one generator for each video; MKL computes each row of a product of matrices
-as if it were alone (MKL_CBWR, set in opensora_lite/runtime.py). A Paddle without MKL, or on a GPU, has no such mode.
+as if it were alone (MKL_CBWR, set in opensora_lite/device.py). A Paddle without MKL, or on a GPU, has no such mode.
 """
 
 import hashlib

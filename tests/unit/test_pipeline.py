@@ -330,7 +330,7 @@ def test_videos_do_not_depend_on_their_batch(pipe):
     references, strategies = [None, [clip(1)], None], [None, "0", None]
     alone = pipe(prompts, references=references, mask_strategy=strategies, seed=3, **FAST)
     together = pipe(prompts, references=references, mask_strategy=strategies, seed=3, batch_size=3, **FAST)
-    for a, b in zip(alone, together, strict=True):  # to the last bit with MKL: tests/test_determinism.py
+    for a, b in zip(alone, together, strict=True):  # to the last bit with MKL: tests/unit/test_determinism.py
         assert np.abs(a.frames.astype(int) - b.frames).max() <= 2
     second = pipe(prompts[2], seed=5, **FAST)  # the i-th video is made with seed + i
     np.testing.assert_array_equal(second.frames, alone[2].frames)
