@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import platform
-import re
 import shutil
 import signal
 import subprocess
@@ -47,7 +46,7 @@ NEEDED = {  # module -> package; without one of these no video can be made
     "ppdiffusers": "ppdiffusers",
 }
 USED_PARTS = {"paddlenlp": "paddlenlp.transformers", "ppdiffusers": "ppdiffusers.models.autoencoder_kl"}
-FOR_NOTEBOOKS = ("jupyterlab", "ipywidgets", "anywidget", "matplotlib", "mediapy", "imageio-ffmpeg", "papermill")
+FOR_NOTEBOOKS = ("jupyterlab", "ipywidgets", "anywidget", "matplotlib", "mediapy", "papermill")
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
@@ -66,7 +65,7 @@ def examine(seconds: float = SECONDS) -> list[Finding]:
     """All findings, in order. seconds: how long matrix products are measured."""
     probed, end = _run_probe(seconds)
     findings: list[Finding] = []
-    for check in (partial(packages, probed, end), partial(compute, probed), memory, partial(media, probed)):
+    for check in (partial(packages, probed, end), partial(compute, probed), memory):
         try:
             findings += check()
         except Exception as error:  # an unusual machine, or psutil is missing: the other checks still help
@@ -130,7 +129,7 @@ def probe(seconds: float) -> Iterator[tuple[str, Any]]:
 
 
 def _import(module: str) -> dict[str, Any]:
-    """Import a package; returns the seconds that it took and, for PyAV, the version of FFmpeg."""
+    """Import a package; returns the seconds that it took, and the FFmpeg of PyAV."""
     start = time.perf_counter()
     if module == "paddle":
         import_paddle()
@@ -139,13 +138,16 @@ def _import(module: str) -> dict[str, Any]:
             importlib.import_module(USED_PARTS[module])
     else:
         importlib.import_module(module)
-    found: dict[str, Any] = {"seconds": time.perf_counter() - start}
-    if module == "av":
-        import av
+    seconds = time.perf_counter() - start
+    if module != "av":
+        return {"seconds": seconds}
+    import av
 
-        av.codec.Codec("h264", "w")  # for `Video.save`; raises if this build has no encoder
-        found["ffmpeg"] = getattr(av, "ffmpeg_version_info", "of unknown version")
-    return found
+    av.codec.Codec("h264", "w")  # for `Video.save`; raises if this build has no encoder
+    return {
+        "seconds": seconds,
+        "detail": f" (FFmpeg {getattr(av, 'ffmpeg_version_info', 'of unknown version')}, H.264)",
+    }
 
 
 def _flash_attention(paddle: Any) -> str:
@@ -242,7 +244,7 @@ def packages(probed: dict[str, Any], end: str) -> Iterator[Finding]:
         shown = version or "of unknown version"
         if result and "error" not in result:
             slow = f", imported in {result['seconds']:.1f} s" if result["seconds"] > 0.5 else ""
-            yield finding(package, shown + slow)
+            yield finding(package, shown + result.get("detail", "") + slow)
         elif version is None:
             yield finding(package, "not installed", INSTALL, blocks=True)
         elif result:
@@ -303,11 +305,10 @@ def compute(probed: dict[str, Any]) -> Iterator[Finding]:
     if "compiling" in probed:
         times = probed["compiling"]
         steps = ", ".join(f"{1000 * times[name]:.0f} ms {name}" for name in ("uncompiled", "compiled") if name in times)
-        if "error" not in times:
-            yield finding("denoising step", f"{steps} (small model, 16×64×64)")
-        else:
+        advice = ""
+        if "error" in times:
             advice = f"the model cannot be compiled, and a video takes two to three times as long: {times['error']}"
-            yield finding("denoising step", f"{steps or 'failed'} (small model, 16×64×64)", advice)
+        yield finding("denoising step", f"{steps or 'failed'} (small model, 16×64×64)", advice)
 
 
 def memory() -> Iterator[Finding]:
@@ -321,19 +322,6 @@ def memory() -> Iterator[Finding]:
     sizes = [path.stat().st_size for path in machine.cache_folder().rglob("*") if path.is_file()]
     cached = f"{len(sizes)} file(s), {sum(sizes) / 1e6:.1f} MB, in {machine.cache_folder()}"
     yield finding("compiled models", cached if sizes else "none cached yet")
-
-
-def media(probed: dict[str, Any]) -> Iterator[Finding]:
-    """What reads and writes videos. probed: see `_run_probe`."""
-    finding = partial(Finding, "videos")
-    ffmpeg = (probed.get("av") or {}).get("ffmpeg")
-    if ffmpeg is not None:
-        yield finding("FFmpeg in PyAV", f"{ffmpeg}, with H.264")
-    version = version_of("imageio-ffmpeg")
-    if version:
-        numbers = [int(n) for n in re.findall(r"\d+", version)[:2]]
-        advice = f"mediapy needs a version below 0.8; {INSTALL}" if numbers >= [0, 8] else ""
-        yield finding("FFmpeg for mediapy", f"imageio-ffmpeg {version}", advice)
 
 
 if __name__ == "__main__":

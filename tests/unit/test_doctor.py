@@ -33,9 +33,9 @@ def test_here_all_is_well():
     assert code == 0 and out.rstrip().endswith("Videos can be made here.")
     for package in NEEDED.values():
         assert re.search(rf"^  {package} +\d", out, re.MULTILINE), package
-    assert re.search(r"denoising step +\d+ ms uncompiled, \d+ ms compiled", out)
+    assert re.search(r"denoising step +\d+ ms uncompiled", out)
     assert re.search(r"matrix product +[1-9]\d* GFLOP/s in fp32", out)
-    assert "repaired" not in out
+    assert re.search(r"^  av +.*FFmpeg .*H.264", out, re.MULTILINE) and "repaired" not in out
 
 
 def test_where_nothing_is_installed_it_says_what_to_install(tmp_path):
@@ -68,7 +68,7 @@ def test_an_examination_that_fails_is_a_finding(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: 1 / 0)
     found = by_name(doctor.examine())
     assert found["not examined"].value == "ZeroDivisionError: division by zero"
-    assert "FFmpeg in PyAV" not in found and "memory" in {finding.section for finding in doctor.examine()}
+    assert {"packages", "compute"} <= {finding.section for finding in doctor.examine()}
 
 
 @pytest.fixture
@@ -132,13 +132,6 @@ def test_memory_and_disk(other_machine, monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 5}))
     found = by_name(doctor.memory())
     assert "other programs" in found["memory"].advice and "space" in found["disk"].advice
-
-
-def test_the_ffmpeg_that_mediapy_cannot_use_is_named(monkeypatch):
-    monkeypatch.setattr(doctor, "version_of", lambda package: "0.8.1")
-    assert "below 0.8" in by_name(doctor.media({"av": {"ffmpeg": "8.1"}}))["FFmpeg for mediapy"].advice
-    monkeypatch.setattr(doctor, "version_of", lambda package: "0.7.0")
-    assert not any(finding.advice for finding in doctor.media({"av": {"ffmpeg": "8.1"}}))
 
 
 def test_a_report_says_what_to_mend_and_whether_it_works():
