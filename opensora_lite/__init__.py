@@ -6,7 +6,7 @@ The names below are imported when they are first used, so that `import opensora_
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from opensora_lite.device import prepare as _prepare
+from opensora_lite.device import set_environment as _set_environment
 
 if TYPE_CHECKING:  # the same names, for editors and type checkers, which do not run __getattr__
     from opensora_lite.errors import OpenSoraError as OpenSoraError
@@ -33,7 +33,7 @@ _HOMES = {
 __all__ = list(_HOMES)
 __version__ = "0.1.0"
 
-_prepare()
+_set_environment()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,8 @@
-"""Device, precision and threads: what must be settled before Paddle is imported, and checked before a model is."""
+"""Device, precision and threads: environment variables that Paddle reads at import, and the choice of a device."""
 
 import contextlib
 import ctypes
 import gc
-import importlib
-import importlib.abc
-import importlib.metadata
-import importlib.util
 import io
 import os
 import re
@@ -14,9 +10,8 @@ import signal
 import sys
 import threading
 import warnings
-import zlib  # noqa: F401  paddlepaddle 2.6's library exports zlib symbols of its own: Python's must be bound first
+import zlib  # noqa: F401  paddlepaddle 2.6 exports zlib symbols of its own; Python's must be bound first
 from collections.abc import Iterator
-from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 from opensora_lite.errors import DeviceError
@@ -30,35 +25,34 @@ PRECISIONS = {
     "bf16": "bfloat16",
     "bfloat16": "bfloat16",
 }
-COSTS = {  # of what Paddle was not told in time
+COSTS = {  # of variables that were not set when Paddle was imported
     "OMP_NUM_THREADS": "it computes on one of {} cores",
     "MKL_DEBUG_CPU_TYPE": "matrix products take three times as long on this AMD processor",
-    "FLAGS_use_stride_kernel": "attention works on strided views, which makes a step take 1.6 times as long",
+    "FLAGS_use_stride_kernel": "strided views make a denoising step take 1.6 times as long",
     "MKL_CBWR": "the last bits of a video depend on its batch",
 }
 
 
-def prepare() -> None:
-    """Set what Paddle reads when it is first imported; what the user has set already stays.
+def set_environment() -> None:
+    """Set the variables that Paddle reads when it is imported, unless the user has set them.
 
-    Paddle computes on one thread unless OMP_NUM_THREADS says more, and the MKL that it bundles
-    takes a path three times as slow on AMD processors unless MKL_DEBUG_CPU_TYPE is 5. Its strided views make every
-    transpose of an attention a slow copy later on: without them a step of the small model takes 0.6 of the time.
-    MKL_CBWR makes each row of a product of matrices independent of how many others there are, and of the number of
-    threads, to the last bit: a video then does not depend on its batch. It costs nothing that could be measured.
-    Where Paddle has been imported before, a RuntimeWarning says what that costs.
+    OMP_NUM_THREADS: without it, Paddle computes on one thread. MKL_DEBUG_CPU_TYPE=5: without it, the MKL that Paddle
+    bundles is three times slower on AMD processors. FLAGS_use_stride_kernel=0: strided views make the transposes of
+    attention slow; without them a step of the small model takes 0.6 of the time. MKL_CBWR: the bits of a row of a
+    matrix product depend neither on the number of rows nor on that of threads, so a video doesn't depend on its batch.
+    If Paddle has been imported before, a RuntimeWarning says what that costs.
     """
     warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)  # of Paddle, at import
     wanted = {"FLAGS_use_stride_kernel": "0", "OMP_NUM_THREADS": str(usable_cores()), "MKL_CBWR": "AUTO,STRICT"}
     if processor().get("vendor_id") == "AuthenticAMD":
         wanted["MKL_DEBUG_CPU_TYPE"] = "5"
-    lacking = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(lacking)
+    missing = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(missing)
     if "paddle" not in sys.modules:
         return
     if os.environ["OMP_NUM_THREADS"] == "1" != wanted["OMP_NUM_THREADS"]:  # Paddle sets it to 1 when it is not set
-        lacking["OMP_NUM_THREADS"] = "1"
-    costs = [cost.format(wanted[name]) for name, cost in COSTS.items() if name in lacking]
+        missing["OMP_NUM_THREADS"] = "1"
+    costs = [cost.format(wanted[name]) for name, cost in COSTS.items() if name in missing]
     if costs:
         warnings.warn(
             f"paddle was imported before opensora_lite, too early for its settings: {'; '.join(costs)}."
@@ -70,26 +64,21 @@ def prepare() -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """For imports: without what libraries say meanwhile (of ccache, of OMP_NUM_THREADS, of setuptools).
-
-    And without the search for garbage, which takes a sixth of the time and finds none: what is imported stays.
-    """
-    searching = gc.isenabled()
+    """Context for imports: without warnings and stderr of libraries, and without garbage collection, which only costs
+    time while modules are created."""
+    collecting = gc.isenabled()
     gc.disable()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        if searching:
+        if collecting:
             gc.enable()
 
 
 def import_paddle() -> ModuleType:
-    """Paddle, imported quietly. Raises DeviceError where it is not installed, or cannot be imported.
-
-    SIGTERM does what it did before: Paddle's own handler would end the process with a traceback of C++.
-    """
+    """Paddle, imported quietly and without its signal handlers. Raises DeviceError if it can't be imported."""
     terminate = signal.getsignal(signal.SIGTERM)
     try:
         with quiet():
@@ -98,72 +87,19 @@ def import_paddle() -> ModuleType:
         if error.name != "paddle":
             raise
         raise DeviceError(
-            "Paddle is not installed, of which there are two builds:"
-            ' pip install "opensora-lite[cpu]", or "opensora-lite[gpu]" for an NVIDIA GPU'
+            'Paddle is not installed; in a checkout of this project, run pip install -e ".[cpu]",'
+            ' or ".[gpu]" for an NVIDIA GPU'
         ) from None
-    except ImportError as error:  # a library that it needs, or memory, which "failed to map segment" means
+    except ImportError as error:  # a missing library, or memory ("failed to map segment")
         raise DeviceError(f"Paddle is installed, but cannot be imported: {error}") from error
-    paddle.disable_signal_handler()  # which would print a stack of C++ where a process is told to stop
+    paddle.disable_signal_handler()  # it prints a C++ traceback when a process is told to stop
     if terminate is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)  # which went with it
+        signal.signal(signal.SIGTERM, terminate)  # which the line above has reset
     return paddle
 
 
-class LeanPackage(importlib.abc.MetaPathFinder):
-    """A package whose submodules can be imported without its __init__, which runs when somebody imports the package.
-
-    name: of a package that has not been imported. attributes: what its submodules read of it.
-    """
-
-    def __init__(self, name: str, **attributes: object):
-        spec = PathFinder.find_spec(name)
-        if spec is None:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        self.module = importlib.util.module_from_spec(spec)
-        vars(self.module).update(attributes)
-        sys.meta_path.insert(0, self)
-
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """How Python is to import the package `fullname`: into the module that its submodules know already.
-
-        path, target: what Python says of other imports than this one.
-        """
-        spec = PathFinder.find_spec(fullname) if fullname == self.module.__name__ else None
-        if spec is not None and spec.loader is not None:
-            vars(spec.loader)["create_module"] = lambda spec: self.module
-        return spec
-
-    @contextlib.contextmanager
-    def without_init(self) -> Iterator[None]:
-        """A block in which its submodules can be imported; to everybody else the package is one not yet imported."""
-        sys.modules[self.module.__name__] = self.module
-        try:
-            yield
-        finally:
-            del sys.modules[self.module.__name__]
-
-
-@contextlib.contextmanager
-def lean_paddlenlp() -> Iterator[None]:
-    """A block in which T5 of paddlenlp, and ppdiffusers, are imported without the __init__ of paddlenlp.
-
-    That also imports a server (fastapi), ready-made applications (scikit-learn) and data sets (pandas): four fifths of
-    the time, and nothing that a T5 or ppdiffusers need. A later `import paddlenlp` runs it, and is as ever.
-    Raises ModuleNotFoundError where paddlenlp is not installed.
-    """
-    if "paddlenlp" in sys.modules:  # in full
-        yield
-        return
-    package = next((finder for finder in sys.meta_path if isinstance(finder, LeanPackage)), None)
-    if package is None:
-        package = LeanPackage("paddlenlp", __version__=importlib.metadata.version("paddlenlp"))
-    with package.without_init():
-        importlib.import_module("paddlenlp.data")  # the __init__ begins with it: its circles hold in that order only
-        yield
-
-
 def set_device(device: str | None = None) -> str:
-    """Make `device` ("cpu", "gpu" or "gpu:1"; None: a GPU where Paddle can use one) Paddle's current device.
+    """Make "cpu", "gpu" or "gpu:1" Paddle's current device (None: a GPU where Paddle can use one), and return it.
 
     Raises DeviceError where this machine or this build of Paddle does not have it, or cannot compute.
     """
@@ -184,30 +120,18 @@ def set_device(device: str | None = None) -> str:
         )
     paddle.set_device(device)
     if device == "cpu":
-        try:  # this loads MKL, which would otherwise fail in riddles, or try for ever, in the middle of a run
+        try:  # loads MKL now; if memory is short, it would otherwise fail or hang in the middle of a run
             paddle.matmul(paddle.ones([2, 2]), paddle.ones([2, 2]))
         except (RuntimeError, MemoryError) as error:
-            raise DeviceError(
-                f"Paddle cannot load the library that it computes with, perhaps for want of memory: {error}"
-            ) from error
+            raise DeviceError(f"Paddle cannot load its math library, perhaps for lack of memory: {error}") from error
     return device
 
 
-def give_back_memory() -> None:
-    """Give memory that has been freed back to the system, which the C library and Paddle would keep for later."""
-    import paddle
-
-    with contextlib.suppress(OSError, AttributeError):  # not with every C library
-        ctypes.CDLL(None).malloc_trim(0)
-    if paddle.get_device() != "cpu":
-        paddle.device.cuda.empty_cache()
-
-
 def resolve_dtype(dtype: str | None, device: str) -> str:
-    """The Paddle name of a precision; None is float32 on a CPU and float16 (as in PaddleMIX) on a GPU.
+    """Paddle's name of a precision; None is float32 on a CPU and float16 (as in PaddleMIX) on a GPU.
 
-    dtype: "fp32", "float32", "fp16", … device: what `set_device` gave.
-    Raises DeviceError for an unknown name, and for half precision on a CPU: Paddle has no kernels for it there.
+    dtype: "fp32", "float32", "fp16", … device: as `set_device` returns it.
+    Raises DeviceError for an unknown name, and for half precision on a CPU, which has no kernels for it.
     """
     if dtype is None:
         return "float32" if device == "cpu" else "float16"
@@ -216,3 +140,13 @@ def resolve_dtype(dtype: str | None, device: str) -> str:
     if device == "cpu" and PRECISIONS[dtype] != "float32":
         raise DeviceError(f"dtype {dtype} needs a GPU: Paddle has no {PRECISIONS[dtype]} kernels for a CPU; use fp32")
     return PRECISIONS[dtype]
+
+
+def give_back_memory() -> None:
+    """Return freed memory, which the C library and Paddle would keep for later, to the system."""
+    import paddle
+
+    with contextlib.suppress(OSError, AttributeError):  # not every C library has malloc_trim
+        ctypes.CDLL(None).malloc_trim(0)
+    if paddle.get_device() != "cpu":
+        paddle.device.cuda.empty_cache()

@@ -162,6 +162,11 @@ class OpenSora:
         self._precision = precision
         return self
 
+    @property
+    def engine(self) -> "Engine | None":
+        """The compiled models, if `compile` was called."""
+        return None if self._precision is None else self.models.transformer.engine(self._precision)
+
     def __call__(
         self,
         prompt: str | Sequence[str],
@@ -322,10 +327,8 @@ class OpenSora:
         hooks = (part._forward_pre_hooks or part._forward_post_hooks for part in self.stdit.sublayers(True))
         if (trace is not None and trace.attention) or any(hooks):  # which a compiled model would not call
             return None
-        if self._precision is not None:
-            return self.models.transformer.engine(self._precision)
-        if not self._pays_off(videos, settings):
-            return None
+        if self._precision is not None or not self._pays_off(videos, settings):
+            return self.engine
         free = memory.available_memory()
         if free is not None and self._memory(settings)(compiled="fp32").work > free:
             return None

@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 from pydantic import Field
 
-from opensora_lite.device import lean_paddlenlp, quiet
+from opensora_lite.device import quiet
 from opensora_lite.errors import CheckpointError, DeviceError, PromptError
 from opensora_lite.io.checkpoints import (
     build,
@@ -28,6 +28,7 @@ from opensora_lite.io.checkpoints import (
     read_safetensors,
 )
 from opensora_lite.io.files import write_safetensors
+from opensora_lite.lean_imports import lean_paddlenlp
 from opensora_lite.validation import Whole, known_fields, validated
 
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one tensor under two names; files hold one or both

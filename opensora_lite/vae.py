@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 from pydantic import Field
 
-from opensora_lite.device import lean_paddlenlp, quiet
+from opensora_lite.device import quiet
 from opensora_lite.errors import CheckpointError
 from opensora_lite.io.checkpoints import (
     build,
@@ -26,6 +26,7 @@ from opensora_lite.io.checkpoints import (
     read_config,
     rename_2022,
 )
+from opensora_lite.lean_imports import lean_paddlenlp
 from opensora_lite.validation import AsTuple, Whole, known_fields, validated
 
 SCALING_FACTOR = 0.18215  # of sd-vae-ft-ema, whose config.json does not name it

@@ -9,7 +9,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # several of these processes at once would 
 
 import numpy as np
 
-from opensora_lite.device import import_paddle, lean_paddlenlp, quiet
+from opensora_lite.device import import_paddle, quiet
+from opensora_lite.lean_imports import lean_paddlenlp
 
 
 def load(*names: str):

@@ -22,7 +22,8 @@ from functools import partial
 from typing import Any
 
 from opensora_lite import machine
-from opensora_lite.device import import_paddle, lean_paddlenlp, quiet
+from opensora_lite.device import import_paddle, quiet
+from opensora_lite.lean_imports import lean_paddlenlp
 
 SECONDS = 3.0  # of matrix products
 PRODUCT = (1024, 1152, 4608)  # rows, inner, columns: the first layer of XL/2's MLP for 1024 tokens

@@ -2,7 +2,7 @@
 for each part those of the clock and those of the processors.
 
 The command runs as ever; functions of it are wrapped, and what one of them takes is not counted in those around it.
-With `--full` paddlenlp runs its whole __init__, as it would without `runtime.lean_paddlenlp`.
+With `--full` paddlenlp runs its whole __init__, as it would without `lean_imports.lean_paddlenlp`.
 """
 
 import time
@@ -62,13 +62,13 @@ def watch(module, path, name):
 def watch_models():
     """What cannot be watched before Paddle is imported, for it imports Paddle."""
     with part("import the model's modules"):
-        for module in ("engine", "samplers", "stdit", "text", "vae"):
+        for module in ("runtime.engine", "samplers", "stdit2", "text", "vae"):
             importlib.import_module(f"opensora_lite.{module}")
     for module in ("text", "vae"):
-        block = importlib.import_module("opensora_lite.device").lean_paddlenlp
+        block = importlib.import_module("opensora_lite.lean_imports").lean_paddlenlp
         block = contextlib.nullcontext if FULL else block
         importlib.import_module(f"opensora_lite.{module}").lean_paddlenlp = timed_block(block)
-    for module, function in (("stdit", "load_stdit"), ("text", "load_text_encoder"), ("vae", "load_vae")):
+    for module, function in (("stdit2", "load_stdit"), ("text", "load_text_encoder"), ("vae", "load_vae")):
         watch(f"opensora_lite.{module}", function, "load the three models")
     watch("opensora_lite.text", "TextEncoder.encode", "encode the caption")
     watch("opensora_lite.runtime.engine", "Programs._load", "compile")
@@ -92,18 +92,18 @@ def main(folder):
     with part("import opensora_lite, numpy, argparse"):
         cli = importlib.import_module("opensora_lite.tools.cli")
         pipeline = importlib.import_module("opensora_lite.pipeline")
-        runtime = importlib.import_module("opensora_lite.device")
+        device = importlib.import_module("opensora_lite.device")
     watch("opensora_lite.pipeline", "plan", "check the request (ftfy, bs4)")
     watch("opensora_lite.video", "Video.save", "write the file (PyAV)")
-    set_device = runtime.set_device
+    set_device = device.set_device
 
-    def watched(device):
+    def watched(name):
         with part("import paddle"):
-            chosen = set_device(device)
+            chosen = set_device(name)
         watch_models()
         return chosen
 
-    runtime.set_device = pipeline.set_device = watched
+    device.set_device = pipeline.set_device = watched
     sys.argv[1:] = ["generate", "--prompt", "a red car on the ocean at noon", "--save-dir", folder]
     code = cli.main()
     count()

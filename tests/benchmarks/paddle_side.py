@@ -12,13 +12,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from opensora_lite import runtime  # noqa: E402
-
-runtime.prepare()
-
+import opensora_lite  # noqa: F401, E402, I001  sets Paddle's environment variables
 import numpy as np  # noqa: E402
 
-with runtime.quiet(), runtime.lean_paddlenlp():  # imports are no part of what a model needs
+from opensora_lite.device import quiet  # noqa: E402
+from opensora_lite.lean_imports import lean_paddlenlp  # noqa: E402
+
+with quiet(), lean_paddlenlp():  # imports are no part of what a model needs
     import paddle
     from paddlenlp.transformers import T5EncoderModel  # noqa: F401
     from ppdiffusers.models.autoencoder_kl import AutoencoderKL  # noqa: F401
@@ -28,6 +28,7 @@ from safetensors.numpy import load_file, save_file  # noqa: E402
 
 from opensora_lite import OpenSora  # noqa: E402
 from opensora_lite.samplers import CFG  # noqa: E402
+from opensora_lite.stdit2 import Conditions  # noqa: E402
 from opensora_lite.text import load_text_encoder  # noqa: E402
 
 works = {}  # what has been made ready: a pipeline or None, and a function, by the names that requests use
@@ -39,24 +40,22 @@ def pipeline(models, engine):
     pipe = OpenSora.from_pretrained(**models, device="cpu")
     if engine:
         return pipe.compile(precision=engine)
-    pipe._pays = lambda *asked: False  # nothing is compiled unasked
+    pipe._pays_off = lambda *request: False  # nothing is compiled on its own
     return pipe
 
 
-def compiled(pipe):
-    """What does the work where something was compiled, or None."""
-    return getattr(pipe, "engine", None)
-
-
 def step(models, engine, told, y, mask):
-    pipe, told = pipeline(models, engine), {name: value for name, value in told.items() if name != "timesteps"}
-    predict = CFG(compiled(pipe) or pipe.stdit, paddle.to_tensor(y), paddle.to_tensor(mask), **told)
+    pipe, height, width = pipeline(models, engine), told["height"], told["width"]
+    latent_size = (told["num_frames"], height // 8, width // 8)
+    y, mask = paddle.to_tensor(y), paddle.to_tensor(mask)
+    conditions = Conditions.shared(y, mask, latent_size, height, width, told["fps"])
+    predict = CFG(pipe.engine or pipe.stdit, conditions, told["scale"], told["channels"])
     return pipe, lambda x, timestep: predict(paddle.to_tensor(x), int(timestep.item())).epsilon
 
 
 def decode(models, engine, told):
     pipe = pipeline(models, engine)
-    return pipe, lambda z: (compiled(pipe) or pipe.vae).decode(paddle.to_tensor(z))
+    return pipe, lambda z: (pipe.engine or pipe.vae).decode(paddle.to_tensor(z))
 
 
 def caption(models, engine, told):
@@ -107,7 +106,7 @@ def turn(name, inputs, outputs=None):
     (pipe, function), arrays = works[name], load_file(inputs)
     with paddle.no_grad(), warnings.catch_warnings(record=True) as said:
         out, seconds = timed(lambda: function(**arrays).numpy())
-    if getattr(compiled(pipe), "failed", False):  # then the models compute as ever, and a warning says so
+    if getattr(pipe and pipe.engine, "failed", False):  # then the models compute as ever, and a warning says so
         raise RuntimeError(f"not compiled: {'; '.join(str(warning.message) for warning in said)}")
     if outputs:
         save_file({"out": np.ascontiguousarray(out)}, outputs)

@@ -9,14 +9,14 @@ import warnings
 import paddle
 import pytest
 
-from opensora_lite import device as runtime
-from opensora_lite import machine
+from opensora_lite import device, machine
 from opensora_lite.errors import DeviceError
+from opensora_lite.lean_imports import LeanPackage
 
 
 def child(program: str, **environment: str) -> str:
     """What a Python process prints, both streams, that has no settings of threads but those that are given."""
-    clean = {name: value for name, value in os.environ.items() if name not in runtime.COSTS}
+    clean = {name: value for name, value in os.environ.items() if name not in device.COSTS}
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=clean | environment, stdout=-1, stderr=-2, text=True)
     assert done.returncode == 0, done.stdout
@@ -29,18 +29,18 @@ def test_threads_are_set_before_paddle_is_imported_and_a_users_choice_stays():
     assert int(child(program, OMP_NUM_THREADS="7")) == 7
 
 
-def test_it_is_said_once_what_it_costs_that_paddle_was_imported_before():
+def test_a_warning_says_once_what_an_early_import_of_paddle_costs():
     program = "import paddle, warnings\nfor _ in range(2):\n    import opensora_lite\nimport opensora_lite.pipeline"
     said = child(program)
     assert said.count("RuntimeWarning: paddle was imported before opensora_lite, too early for its settings: ") == 1
     assert "<string>:3: RuntimeWarning" in said  # where it can be mended
-    assert "attention works on strided views, which makes a step take 1.6 times as long" in said
+    assert "strided views" in said
     several = machine.usable_cores() > 1
     assert (f"it computes on one of {machine.usable_cores()} cores" in said) is several
     assert ("on this AMD processor" in said) is (machine.processor().get("vendor_id") == "AuthenticAMD")
     assert said.rstrip().endswith("Restart, and import opensora_lite first")
     # who has set them all before has paid nothing
-    assert "RuntimeWarning" not in child(program, **dict.fromkeys(runtime.COSTS, "2"))
+    assert "RuntimeWarning" not in child(program, **dict.fromkeys(device.COSTS, "2"))
     assert "RuntimeWarning" not in child("import opensora_lite, paddle, opensora_lite.stdit2")
 
 
@@ -89,12 +89,12 @@ print("done")
 
 def test_a_package_that_is_not_there_is_named():
     with pytest.raises(ModuleNotFoundError, match="No module named 'paddle_nlp'"):
-        runtime.LeanPackage("paddle_nlp")
+        LeanPackage("paddle_nlp")
 
 
 def test_imports_are_quiet_and_leave_no_trace(capsys):
     assert gc.isenabled()
-    with pytest.raises(KeyError), runtime.quiet():
+    with pytest.raises(KeyError), device.quiet():
         assert not gc.isenabled()
         print("no ccache", file=sys.stderr)
         warnings.warn("no ccache", stacklevel=1)
@@ -110,27 +110,24 @@ def test_without_paddle_it_is_said_how_to_get_it():
     command = [sys.executable, "-c", program, "generate", "--prompt", "a car"]
     child = subprocess.run(command, capture_output=True, text=True)
     assert child.returncode == 2
-    assert (
-        'error: Paddle is not installed, of which there are two builds: pip install "opensora-lite[cpu]"'
-        in child.stderr
-    )
+    assert "error: Paddle is not installed" in child.stderr and 'pip install -e ".[cpu]"' in child.stderr
 
 
 def test_devices():
-    assert runtime.set_device("cpu") == "cpu"
+    assert device.set_device("cpu") == "cpu"
     with pytest.raises(DeviceError, match=r'device "cuda" is unknown; give "cpu", "gpu" or "gpu:1"'):
-        runtime.set_device("cuda")
+        device.set_device("cuda")
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if not has_gpu:
-        assert runtime.set_device() == "cpu"
+        assert device.set_device() == "cpu"
         with pytest.raises(DeviceError, match=r'device "gpu" was asked for, but the installed Paddle .*; use "cpu"'):
-            runtime.set_device("gpu")
+            device.set_device("gpu")
 
 
 def test_precisions():
-    assert runtime.resolve_dtype(None, "cpu") == runtime.resolve_dtype("fp32", "gpu") == "float32"
-    assert runtime.resolve_dtype(None, "gpu:1") == "float16"
-    assert runtime.resolve_dtype("bf16", "gpu") == "bfloat16"
+    assert device.resolve_dtype(None, "cpu") == device.resolve_dtype("fp32", "gpu") == "float32"
+    assert device.resolve_dtype(None, "gpu:1") == "float16"
+    assert device.resolve_dtype("bf16", "gpu") == "bfloat16"
 
 
 @pytest.mark.gpu
