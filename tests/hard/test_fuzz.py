@@ -1,7 +1,7 @@
-"""Any text at all is either a result that a naive reading of the same text agrees with, or an OpenSoraError.
+"""Any text is either accepted, with the result of a naive reading of the same text, or an OpenSoraError.
 
-Never another exception, a hang, or a request that is taken and then not met. `make test` tries the same 2,000 cases
-every time, `make fuzz` 100,000 others: OPENSORA_FUZZ=100000 python -m pytest tests/hard/test_fuzz.py -s
+Never another exception, a hang, or a request that is accepted and not met. `make test-hard` runs 2,000 fixed cases,
+`make fuzz` 100,000 random ones: OPENSORA_FUZZ=100000 python -m pytest tests/hard/test_fuzz.py -s
 """
 
 import contextlib
