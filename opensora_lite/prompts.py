@@ -25,9 +25,7 @@ from opensora_lite.validation import Whole, check
 MAX_CAPTION = 4_000  # characters; the time that the rules take grows with the square of the length
 MAX_FILE = 10_000_000  # bytes of a prompt file
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Caption cleaning: rules (pattern, replacement), applied in this order
-# ---------------------------------------------------------------------------------------------------------------------
+# -- caption cleaning: rules (pattern, replacement), applied in this order
 
 
 def _rules(*table: tuple[str, str]) -> list[tuple[re.Pattern, str]]:
@@ -137,9 +135,7 @@ def _apply(rules: list[tuple[re.Pattern, str]], text: str) -> str:
     return text
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# JSON suffix
-# ---------------------------------------------------------------------------------------------------------------------
+# -- JSON suffix
 
 _SUFFIX: dict[str, Any] = {"reference_path": str | Annotated[list[str], Field(min_length=1)], "mask_strategy": str}
 
@@ -183,9 +179,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Captions of loops
-# ---------------------------------------------------------------------------------------------------------------------
+# -- captions of loops
 
 
 def prompts_per_loop(prompt: str, loops: int) -> list[str]:
@@ -235,9 +229,7 @@ def _cleaned(caption: str) -> str:
     return cleaned
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Prompt files
-# ---------------------------------------------------------------------------------------------------------------------
+# -- prompt files
 
 
 def read_prompts(path: str | os.PathLike) -> list[str]:
