@@ -1,16 +1,17 @@
-"""How the small model was made, to be made again: a frame VAE, then T5 and STDiT2 together, on LiteWorld.
+"""Training of the small models on LiteWorld: the frame VAE, then T5 and STDiT2 jointly.
 
     from opensora_lite.training import train
-    train("first_steps", "out")          # a recipe that comes with the package, or a path; `out` becomes a model folder
+    train("first_steps", "out")          # a recipe of the package or a path; `out` becomes a model folder
 
-recipe.py   what a run is: one YAML file      data.py      clips, frame masks, batches
-losses.py   what is made small                trainer.py   the loop: gradients, averages, checkpoints, processes
-models.py   untrained models; files           run.py       one stage after the other
+recipe.py   a run as one YAML file                 data.py      clips, frame masks, batches
+losses.py   L_simple + L_vlb, VAE loss             trainer.py   training loop: optimizers, EMA, checkpoints, processes
+models.py   initialization and export              run.py       the stages of a run
+muon.py     the Muon optimizer
 """
 
 
 def __getattr__(name):
-    if name == "train":  # lazily, and quietly: it imports paddle
+    if name == "train":  # lazily: it imports Paddle
         from opensora_lite.device import import_paddle
 
         import_paddle()

@@ -1,11 +1,11 @@
-"""What training sees: LiteWorld clips, and batches of them that depend on nothing but the seed and the step.
+"""Training data: LiteWorld clips and batches of them.
 
-Because a batch is a function of (seed, step), a run that was stopped goes on with the batches that it would have had,
-and processes that share the work agree on every batch without a word: each takes its part of the same one.
+A batch is a function of seed and step. A resumed run therefore gets the batches of an uninterrupted one, and parallel
+processes take their parts of the same batch without communication.
 
-numpy only, so that the PyTorch peer (tests/peers) can train on the very same batches.
+numpy only: the PyTorch twins (tests/peers) train on equal batches.
 
-Axes: B videos · T frames · C latent channels · H, W in latents, height, width in pixels.
+Axes: B videos · T frames · C latent channels · H, W latent height and width; `height` and `width` are in pixels.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from opensora_lite.liteworld import world
 from opensora_lite.request import IMAGE_FPS
 from opensora_lite.training.recipe import DiffusionRecipe, PictureLearning, Recipe, World, parse_size
 
-LATENT_CHANNELS = 4  # of the VAE, as STDiT2 reads them
+LATENT_CHANNELS = 4
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip of LiteWorld: what it shows, how fast, and captions that are true of it, the full one first."""
+    """A LiteWorld clip and its captions, the full one first."""
 
     scene: world.Scene
     height: int
@@ -37,7 +37,7 @@ class Clip:
 
 
 def clip_at(w: World, index: int) -> Clip:
-    """Clip `index` of a world; the same at every call, whatever else was drawn."""
+    """Clip `index` of a world, with a random stream of its own."""
     rng = np.random.default_rng(w.first_seed + index)
     height, width = parse_size(w.sizes[index % len(w.sizes)])
     scene, fps = world.sample_scene(rng), w.fps[rng.integers(len(w.fps))]
@@ -46,7 +46,7 @@ def clip_at(w: World, index: int) -> Clip:
 
 
 def pick(rng: np.random.Generator, shares: dict):
-    """One of the keys, each as often as its share says."""
+    """A random key; the values are the probabilities, up to a factor."""
     keys, weights = list(shares), np.array(list(shares.values()), float)
     return keys[rng.choice(len(keys), p=weights / weights.sum())]
 
@@ -57,9 +57,9 @@ def pick(rng: np.random.Generator, shares: dict):
 
 
 def frame_mask(kind: str, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """bool [T], true where a frame is to be made; `kind` is one of recipe.FRAME_MASKS, and names what is given.
+    """bool [T]: true for denoised frames, false for conditioning frames. kind: one of recipe.FRAME_MASKS.
 
-    At least one frame is given, unless the video is too short for its kind: then none is.
+    All true for kind "none" and for videos too short for their kind.
     Source: hpcaitech/Open-Sora v1.1, opensora/utils/train_utils.py, MaskGenerator.
     """
     mask = np.ones(num_frames, bool)
@@ -67,13 +67,13 @@ def frame_mask(kind: str, num_frames: int, rng: np.random.Generator) -> np.ndarr
         return mask
     most = max(num_frames // 4, 1) if kind.startswith("quarter") else 1
     n = int(rng.integers(1, most + 1))
-    place = kind.split("_", 1)[1]
-    if place == "random":
+    where = kind.split("_", 1)[1]
+    if where == "random":
         at = int(rng.integers(0, num_frames - n + 1))
         mask[at : at + n] = False
-    if place in ("head", "head_tail"):
+    if where in ("head", "head_tail"):
         mask[:n] = False
-    if place in ("tail", "head_tail"):
+    if where in ("tail", "head_tail"):
         mask[-n:] = False
     return mask if mask.any() else np.ones(num_frames, bool)
 
@@ -85,34 +85,34 @@ def frame_mask(kind: str, num_frames: int, rng: np.random.Generator) -> np.ndarr
 
 @dataclass
 class Batch:
-    """What one step of T5 and STDiT2 sees; arrays with B first."""
+    """The batch of one training step of T5 and STDiT2."""
 
     x_0: np.ndarray  # float32 [B, C, T, H, W] scaled latents
     captions: list[str]
-    dropped: np.ndarray  # bool [B]: videos that learn without their caption
+    dropped: np.ndarray  # bool [B]: trained with the null caption
     t: np.ndarray  # int64 [B], 0 … 999
     noise: np.ndarray  # float32, like x_0
-    x_mask: np.ndarray  # bool [B, T], true where a frame is to be made
+    x_mask: np.ndarray  # bool [B, T], true for denoised frames
     fps: np.ndarray  # float32 [B]
     height: int  # pixels
     width: int
 
     @property
     def conditions(self) -> dict[str, np.ndarray]:
-        """num_frames, height, width, ar, fps of STDiT2.forward, float32 [B] each."""
+        """num_frames, height, width, ar and fps of stdit2.Conditions, float32 [B] each."""
         B, _, T, _, _ = self.x_0.shape
         values = dict(num_frames=T, height=self.height, width=self.width, ar=self.height / self.width)
         return {**{name: np.full(B, value, np.float32) for name, value in values.items()}, "fps": self.fps}
 
     def part(self, rank: int, of: int) -> Batch:
-        """Every `of`-th video, from `rank` on: the share of one of `of` processes."""
+        """The part of process `rank` of `of`: every `of`-th video."""
         rows = slice(rank, None, of)
         arrays = {name: getattr(self, name)[rows] for name in ("x_0", "dropped", "t", "noise", "x_mask", "fps")}
         return Batch(captions=self.captions[rows], height=self.height, width=self.width, **arrays)
 
 
 def by_size(clips: list[Clip], arrays: list[np.ndarray]) -> dict[tuple[int, int], tuple[np.ndarray, list[Clip]]]:
-    """(height, width) -> the arrays of all clips of that size, stacked to [clips, ...], and the clips."""
+    """(height, width) -> arrays of the clips of that size, stacked to [clips, ...], and the clips."""
     pools = {}
     for size in dict.fromkeys((clip.height, clip.width) for clip in clips):
         rows = [i for i, clip in enumerate(clips) if (clip.height, clip.width) == size]
@@ -121,14 +121,14 @@ def by_size(clips: list[Clip], arrays: list[np.ndarray]) -> dict[tuple[int, int]
 
 
 def pick_size(rng: np.random.Generator, pools: dict) -> tuple[int, int]:
-    """A size, as often as its clips come: all videos of a batch have one."""
+    """A size with the frequency of its clips; all videos of a batch have one size."""
     return pick(rng, {size: len(clips) for size, (_, clips) in pools.items()})
 
 
 class Latents:
-    """The clips of a world as latents, sorted by size: what T5 and STDiT2 learn from.
+    """The training set of T5 and STDiT2: latents by size.
 
-    clips: the clips. latents: for each, float16 [C, T, H, W], scaled.
+    latents: of each clip, float16 [C, T, H, W], scaled.
     """
 
     def __init__(self, clips: list[Clip], latents: list[np.ndarray]):
@@ -152,7 +152,7 @@ class Latents:
         which = [
             0 if whole or len(c) == 1 else int(rng.integers(1, len(c))) for whole, c in zip(full, captions, strict=True)
         ]
-        # one time in each of B equal parts of all: less scatter from step to step than B independent ones
+        # stratified timesteps, one in each of B equal intervals: less variance than B independent ones
         first, end = stage.times
         t = (first + (rng.permutation(B) + rng.random(B)) * ((end - first) / B)).astype(np.int64).clip(first, end - 1)
         masks = [frame_mask(pick(rng, d.frame_masks), T, rng) for _ in range(B)]
@@ -170,19 +170,19 @@ class Latents:
 
 
 class Pictures:
-    """The frames of a world's clips, sorted by size: what the VAE learns from.
+    """The training set of the VAE: frames by size.
 
-    clips: the clips. frames: for each, uint8 [T, height, width, 3].
+    frames: of each clip, uint8 [T, height, width, 3].
     """
 
     def __init__(self, clips: list[Clip], frames: list[np.ndarray]):
         self.pools = by_size(clips, frames)
 
     def batch(self, v: PictureLearning, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures float32 [B, 3, h, w], −1 … 1, and noise float32 [B, C, h/8, w/8], of a step of a stage of the VAE.
+        """Pictures float32 [B, 3, h, w], −1 … 1, and noise float32 [B, C, h/8, w/8] of one training step.
 
-        Whole frames, or crops around the subject, where the small things are that are hardest to keep. All sizes come
-        alike: what is drawn to the same rules has other details in pixels at each height.
+        Whole frames or crops around the subject, whose details are hardest to reconstruct. Sizes are equally frequent,
+        because details have other sizes in pixels at each frame height.
         """
         rng = np.random.default_rng([seed, v.STREAM, step])
         size = list(self.pools)[rng.integers(len(self.pools))]
@@ -199,11 +199,11 @@ class Pictures:
 
     @staticmethod
     def _corner(clip: Clip, time: int, side: int, rng: np.random.Generator) -> tuple[int, int]:
-        """(top, left) of a crop of `side` pixels that shows the subject, somewhere in it; without one, anywhere."""
-        room = np.array([clip.height - side, clip.width - side])
+        """(top, left) of a random crop of `side` pixels that contains the subject, if there is one."""
+        largest = np.array([clip.height - side, clip.width - side])
         if clip.scene.subject is None:
-            return tuple(rng.integers(0, room + 1))
+            return tuple(rng.integers(0, largest + 1))
         x, y = world.subject_position(clip.scene, time * 24 / clip.fps, clip.width / clip.height)
-        middle = np.array([y, x]) * clip.height
-        corner = middle - side / 2 + rng.uniform(-side / 4, side / 4, size=2)
-        return tuple(corner.round().astype(int).clip(0, room))
+        centre = np.array([y, x]) * clip.height
+        corner = centre - side / 2 + rng.uniform(-side / 4, side / 4, size=2)
+        return tuple(corner.round().astype(int).clip(0, largest))

@@ -1,6 +1,6 @@
-"""Untrained models, and trained ones written as the released ones are.
+"""Initialization of the models, and their export in the format of the released weights.
 
-Starts are drawn with numpy, so that a seed gives the same ones on every device.
+Random numbers come from numpy: a seed gives the same initialization on every device.
 """
 
 from dataclasses import asdict
@@ -17,18 +17,18 @@ from opensora_lite.stdit2 import STDiT2, STDiT2Config, load_stdit
 from opensora_lite.text import T5Fields, TextEncoder, load_text_encoder, new_encoder
 from opensora_lite.training.data import LATENT_CHANNELS
 from opensora_lite.training.recipe import DiffusionRecipe, VAERecipe
-from opensora_lite.vae import FrameVAE, new_autoencoder
+from opensora_lite.vae import FrameVAE, load_vae, new_autoencoder
 
 # ---------------------------------------------------------------------------------------------------------------------
-#   Starts
+#   Initialization
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def new_stdit(d: DiffusionRecipe, rng: np.random.Generator) -> STDiT2:
-    """An STDiT2 that, at first, lets captions and time pass by and answers 0.
+    """An initialized STDiT2 whose output is 0, or the trained one of `init`. Raises OpenSoraError if its sizes differ.
 
-    As released (opensora/models/stdit/stdit2.py, initialize_weights, initialize_temporal): what adds the caption and
-    the frames' exchange to a block, and the last layer, begin at 0 (adaLN-zero, DiT, arXiv:2212.09748, sec. 3.2).
+    As released (opensora/models/stdit/stdit2.py, initialize_weights, initialize_temporal): the output projections of
+    cross-attention and temporal attention and the last layer are 0, as in adaLN-Zero (DiT, arXiv:2212.09748, sec. 3.2).
     """
     config = STDiT2Config(
         hidden_size=d.hidden_size,
@@ -57,14 +57,14 @@ def new_stdit(d: DiffusionRecipe, rng: np.random.Generator) -> STDiT2:
             start = normal(rng, value.shape, 0.02) if name.startswith(narrow) else xavier(rng, value.shape)
         elif name == "x_embedder.proj.weight":  # a linear layer on patches
             start = xavier(rng, [value.shape[0], value.size // value.shape[0]]).reshape(value.shape)
-        else:  # norms' weights, a bias, the rotary frequencies
+        else:  # norm weights, a bias, the rotary frequencies
             continue
         value.set_value(start)
     return model
 
 
 def new_text_encoder(d: DiffusionRecipe, rng: np.random.Generator) -> TextEncoder:
-    """A T5 encoder with the tokenizer of LiteWorld's captions."""
+    """An initialized T5 encoder with the tokenizer of LiteWorld's captions, or the trained one of `init`."""
     import sentencepiece
 
     folder = model_folder(d.init or "tiny")
@@ -79,46 +79,43 @@ def new_text_encoder(d: DiffusionRecipe, rng: np.random.Generator) -> TextEncode
     for name, value in model.state_dict().items():
         if "relative_attention_bias" in name:
             value.set_value(normal(rng, value.shape, 0.1))
-        elif name.endswith("SelfAttention.q.weight"):  # T5 does not divide scores by √d: its queries begin smaller
+        elif name.endswith("SelfAttention.q.weight"):  # T5 doesn't scale scores by 1/√d
             value.set_value(normal(rng, value.shape, (value.shape[0] * d.d_kv) ** -0.5))
         elif name in linears:
             value.set_value(normal(rng, value.shape, value.shape[0] ** -0.5))
         elif name == "shared.weight":
             value.set_value(normal(rng, value.shape, 1.0))
-        elif value.ndim == 1:  # norms' weights
+        elif value.ndim == 1:  # norm weights
             value.set_value(np.ones(value.shape, np.float32))
     return TextEncoder(model, tokenizer, d.model_max_length)
 
 
 def new_vae(v: VAERecipe, seed: int) -> FrameVAE:
-    """A frame VAE with ppdiffusers' own start, or the trained one that the recipe names."""
-    from opensora_lite.vae import load_vae
-
+    """A frame VAE with ppdiffusers' initialization, or the trained one of `init`."""
     if v.init is not None:
         vae = load_vae(model_folder(v.init) / "vae")
         found = {name: vae.model.config[name] for name in VAE_FIELDS}
-        check_same(
-            f"vae.init {v.init}", {k: list(x) if isinstance(x, tuple) else x for k, x in found.items()}, vae_config(v)
-        )
+        found = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+        check_same(f"vae.init {v.init}", found, vae_config(v))
         return vae
     paddle.seed(seed)
     return FrameVAE(new_autoencoder(vae_config(v)))
 
 
 def check_same(what: str, found: dict, wanted: dict):
-    """Raise OpenSoraError where a model to go on from has other sizes than the recipe says."""
+    """Raise OpenSoraError if the model to start from has other sizes than the recipe."""
     for name, value in wanted.items():
         if found[name] != value:
-            raise OpenSoraError(f"{what} has {name} {found[name]}, the recipe {value}; give the recipe the same")
+            raise OpenSoraError(f"{what} has {name} {found[name]}, the recipe {value}; they must be equal")
 
 
 def normal(rng, shape, std) -> np.ndarray:
-    """float32 of this shape, of a normal distribution around 0."""
+    """Normal numbers of mean 0, float32 of this shape."""
     return (rng.standard_normal(shape, np.float32) * std).astype(np.float32)
 
 
 def xavier(rng, shape) -> np.ndarray:
-    """float32 of this shape, uniform, with the variance 2 / (inputs + outputs) (Glorot and Bengio, 2010, eq. 16)."""
+    """Uniform numbers of variance 2 / (inputs + outputs), float32 of this shape (Glorot and Bengio, 2010, eq. 16)."""
     bound = (6 / (shape[0] + shape[1])) ** 0.5
     return rng.uniform(-bound, bound, shape).astype(np.float32)
 
@@ -129,7 +126,7 @@ def xavier(rng, shape) -> np.ndarray:
 
 
 def t5_config(d: DiffusionRecipe, vocabulary: int) -> dict:
-    """config.json of the T5 encoder; vocabulary: number of tokens."""
+    """config.json of the T5 encoder. vocabulary: number of tokens."""
     return dict(
         vocab_size=vocabulary,
         d_model=d.d_model,
@@ -147,7 +144,7 @@ def t5_config(d: DiffusionRecipe, vocabulary: int) -> dict:
 
 
 def vae_config(v: VAERecipe) -> dict:
-    """config.json of the VAE, without its scaling factor, which is measured."""
+    """config.json of the VAE without scaling_factor, which is measured after training."""
     levels = len(v.block_out_channels)
     return dict(
         in_channels=3,
@@ -166,7 +163,7 @@ VAE_FIELDS = tuple(vae_config(VAERecipe()))
 
 
 def stdit_config(model: STDiT2) -> dict:
-    """config.json of an STDiT2, with the fields of the released one."""
+    """config.json of an STDiT2, with the released fields."""
     c = model.config
     return dict(
         model_type="STDiT2",
@@ -187,7 +184,7 @@ def stdit_config(model: STDiT2) -> dict:
 
 
 def export(layer, path: Path, leave_out: tuple[str, ...] = ()):
-    """Write a layer's values as the released files hold them: float16 safetensors, a Linear's weight [out, in]."""
+    """Write a layer's weights in the released format: float16 safetensors, Linear weights [out, in]."""
     linears = linear_weights(layer)
     tensors = {
         name: (value.numpy().T if name in linears else value.numpy()).astype(np.float16)

@@ -1,21 +1,18 @@
-"""Muon: an optimizer for matrices that moves every direction of a matrix by the same amount.
+"""Muon: an optimizer for weight matrices that orthogonalizes the update.
 
-A gradient of a matrix is mostly made of a few directions; AdamW follows those, and the others learn late. Muon
-replaces the averaged gradient G = U Σ Vᵀ by U Vᵀ. From one half-trained state of the small model, 160 steps with it
-lowered the error of ε on held-out clips by 1 to 4 % at times from 150 to 700; as many with AdamW lowered it by 0 %.
+The momentum G = U Σ Vᵀ of a matrix is dominated by few singular directions; Muon replaces it by U Vᵀ, which updates all
+of them equally. From a half-trained state of the small model, 160 steps of Muon lowered the error of ε on held-out
+clips by 1–4 % for t = 150 … 700; 160 steps of AdamW lowered it by 0 %.
 
-Sources: Keller Jordan, Muon (kellerjordan.github.io/posts/muon, with the coefficients below); Muon is Scalable for
-LLM Training, arXiv:2502.16982, eq. 4, for the factor that makes its steps as large as AdamW's.
+Sources: Keller Jordan, Muon (kellerjordan.github.io/posts/muon; its coefficients); Muon is Scalable for LLM Training,
+arXiv:2502.16982, eq. 4 (the factor that matches AdamW's update size).
 """
 
 import paddle
 
 
 class Muon:
-    """Trains matrices by their gradients.
-
-    parameters: name -> matrix [in, out]. momentum: of the average of the gradients.
-    """
+    """parameters: name -> matrix [in, out]. momentum: of the moving average of the gradients."""
 
     def __init__(self, parameters: dict[str, paddle.Tensor], momentum: float = 0.95):
         self.parameters, self.momentum = parameters, momentum
@@ -23,18 +20,18 @@ class Muon:
 
     @paddle.no_grad()
     def step(self, learning_rate: float):
-        """Move every parameter along its `grad`, which all of them must have."""
+        """Update every parameter; all must have a gradient."""
         for name, parameter in self.parameters.items():
             gradient = parameter.grad
             moment = self.momentum * self.moments[name] + (1 - self.momentum) * gradient
             self.moments[name] = moment
-            ahead = self.momentum * moment + (1 - self.momentum) * gradient  # Nesterov's
+            ahead = self.momentum * moment + (1 - self.momentum) * gradient  # Nesterov momentum
             size = 0.2 * max(parameter.shape) ** 0.5
             parameter.set_value(parameter - learning_rate * size * orthogonal(ahead))
 
 
 def orthogonal(matrix, steps: int = 5):
-    """About U Vᵀ of a matrix U Σ Vᵀ: a polynomial, applied five times, that drives singular values to 0.7 … 1.2."""
+    """Approximates U Vᵀ of a matrix U Σ Vᵀ by Newton–Schulz iterations; singular values end up in 0.7 … 1.2."""
     x = matrix / (matrix.norm() + 1e-7)
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T

@@ -1,9 +1,9 @@
-"""A whole run: render the world, train the VAE, turn the clips into latents, train T5 and STDiT2.
+"""A training run: render the clips, train the VAE, encode the clips, train T5 and STDiT2.
 
-out/recipe.json         what is being trained; a run is only continued with the same recipe
-out/state/              checkpoints (vae, decoder, diffusion.safetensors), losses, the clips as latents
-out/sheets/             samples on the way
-out/vae, t5, stdit      the model, as `OpenSora.from_pretrained(out)` takes it, with pipeline.json
+out/recipe.json         the recipe; a run is resumed only with an equal one
+out/state/              checkpoints (vae, decoder, diffusion.safetensors), losses, latents of the clips
+out/sheets/             samples during training
+out/vae, t5, stdit      the model for `OpenSora.from_pretrained(out)`, with pipeline.json
 """
 
 import json
@@ -32,12 +32,12 @@ from opensora_lite.training.trainer import Progress, Record, Trainer, read_recor
 from opensora_lite.vae import FrameVAE, load_vae
 from opensora_lite.video import Video
 
-HARMLESS = ("save_every", "sheet_every", "sheet_prompts")  # what may change while a run goes on
+HARMLESS = ("save_every", "sheet_every", "sheet_prompts")  # may differ in a resumed run
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run leaves: the folder of the model, and the records of every step of its stages."""
+    """The result of a run: the model folder and the records of all steps of each stage."""
 
     folder: Path
     vae: list[Record]
@@ -54,16 +54,17 @@ def train(
     on_step: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Trained:
-    """Train a model as `recipe` says into the folder `out`, or go on where an earlier call was stopped.
+    """Train a model by `recipe` in the folder `out`; resumes an interrupted run.
 
-    recipe: a Recipe, a path, or the name of one that comes with the package ("tiny", "first_steps").
-    prepare: stop before T5 and STDiT2 are trained: `out` has the VAE, the clips as latents, and untrained models.
-    on_step: called with a Progress after every step. say: called with a line of text between the stages.
-    Raises OpenSoraError where the recipe cannot be followed, or `out` holds a run of another one.
+    recipe: a Recipe, a path, or the name of a recipe of the package ("tiny", "first_steps").
+    device: as in `OpenSora.from_pretrained`. prepare: stop before T5 and STDiT2 are trained; `out` then has the VAE,
+    the latents of the clips and initialized models. on_step: called with a Progress after every step. say: called with
+    a line of text between stages.
+    Raises OpenSoraError, before anything is written, for an impossible recipe or if `out` holds another run.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     out = Path(out)
-    # 1. whatever can be wrong is found before anything is written or rendered
+    # 1. check everything before anything is written or rendered
     set_device(device)
     start_processes(recipe)
     rng = np.random.default_rng([recipe.seed, 0])
@@ -73,15 +74,14 @@ def train(
     jobs = plan(recipe.sheet_prompts, settings=settings) if recipe.sheet_every else []
     claim(out, recipe)
 
-    # 2. the VAE, and the clips as it sees them
+    # 2. the VAE and the latents of the clips
     clips = [clip_at(recipe.world, i) for i in range(recipe.world.clips)]
     vae = train_vae(recipe, vae, clips, out, on_step, say)
     latents = Latents(clips, make_latents(recipe, clips, vae, out, say))
 
     # 3. T5 and STDiT2
     trainer = diffusion_trainer(recipe, text, stdit, latents, out / "state", on_step)
-    values = sum(p.size for p in trainer.parameters.values())
-    say(f"T5 and STDiT2: {values:,} values, step {trainer.step} of {recipe.diffusion.steps}")
+    say(f"T5 and STDiT2: {count(trainer):,} parameters, step {trainer.step} of {recipe.diffusion.steps}")
     while not (trainer.done or prepare):
         every = recipe.sheet_every or recipe.diffusion.steps
         trainer.fit(until=(trainer.step // every + 1) * every)
@@ -98,9 +98,9 @@ def train(
 
 
 def start_processes(recipe: Recipe):
-    """Join the other processes, where paddle.distributed.launch has started several.
+    """Initialize data parallel training under paddle.distributed.launch.
 
-    Raises OpenSoraError where they cannot share the batches evenly.
+    Raises OpenSoraError if the batches can't be divided evenly among the processes.
     """
     if dist.ParallelEnv().world_size > 1 and not dist.is_initialized():
         dist.init_parallel_env()
@@ -108,41 +108,42 @@ def start_processes(recipe: Recipe):
     batches = {stage.batch_of(length) for stage in recipe.diffusion.stages for length in stage.lengths}
     batches |= {stage.batch for stage in recipe.vae.stages.values()}
     if any(batch % n for batch in batches):
-        raise OpenSoraError(f"{n} processes cannot share batches of {sorted(batches)} evenly; choose multiples of {n}")
+        raise OpenSoraError(
+            f"batches of {sorted(batches)} can't be divided among {n} processes; choose multiples of {n}"
+        )
 
 
 def claim(out: Path, recipe: Recipe):
-    """Make `out` the folder of this recipe. Raises OpenSoraError where it holds another run, or other things."""
+    """Make `out` the folder of this run. Raises OpenSoraError if it holds another run or other files."""
     path = out / "recipe.json"
     if dist.get_rank() > 0:
         return wait_for(path)
     if (out / "state" / "diffusion_torch.pt").exists():
-        raise OpenSoraError(f"{out} is being trained by tests/peers/train_torch.py; go on with that")
+        raise OpenSoraError(f"{out} is a run of tests/peers/train_torch.py; resume it with that script")
     if not path.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise OpenSoraError(f"{out} exists and is no folder of a training run; give a new folder")
+            raise OpenSoraError(f"{out} exists and is not the folder of a training run; choose a new one")
         write_json(path, recipe.to_dict())
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
         other = [name for name in differences(before, recipe.to_dict()) if name not in HARMLESS]
     except (ValueError, TypeError, AttributeError, OSError) as error:
-        raise OpenSoraError(f"{path} cannot be read ({error}); train into another folder") from error
+        raise OpenSoraError(f"{path} can't be read ({error}); choose another folder") from error
     if other:
         raise OpenSoraError(
-            f"{out} holds a run of another recipe ({', '.join(other)} differ); train into another folder, or remove"
-            " this one"
+            f"{out} holds a run of another recipe ({', '.join(other)} differ); choose another folder or remove this"
         )
 
 
 def wait_for(path: Path):
-    """Until another process has written a file. Not a barrier, which gives up after half an hour."""
+    """Wait until another process has written a file; a barrier would time out after half an hour."""
     while not path.exists():
         time.sleep(0.5)
 
 
 def differences(a: dict, b: dict, where: str = "") -> list[str]:
-    """The dotted names of the values in which two trees differ."""
+    """The dotted names of the values in which two nested dictionaries differ."""
     names = []
     for key in sorted(set(a) | set(b)):
         if isinstance(a.get(key), dict) and isinstance(b.get(key), dict):
@@ -158,7 +159,7 @@ def differences(a: dict, b: dict, where: str = "") -> list[str]:
 
 
 def train_vae(recipe: Recipe, vae: FrameVAE, clips: list, out: Path, on_step, say) -> FrameVAE:
-    """The VAE of out/vae; trained first, where there is none."""
+    """The VAE of out/vae, trained first if it doesn't exist."""
     v, config = recipe.vae, out / "vae" / "config.json"
     if v.stages and not config.exists():
         clips = clips[: v.clips]
@@ -166,32 +167,36 @@ def train_vae(recipe: Recipe, vae: FrameVAE, clips: list, out: Path, on_step, sa
         pictures = Pictures(clips, [clip.render(recipe.world.num_frames) for clip in clips])
         for name, stage in v.stages.items():
             if name == "decoder":
-                hold(vae.model.encoder, vae.model.quant_conv)
+                freeze(vae.model.encoder, vae.model.quant_conv)
             trainer = picture_trainer(name, recipe, stage, vae, pictures, out / "state", on_step)
-            values = sum(p.size for p in trainer.parameters.values())
-            say(f"the {'VAE' if name == 'vae' else 'decoder'}: {values:,} values, step {trainer.step} of {stage.steps}")
+            title = {"vae": "VAE", "decoder": "VAE decoder"}[name]
+            say(f"{title}: {count(trainer):,} parameters, step {trainer.step} of {stage.steps}")
             trainer.fit()
             trainer.finish()
         if v.init is None:
             vae.scaling_factor = 1.0
-            some = [vae.encode_frames(clip.render(recipe.world.num_frames)).ravel() for clip in clips[:100]]
-            vae.scaling_factor = 1 / float(np.concatenate(some).std())  # latents of standard deviation 1
+            sample = [vae.encode_frames(clip.render(recipe.world.num_frames)).ravel() for clip in clips[:100]]
+            vae.scaling_factor = 1 / float(np.concatenate(sample).std())  # latents of standard deviation 1
     if dist.get_rank() == 0 and not config.exists():
         models.export_vae(out, vae)
     wait_for(config)
-    # as it was written, in float16: a run that goes on later has no other
-    return load_vae(out / "vae")
+    return load_vae(out / "vae")  # in float16 precision, as in a resumed run
 
 
-def hold(*layers):
-    """Leave layers as they are in the trainings that follow."""
+def count(trainer: Trainer) -> int:
+    """The number of trained parameters."""
+    return sum(p.size for p in trainer.parameters.values())
+
+
+def freeze(*layers):
+    """Exclude layers from further training."""
     for layer in layers:
         for parameter in layer.parameters():
             parameter.stop_gradient = True
 
 
 def picture_trainer(name, recipe: Recipe, stage: PictureLearning, vae, pictures, folder: Path, on_step) -> Trainer:
-    """The Trainer of a stage of the VAE, at the step where an earlier run stopped."""
+    """The Trainer of a VAE stage, resumed if there is a checkpoint."""
     rank, processes = dist.get_rank(), dist.get_world_size()
 
     def loss(step):
@@ -203,10 +208,10 @@ def picture_trainer(name, recipe: Recipe, stage: PictureLearning, vae, pictures,
 
 
 def make_latents(recipe: Recipe, clips: list, vae: FrameVAE, out: Path, say) -> list[np.ndarray]:
-    """The clips as scaled latents, float16 [C, T, h, w] each; made once, then read from out/state."""
+    """Scaled latents of the clips, float16 [C, T, h, w] each; computed once, then read from out/state."""
     path = out / "state" / "latents.safetensors"
     if dist.get_rank() == 0 and not path.exists():
-        say(f"turning {len(clips)} clips into latents")
+        say(f"encoding {len(clips)} clips")
         frames = (clip.render(recipe.world.num_frames) for clip in clips)
         write_safetensors(path, {str(i): vae.encode_frames(each).astype(np.float16) for i, each in enumerate(frames)})
     wait_for(path)
@@ -215,7 +220,7 @@ def make_latents(recipe: Recipe, clips: list, vae: FrameVAE, out: Path, say) -> 
 
 
 def diffusion_trainer(recipe: Recipe, text, stdit, latents: Latents, folder: Path, on_step=None) -> Trainer:
-    """The Trainer of T5 and STDiT2, at the step where an earlier run stopped."""
+    """The Trainer of T5 and STDiT2, resumed if there is a checkpoint."""
     schedule, weights = TrainingSchedule(), paddle.to_tensor(recipe.diffusion.loss_weights())
     rank, processes = dist.get_rank(), dist.get_world_size()
 
@@ -229,33 +234,32 @@ def diffusion_trainer(recipe: Recipe, text, stdit, latents: Latents, folder: Pat
 
 
 def diffusion_losses(stdit, text, schedule: TrainingSchedule, batch: Batch, weights=None) -> dict:
-    """`training_losses` of a Batch whose captions T5 reads, with gradients in both models."""
+    """`training_losses` of a Batch, with gradients of STDiT2 and T5."""
     ids, mask = (paddle.to_tensor(array) for array in text.tokenize(batch.captions))
     y = text.model(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state[:, None]
-    # as released: "no caption" has the caption's length and mask, as in CFG
-    empty = stdit.y_embedder.y_embedding[: y.shape[2]]
-    y = paddle.where(paddle.to_tensor(batch.dropped)[:, None, None, None], empty.expand(y.shape), y)
-    arrays = (batch.x_0, batch.t, batch.noise)
-    x_0, t, noise = (paddle.to_tensor(array) for array in arrays)
+    # as released: the null caption has the caption's length and mask, as in CFG
+    null = stdit.null_caption[: y.shape[2]].expand(y.shape)
+    y = paddle.where(paddle.to_tensor(batch.dropped)[:, None, None, None], null, y)
+    x_0, t, noise = (paddle.to_tensor(array) for array in (batch.x_0, batch.t, batch.noise))
     conditions = {name: paddle.to_tensor(value) for name, value in batch.conditions.items()}
     x_mask = paddle.to_tensor(batch.x_mask)
     return training_losses(stdit, schedule, x_0, t, noise, y, mask, x_mask, weights, **conditions)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-#   What goes out
+#   Export and samples
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def export(recipe: Recipe, out: Path, text, stdit):
-    """stdit/, t5/ and pipeline.json."""
+    """Write stdit/, t5/ and pipeline.json."""
     models.export_stdit(out, stdit)
     models.export_text_encoder(out, text)
     write_json(out / "pipeline.json", pipeline_defaults(recipe))
 
 
 def pipeline_defaults(recipe: Recipe) -> dict:
-    """pipeline.json: the Settings that the model was made for, and its sizes."""
+    """pipeline.json: default Settings of the model, and the sizes it was trained on."""
     w = recipe.world
     sizes = [parse_size(size) for size, _ in Counter(w.sizes).most_common()]
     longest = max(length for stage in recipe.diffusion.stages for length in stage.lengths)
@@ -272,14 +276,14 @@ def pipeline_defaults(recipe: Recipe) -> dict:
 
 
 def sheet_settings(recipe: Recipe) -> Settings:
-    """The Settings of the sheets of samples: those of the finished model, with the recipe's seed."""
+    """Settings of the sample sheets: those of the finished model, with the recipe's seed."""
     values = pipeline_defaults(recipe)
     del values["trained_sizes"]
     return Settings(**{**values, "seed": recipe.seed})
 
 
 def draw_sheet(pipe: OpenSora, jobs: list, settings: Settings, path: Path):
-    """The videos of jobs as they look now, a row of up to eight frames each."""
+    """Generate the videos of jobs and save them as one image, a row of up to eight frames each."""
     rows = [
         np.asarray(video.contact_sheet(frames=video.spread(8), labels=False))
         for _, video in pipe.generate(jobs, settings)

@@ -1,8 +1,8 @@
-"""The loop that every stage of training shares: a loss, its gradients, a step, the moving average, a checkpoint.
+"""The training loop of all stages: gradients, optimizers, moving average (EMA), checkpoints.
 
-One process or several (`python -m paddle.distributed.launch`): each takes its part of every batch, the gradients are
-averaged, and all of them stay equal to the last bit. A loss is a function of the step alone, so a run that goes on
-from a checkpoint has the losses that it would have had.
+Data parallel over processes (`python -m paddle.distributed.launch`): each computes its part of every batch, gradients
+are averaged, and weights stay bit-identical in all processes. The loss is a function of the step alone, so a resumed
+run has the losses of an uninterrupted one.
 """
 
 import contextlib
@@ -27,32 +27,32 @@ from opensora_lite.training.recipe import Learning
 
 @dataclass(frozen=True)
 class Record:
-    """One step, as losses.csv has it."""
+    """One step: a row of the losses file."""
 
     step: int  # from 1
-    kind: str  # what the batch was: "16x64x64"
-    loss: float  # over all processes
+    kind: str  # shape of the batch: "16x64x64"
+    loss: float  # mean over all processes
     rate: float  # learning rate
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a stage stands; `on_step` gets one after every step."""
+    """Progress of a stage, passed to `on_step` after every step."""
 
     stage: str  # "vae", "decoder" or "diffusion"
     record: Record
     steps: int  # of the whole stage
     steps_per_second: float  # since `fit` was called
     seconds_left: float
-    saved: int  # the step of the last checkpoint; 0: there is none
+    saved: int  # step of the last checkpoint; 0: none
 
 
 class Trainer:
-    """Trains models together on one loss.
+    """Trains models jointly on one loss; resumes from the checkpoint, if there is one.
 
-    stage: a name, for files and progress. models: name -> Layer; parameters with stop_gradient are left alone.
-    learning: how long and how fast. loss: step -> (scalar tensor, kind), the mean over this process's part of the
-    batch. folder: where STAGE.safetensors, the checkpoint, and STAGE_losses.csv are written, and found again.
+    stage: name in file names and progress. models: name -> Layer; parameters with stop_gradient are not trained.
+    learning: steps and optimizer settings. loss: step -> (scalar tensor, kind), the mean over this process's part of
+    the batch. folder: of STAGE.safetensors, the checkpoint, and STAGE_losses.csv.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Trainer:
             learning.learning_rate, *learning.betas, parameters=others, weight_decay=0.0
         )
         self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-        self.step = self.saved = 0  # where the models stand, and the checkpoint
+        self.step = self.saved = 0  # completed steps; of them in the checkpoint
         self.history: list[Record] = []
         if self.checkpoint.exists():
             self.restore()
@@ -88,16 +88,16 @@ class Trainer:
 
     @property
     def checkpoint(self) -> Path:
-        """The file that a run goes on from."""
+        """Path of the checkpoint."""
         return self.folder / f"{self.stage}.safetensors"
 
     @property
     def done(self) -> bool:
-        """Whether all steps are taken."""
+        """Whether all steps are completed."""
         return self.step >= self.learning.steps
 
     def fit(self, until: int | None = None) -> list[Record]:
-        """Train up to step `until` (None: to the end), with checkpoints on the way; the records of all steps so far."""
+        """Train until a step (None: to the end) and return the records of all steps so far."""
         until = self.learning.steps if until is None else min(until, self.learning.steps)
         start, first = time.perf_counter(), self.step
         while self.step < until:
@@ -112,7 +112,7 @@ class Trainer:
         return self.history
 
     def take_step(self) -> Record:
-        """One step of all models. Raises CheckpointError, before a weight is changed, where the loss is not finite."""
+        """One optimizer step. Raises CheckpointError, with unchanged weights, if loss or gradients are not finite."""
         for layer in self.models.values():
             layer.train()
         rate = self.learning.rate_at(self.step)
@@ -120,14 +120,14 @@ class Trainer:
         loss.backward()
         loss = average_over_processes(loss, [p for p in self.parameters.values() if p.grad is not None])
         norm = float(paddle.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.learning.clip))
-        if not (math.isfinite(loss) and math.isfinite(norm)):  # no weight has been changed yet
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             raise CheckpointError(
-                f"at step {self.step + 1} of {self.stage} the loss is {loss} and the norm of its gradients {norm};"
+                f"step {self.step + 1} of {self.stage}: the loss is {loss}, the gradient norm {norm};"
                 " the last checkpoint is kept. A lower learning_rate or clip may help"
             )
         self.muon.step(rate)
         self.adamw.set_lr(rate)
-        with paddle.utils.unique_name.guard():  # else what it keeps is named after other trainings of these parameters
+        with paddle.utils.unique_name.guard():  # else names of its state depend on earlier optimizers
             self.adamw.step()
         for parameter in self.parameters.values():
             parameter.clear_gradient(set_to_zero=False)
@@ -141,7 +141,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def averaged(self):
-        """The models with the moving average of their weights, in evaluation mode; afterwards as they were."""
+        """Context in which the models have the averaged weights and are in evaluation mode."""
         own = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self.finish()
         try:
@@ -150,7 +150,7 @@ class Trainer:
             assign(self.parameters, own)
 
     def finish(self):
-        """Leave the models with the moving average, in evaluation mode."""
+        """Replace the weights by their moving average; evaluation mode."""
         assign(self.parameters, self.average)
         for layer in self.models.values():
             layer.eval()
@@ -158,19 +158,19 @@ class Trainer:
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
     def save(self):
-        """Write the checkpoint and the losses; each appears whole, or not at all."""
+        """Write checkpoint and losses, each atomically."""
         if dist.get_rank() > 0:
             return
         tensors = {f"weights.{name}": parameter.numpy() for name, parameter in self.parameters.items()}
         tensors |= {f"average.{name}": value.numpy() for name, value in self.average.items()}
-        # Paddle names what an optimizer keeps after "linear_17.w_0", which counts the layers of the process
+        # Paddle names optimizer state after "linear_17.w_0", which counts the layers of the process
         names = sorted(((p.name, name) for name, p in self.parameters.items()), key=lambda pair: -len(pair[0]))
         for key, value in self.adamw.state_dict().items():
             own = next(((internal, name) for internal, name in names if key.startswith(f"{internal}_")), None)
             if own:
                 tensors[f"adamw.{own[1]}:{key[len(own[0]) + 1 :]}"] = value.numpy()
         tensors |= {f"muon.{name}": moment.numpy() for name, moment in self.muon.moments.items()}
-        # the losses first: those beyond the checkpoint's step, if it comes no further, are passed over
+        # losses first: `restore` ignores those beyond the checkpoint's step
         with atomic_write(self.losses_file) as path, open(path, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(f.name for f in fields(Record))
@@ -179,7 +179,7 @@ class Trainer:
         self.saved = self.step
 
     def restore(self):
-        """Go on from the checkpoint. Raises CheckpointError where it is not one of these models."""
+        """Load the checkpoint. Raises CheckpointError if it belongs to other models."""
         tensors = read_safetensors(self.checkpoint)
         kept = {"weights": self.parameters, "average": self.average, "muon": self.muon.moments}
         wanted = {f"{kind}.{name}" for kind, values in kept.items() for name in values}
@@ -188,7 +188,7 @@ class Trainer:
         wanted |= {f"adamw.{name}:{leaf}" for name in others for leaf in leaves}
         differing = sorted(wanted ^ set(tensors))
         if differing:
-            raise CheckpointError(f"{self.checkpoint} is of other models than this recipe's: see {differing[0]}")
+            raise CheckpointError(f"{self.checkpoint} belongs to other models than this recipe: see {differing[0]}")
         state = {}
         for key, tensor in tensors.items():
             kind, name = key.split(".", 1)
@@ -212,12 +212,12 @@ class Trainer:
 
     @property
     def losses_file(self) -> Path:
-        """A line for each step, as `Record`."""
+        """CSV file with one Record per step."""
         return self.folder / f"{self.stage}_losses.csv"
 
 
 def read_records(path: Path) -> list[Record]:
-    """The Records of a file of losses; none where there is no such file."""
+    """The records of a losses file; [] if it doesn't exist."""
     if not path.exists():
         return []
     with open(path, newline="") as file:
@@ -226,25 +226,25 @@ def read_records(path: Path) -> list[Record]:
 
 
 def assign(targets: dict, values: dict):
-    """Set each target to the value of its name."""
+    """Set each parameter to the value of the same name."""
     with paddle.no_grad():
         for name, target in targets.items():
             target.set_value(values[name])
 
 
 def check_equal_everywhere(step: int, parameters: dict):
-    """Raise CheckpointError where processes begin from different steps or weights, as on disks that are not shared."""
+    """Raise CheckpointError if processes start from different steps or weights, as on disks that are not shared."""
     if dist.get_world_size() == 1:
         return
     mine = paddle.to_tensor([float(step), sum(float(p.detach().abs().sum()) for p in parameters.values())], "float64")
     all_of_them: list[paddle.Tensor] = []
     dist.all_gather(all_of_them, mine)
     if any((other != mine).any() for other in all_of_them):
-        raise CheckpointError("the processes begin from different weights or steps; they need one folder, on one disk")
+        raise CheckpointError("the processes start from different weights or steps; they need one shared folder")
 
 
 def average_over_processes(loss, parameters) -> float:
-    """The mean of a loss over all processes; their gradients are replaced by the mean as well, in one message."""
+    """The mean of a loss over all processes; gradients are averaged in place, in the same message."""
     n = dist.get_world_size()
     if n == 1:
         return float(loss)

@@ -406,16 +406,14 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path, micro, monkeypatch):
 def test_checkpoints_of_other_models_are_refused(tmp_path, micro):
     line_trainer(tmp_path, micro).fit(until=1)
     learning, loss = replace(micro.vae, init=None), None
-    with pytest.raises(
-        CheckpointError, match=r"line.safetensors is of other models than this recipe's: see adamw.curve"
-    ):
+    with pytest.raises(CheckpointError, match=r"adamw\.curve"):
         Trainer("line", {"curve": paddle.nn.Linear(2, 1)}, learning, loss, tmp_path, 1)
     with pytest.raises(CheckpointError, match=r"has line.weight \[2, 1\], the model \[3, 1\]"):
         Trainer("line", {"line": paddle.nn.Linear(3, 1)}, learning, loss, tmp_path, 1)
-    with pytest.raises(CheckpointError, match=r"other models than this recipe's: see .*line.bias"):
+    with pytest.raises(CheckpointError, match=r"line\.bias"):
         Trainer("line", {"line": paddle.nn.Linear(2, 1, bias_attr=False)}, learning, loss, tmp_path, 1)
     (tmp_path / "line_losses.csv").unlink()
-    with pytest.raises(CheckpointError, match=r"line_losses.csv has 0 steps, the checkpoint 1"):
+    with pytest.raises(CheckpointError, match="line_losses"):
         line_trainer(tmp_path, micro)
 
 
@@ -429,9 +427,7 @@ def test_what_is_no_number_stops_the_run_before_it_spreads(tmp_path, micro, what
         trainer.loss = lambda step: (weight.sum() * float("nan"), "points")
     else:  # √ of 0 is 0, its slope is not finite
         trainer.loss = lambda step: ((weight.sum() * 0).sqrt(), "points")
-    with pytest.raises(
-        CheckpointError, match=r"at step 3 of line the loss is .* and the norm of its gradients .* is kept"
-    ):
+    with pytest.raises(CheckpointError, match="step 3 of line"):
         trainer.fit()
     assert (weight.numpy() == before).all() and line_trainer(tmp_path, micro).step == 2
 
@@ -493,15 +489,11 @@ def test_going_on_from_a_model(micro):
     shipped = replace(read_recipe("tiny").diffusion, init="tiny")
     assert models.new_stdit(shipped, None).config.hidden_size == 144
     assert models.new_text_encoder(shipped, None).model.config.d_model == 96
-    with pytest.raises(
-        OpenSoraError, match=r"diffusion.init tiny has hidden_size 144, the recipe 24; give the recipe the"
-    ):
+    with pytest.raises(OpenSoraError, match="hidden_size"):
         models.new_stdit(replace(micro.diffusion, init="tiny"), None)
-    with pytest.raises(OpenSoraError, match=r"diffusion.init tiny has d_model 96, the recipe 24"):
+    with pytest.raises(OpenSoraError, match="d_model"):
         models.new_text_encoder(replace(micro.diffusion, init="tiny"), None)
-    with pytest.raises(
-        OpenSoraError, match=r"vae.init tiny has block_out_channels \[16, 32, 64, 64\], the recipe \[8, 8"
-    ):
+    with pytest.raises(OpenSoraError, match="block_out_channels"):
         models.new_vae(replace(micro.vae, block_out_channels=(8, 8, 8, 8)), 0)
 
 
@@ -543,7 +535,7 @@ def test_stopped_after_the_last_step(micro, trained, tmp_path):
     [
         ({"sheet_every": 2, "sheet_prompts": ("|5|x",)}, "|5|"),
         ({"vae": {"init": "nowhere"}}, "nowhere"),
-        ({"diffusion": {"init": "tiny"}}, "diffusion.init tiny has d_model 96, the recipe 24"),
+        ({"diffusion": {"init": "tiny"}}, "d_model"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_written(micro, tmp_path, changes, message):
@@ -568,20 +560,20 @@ def test_prepared_and_then_trained(micro, trained, tmp_path):
 
 def test_folders_that_are_no_place_for_a_run(micro, trained, tmp_path):
     other = replace(micro, diffusion=replace(micro.diffusion, learning_rate=0.5, depth=2))
-    with pytest.raises(OpenSoraError, match=r"another recipe \(diffusion.depth, diffusion.learning_rate differ\)"):
+    with pytest.raises(OpenSoraError, match=r"diffusion\.depth, diffusion\.learning_rate"):
         train(other, trained.folder)
     assert train(replace(micro, save_every=5, sheet_every=3), trained.folder).diffusion == trained.diffusion
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(OpenSoraError, match="is no folder of a training run"):
+    with pytest.raises(OpenSoraError, match="training run"):
         train(micro, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     (tmp_path / "recipe.json").write_text("{")
-    with pytest.raises(OpenSoraError, match=r"recipe.json cannot be read"):
+    with pytest.raises(OpenSoraError, match=r"recipe\.json"):
         train(micro, tmp_path)
     (tmp_path / "recipe.json").write_text(json.dumps(micro.to_dict()))
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "diffusion_torch.pt").touch()
-    with pytest.raises(OpenSoraError, match=r"is being trained by tests/peers/train_torch.py"):
+    with pytest.raises(OpenSoraError, match="train_torch"):
         train(micro, tmp_path)
 
 
@@ -712,7 +704,5 @@ def test_two_processes_learn_as_one(micro_file, tmp_path):
 
 def test_processes_that_cannot_share(micro, monkeypatch, tmp_path):
     monkeypatch.setattr("opensora_lite.training.run.dist.get_world_size", lambda: 3)
-    with pytest.raises(
-        OpenSoraError, match=r"3 processes cannot share batches of \[2, 4\] evenly; choose multiples of 3"
-    ):
+    with pytest.raises(OpenSoraError, match="multiples of 3"):
         train(micro, tmp_path / "out")
