@@ -1,7 +1,7 @@
-"""The training losses of Open-Sora 1.1 in PyTorch, written apart from opensora_lite/training/losses.py.
+"""The training losses of Open-Sora 1.1 in PyTorch, independent of opensora_lite/training/losses.py.
 
-The model says which noise it sees (ε) and how wide the step back may scatter (v). The first is trained by the mean
-squared error, the second by the variational bound, and the bound is kept from pulling at the first.
+The model predicts the noise ε and the variance logits v. The mean squared error trains ε; the variational bound, with ε
+detached, trains v.
 
 Sources: DDPM, arXiv:2006.11239; IDDPM, arXiv:2102.09672; hpcaitech/Open-Sora v1.1, opensora/schedulers/iddpm
 (for the tanh form of the normal distribution and the frame mask). Axes as in stdit2_torch.py.
@@ -15,7 +15,7 @@ BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 ABAR = (1 - BETAS).cumprod(0)  # ᾱ_t
 ABAR_BEFORE = torch.cat([torch.ones(1, dtype=torch.float64), ABAR[:-1]])  # ᾱ_{t-1}
 VARIANCE = BETAS * (1 - ABAR_BEFORE) / (1 - ABAR)  # β̃_t, of q(x_{t-1} | x_t, x_0): DDPM, eq. 7
-LOG_VARIANCE = torch.cat([VARIANCE[1:2], VARIANCE[1:]]).log()  # that of t = 0 is 0, and takes its neighbour's place
+LOG_VARIANCE = torch.cat([VARIANCE[1:2], VARIANCE[1:]]).log()  # log 0 at t = 0 is replaced by its neighbour
 
 
 def pick(table, t):
@@ -41,9 +41,9 @@ def divergence(mean_p, log_var_p, mean_q, log_var_q):
 
 
 def surprise(x_0, mean, log_variance):
-    """-log of the probability that a normal distribution gives to the 1/127.5 around x_0, in nats: DDPM, eq. 13."""
+    """-log of the probability of x_0 ± 1/255 under a normal distribution, in nats: DDPM, eq. 13."""
 
-    def below(x):  # the share that lies below x, in the tanh form
+    def below(x):  # the distribution function, in its tanh approximation
         z = (x - mean) * (-0.5 * log_variance).exp()
         return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
 
@@ -55,11 +55,11 @@ def surprise(x_0, mean, log_variance):
 def training_losses(model, x_0, t, noise, x_mask=None, **conditions):
     """loss = mse + vb, each [B], of x_0 and noise [B, C, T, H, W], t [B], x_mask [B, T] (true where denoised).
 
-    conditions: y, mask and the numbers that STDiT2.forward takes. mse is the error of ε, vb the bound in bits, both
-    per value of the denoised frames.
+    conditions: the other arguments of STDiT2.forward. mse: of ε. vb: the bound in bits. Both are means over the latent
+    values of the denoised frames.
     """
     x_t = noised(x_0, t, noise)
-    if x_mask is not None:  # kept frames are shown as they are at t = 0
+    if x_mask is not None:  # conditioning frames: t = 0
         x_t = torch.where(x_mask[:, None, :, None, None], x_t, noised(x_0, torch.zeros_like(t), noise))
     epsilon, v = model(x_t, t, x_mask=x_mask, **conditions).chunk(2, 1)
 

@@ -1,12 +1,12 @@
-"""Trains T5 and STDiT2 in PyTorch: by the same recipe, on the same batches, with the same losses as the package.
+"""Trains T5 and STDiT2 in PyTorch, with the recipe, batches and losses of the package.
 
     make peers
     .venv/bin/opensora-lite train RECIPE --out RUN --prepare
     PYTHONPATH=. .venv-peers/bin/python tests/peers/train_torch.py RUN
 
-For machines where PyTorch runs faster than Paddle, or has a GPU that Paddle cannot use. RUN is left as
-`opensora-lite train` would leave it, but for its checkpoint, which is PyTorch's. The two see equal batches (numpy's, of
-opensora_lite.training.data, which imports no Paddle) and begin from equal weights, so their losses agree.
+For machines where PyTorch is faster than Paddle, or whose GPU Paddle doesn't support. The result is that of
+`opensora-lite train`, except that the checkpoint is PyTorch's. Batches (numpy, opensora_lite.training.data) and initial
+weights are the same, so the losses agree.
 """
 
 import argparse

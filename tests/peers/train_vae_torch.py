@@ -1,12 +1,12 @@
-"""Trains the frame VAE in PyTorch: by the same recipe, on the same batches, with the same loss as the package.
+"""Trains the frame VAE in PyTorch, with the recipe, batches and loss of the package.
 
     make peers
     PYTHONPATH=. .venv-peers/bin/python tests/peers/train_vae_torch.py tiny OUT --set vae.init=tiny --bf16
     .venv/bin/opensora-lite train tiny --out RUN --set vae.init=OUT --set vae.decoder=null
 
-Like train_torch.py for machines where PyTorch runs faster. OUT/vae is the VAE of a model folder; a run that was stopped
-goes on from OUT/state. With `vae.init` the decoder alone is trained, from weights that Paddle would begin with too;
-without it all of the VAE first, from PyTorch's own random start.
+For machines where PyTorch is faster than Paddle. OUT/vae is the VAE of a model folder; OUT/state has the checkpoint
+that an interrupted run resumes from. With `vae.init` only the decoder is trained, from the same weights as in Paddle;
+otherwise first the whole VAE, from PyTorch's random initialization.
 """
 
 import argparse
@@ -29,7 +29,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def start(v, seed):
-    """An AutoencoderKL and its config.json: that of `init`, or one with PyTorch's own random start."""
+    """An AutoencoderKL and its config.json: that of `init`, or a randomly initialized one."""
     torch.manual_seed(seed)
     if v.init is not None:
         folder = model_folder(v.init) / "vae"
