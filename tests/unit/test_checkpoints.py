@@ -170,12 +170,12 @@ def entry(begin=0, end=8, dtype="F32", shape=(2,)):
 @pytest.mark.parametrize(
     "header, data, message",
     [
-        (entry(), b"1234", r"is truncated: \d+ bytes are needed, it has \d+; download it again"),
-        (entry(end=12), b"1" * 12, r"broken safetensors header \(offsets 0…12 for F32 \[2\]\)"),
+        (entry(), b"1234", "not a whole safetensors file"),
+        (entry(end=12), b"1" * 12, "not a whole safetensors file"),
         (entry(dtype="F8_E4M3", end=2), b"12", "holds tensors of type F8_E4M3; those that can be loaded are F64, F32"),
-        (b"no json", b"", "broken safetensors header"),
-        (b"[1, 2]", b"", "broken safetensors header"),
-        ({"a": {"dtype": "F32"}}, b"", "broken safetensors header"),
+        (b"no json", b"", "not a whole safetensors file"),
+        (b"[1, 2]", b"", "not a whole safetensors file"),
+        ({"a": {"dtype": "F32"}}, b"", "not a whole safetensors file"),
     ],
 )
 def test_broken_safetensors_are_named(tmp_path, header, data, message):
@@ -186,8 +186,8 @@ def test_broken_safetensors_are_named(tmp_path, header, data, message):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "is not a whole safetensors file: it has 0 bytes"),
-        (struct.pack("<Q", 2**60) + b"{}", "is not a whole safetensors file: it has 10 bytes"),
+        (b"", "is not a whole safetensors file"),
+        (struct.pack("<Q", 2**60) + b"{}", "is not a whole safetensors file"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
             "is a git-lfs pointer, .* run `git lfs pull`",
