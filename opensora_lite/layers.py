@@ -69,6 +69,18 @@ class Ops:
         angles = t.astype("float32")[..., None] * freqs
         return paddle.concat([angles.cos(), angles.sin()], -1)
 
+    def layer_norm(self, x, weight=None, bias=None):
+        """LayerNorm over the last axis, with ε = 1e-6."""
+        return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon=1e-6)
+
+    def where(self, mask, a, b):
+        """a where `mask` is True, b elsewhere."""
+        return paddle.where(mask, a, b)
+
+    def pad(self, x, bottom, right):
+        """Zeros below and to the right of x [B, C, T, H, W]."""
+        return F.pad(x, [0, right, 0, bottom, 0, 0], data_format="NCDHW")
+
     def expand_as(self, vector, x):
         """`vector` broadcast to the shape of x. On a CPU, Paddle is 20 times as fast on equal shapes."""
         return vector.expand(x.shape) if on_cpu() else vector
@@ -265,11 +277,11 @@ def modulate(x, shift, scale, ops=EAGER):
     """adaLN: LayerNorm(x) · (1 + scale) + shift, the norm without parameters of its own."""
     D = x.shape[-1]
     if math.prod(shift.shape) == D:  # one vector for all tokens: passed as the norm's weights, two passes fewer
-        return F.layer_norm(x, [D], (1 + scale).reshape([D]), shift.reshape([D]), epsilon=1e-6)
-    return F.layer_norm(x, [D], epsilon=1e-6) * ops.expand_as(1 + scale, x) + ops.expand_as(shift, x)
+        return ops.layer_norm(x, (1 + scale).reshape([D]), shift.reshape([D]))
+    return ops.layer_norm(x) * ops.expand_as(1 + scale, x) + ops.expand_as(shift, x)
 
 
-def modulation(table, t, t0=None, x_mask=None):
+def modulation(table, t, t0=None, x_mask=None, ops=EAGER):
     """The k modulation vectors of a layer: its learned table [k, D] plus adaLN-single parameters.
 
     t, t0: [B, k, D], at the timestep and at 0. x_mask [B, T] selects t for denoised frames, t0 for conditioning frames;
@@ -277,5 +289,5 @@ def modulation(table, t, t0=None, x_mask=None):
     """
     vectors = (table + t)[:, None]  #                                                    (B, 1, k, D)
     if x_mask is not None:
-        vectors = paddle.where(x_mask[:, :, None, None], vectors, (table + t0)[:, None])  # (B, T, k, D)
+        vectors = ops.where(x_mask[:, :, None, None], vectors, (table + t0)[:, None])  #  (B, T, k, D)
     return vectors.split(table.shape[0], 2)

@@ -14,7 +14,6 @@ from typing import Annotated
 
 import paddle
 import paddle.nn as nn
-import paddle.nn.functional as F
 from pydantic import Field
 
 from opensora_lite.errors import CheckpointError
@@ -68,9 +67,11 @@ class Block(nn.Layer):
         B, T, S, D = x.shape
         t0_spatial, t0_temporal = (None, None) if zero is None else (zero.t_spatial, zero.t_temporal)
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = modulation(
-            self.scale_shift_table, now.t_spatial, t0_spatial, x_mask
+            self.scale_shift_table, now.t_spatial, t0_spatial, x_mask, self.ops
         )
-        shift_t, scale_t, gate_t = modulation(self.scale_shift_table_temporal, now.t_temporal, t0_temporal, x_mask)
+        shift_t, scale_t, gate_t = modulation(
+            self.scale_shift_table_temporal, now.t_temporal, t0_temporal, x_mask, self.ops
+        )
 
         h = modulate(x, shift, scale, self.ops).reshape([B * T, S, D])  #                frames as batch
         x = self.add(x, gate, self.attn(h).reshape([B, T, S, D]))
@@ -101,7 +102,7 @@ class FinalLayer(nn.Layer):
 
         x = modulated(x, now.t)
         if x_mask is not None:  # as released: conditioning frames are modulated again, on top of that, at t = 0
-            x = paddle.where(x_mask[:, :, None, None], x, modulated(x, zero.t))
+            x = self.ops.where(x_mask[:, :, None, None], x, modulated(x, zero.t))
         return self.linear(x)
 
 
@@ -206,7 +207,7 @@ class STDiT2(nn.Layer):
 
     def __init__(self, config: STDiT2Config, ops=EAGER):
         super().__init__()
-        self.config = config
+        self.config, self.ops = config, ops
         D = config.hidden_size
         self.x_embedder = PatchEmbedder(config.in_channels, D, config.patch_size, ops)
         self.t_embedder = TimestepEmbedder(D, ops)
@@ -271,7 +272,7 @@ class STDiT2(nn.Layer):
         rows, columns = self.config.patch_size[1:]
         x = x.astype(state.positions.dtype)
         if H % rows or W % columns:
-            x = F.pad(x, [0, -W % columns, 0, -H % rows, 0, 0], data_format="NCDHW")
+            x = self.ops.pad(x, -H % rows, -W % columns)
         return self.x_embedder(x).flatten(2, 3) + state.positions
 
     def unpatchify(self, tokens, H, W):

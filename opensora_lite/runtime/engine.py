@@ -1,288 +1,432 @@
-"""The same models, compiled: on a CPU, the denoiser in half the time and the VAE's decoder in a quarter of it.
+"""The denoiser and the VAE's decoder, compiled: with OpenVINO on a CPU, with `paddle.jit.to_static` on a GPU.
 
-Whoever computes one operation after the other goes through memory once for each; a compiler that sees all of them
-together goes once for many. Three steps lead there, and the models' own code is all that they need:
+Eager execution is memory-bound; compilation fuses element-wise operations. On a CPU there are three steps:
 
-    record    a method of the model runs once, on symbols instead of numbers; what it would compute is a program
-    load      Paddle Inference hands the program and the model's values to OpenVINO, which Paddle brings along
-    run       arrays in, an array out
+    trace      the model's own code runs on `Symbol`s, which build a graph of OpenVINO operations
+    compile    OpenVINO compiles the graph for one size of the inputs and one precision
+    run        arrays in, array out
 
-A program knows sizes but no values, so that one on the disk serves every model of its sizes (`cached`). On a GPU there
-is `paddle.jit.to_static` instead. Where compiling fails, the models compute as they always do, and a warning says so.
+Tracing uses a private copy of the layers that shares the parameters (`traced`); nothing of Paddle or of the model is
+changed, so it works in any thread while others compute. Small compiled models are kept in a folder (`stored`). If
+compiling fails, the models run uncompiled, with a warning.
 
-Sources: Paddle Inference, https://www.paddlepaddle.org.cn/inference/; OpenVINO, https://docs.openvino.ai.
+Source: OpenVINO, https://docs.openvino.ai.
 """
 
 import contextlib
+import functools
 import gc
 import hashlib
 import inspect
+import io
 import json
+import math
 import os
-import struct
-import sys
-import tempfile
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
+import numpy as np
 import paddle
-import paddle.nn.functional as F
 
-from opensora_lite import layers as stdit_module
+from opensora_lite import layers, stdit2
+from opensora_lite.device import give_back_memory
 from opensora_lite.errors import DeviceError, OpenSoraError
 from opensora_lite.io.files import atomic_write
+from opensora_lite.layers import EAGER, Ops
 from opensora_lite.machine import cache_folder, has_instructions
-from opensora_lite.stdit2 import Conditions, STDiT2
+from opensora_lite.stdit2 import Conditions, State, STDiT2, TimestepParams
+
+try:
+    import openvino as ov
+    from openvino import opset13 as op
+except ImportError:  # the models run uncompiled
+    ov = op = None
 
 if TYPE_CHECKING:
     from opensora_lite.vae import FrameVAE
 
 PRECISIONS = ("auto", "fp32", "bf16")
-CACHE_BYTES = 2**26  # of all programs on the disk; one has about 0.3 MB
-MOST_LOADED = 16  # predictors of a process: whoever lets go of one gets no memory back, Paddle keeps what it has made
+CACHE_BYTES = 2**28  # of all compiled models in the cache folder; the small denoiser and VAE take 11 and 6 MB per size
+MAX_STORED = 2**26  # bytes of parameters up to which a compiled model is stored
 
 # ---------------------------------------------------------------------------------------------------------------------
-#   Record: a method of a model -> a program
+#   Trace: the model's code -> a graph of OpenVINO operations
 # ---------------------------------------------------------------------------------------------------------------------
 
-Shapes = dict[str, tuple[int, ...]]
+
+class Symbol:
+    """An output of the graph that is being built, with the methods of a tensor that the models use."""
+
+    def __init__(self, node):
+        self.node = node.output(0) if hasattr(node, "output") else node
+
+    dtype = "float32"  # of every Symbol but masks, whose dtype nothing asks for
+    shape = property(lambda self: list(self.node.shape))
+    ndim = property(lambda self: len(self.node.shape))
+
+    def __add__(self, other):
+        return Symbol(op.add(self.node, _node(other)))
+
+    def __sub__(self, other):
+        return Symbol(op.subtract(self.node, _node(other)))
+
+    def __mul__(self, other):
+        return Symbol(op.multiply(self.node, _node(other)))
+
+    def __truediv__(self, other):
+        return self if isinstance(other, (int, float)) and other == 1 else Symbol(op.divide(self.node, _node(other)))
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def astype(self, dtype):  # OpenVINO chooses the precision of each operation
+        return self
+
+    cast = astype
+
+    def reshape(self, shape):
+        return Symbol(op.reshape(self.node, np.array(shape, np.int64), special_zero=False))
+
+    def flatten(self, start, stop):
+        n = self.shape
+        return self.reshape([*n[:start], math.prod(n[start : stop + 1]), *n[stop + 1 :]])
+
+    def transpose(self, axes):
+        return Symbol(op.transpose(self.node, np.array(axes)))
+
+    def mean(self, axis, keepdim):
+        return Symbol(op.reduce_mean(self.node, np.array(axis), keepdim))
+
+    def split(self, n, axis):
+        return [Symbol(output) for output in op.split(self.node, np.array(axis), n).outputs()]
+
+    def __getitem__(self, index):
+        index = index if isinstance(index, tuple) else (index,)
+        shape = np.broadcast_to(0, self.shape)[index].shape  # of the result
+        if Ellipsis in index:
+            at, missing = index.index(Ellipsis), self.ndim - sum(i is not None for i in index) + 1
+            index = index[:at] + (slice(None),) * missing + index[at + 1 :]
+        node = self.node
+        for axis, i in enumerate(i for i in index if i is not None):
+            start, stop, _ = (i if isinstance(i, slice) else slice(i, i + 1)).indices(self.shape[axis])
+            if (start, stop) != (0, self.shape[axis]):
+                node = op.slice(node, *(np.array([n]) for n in (start, stop, 1, axis)))
+        return Symbol(node).reshape(shape)
 
 
-def record(layer: paddle.nn.Layer, function: Callable, shapes: Shapes) -> bytes:
-    """The program of `function`, which gets a symbol for each of `shapes` by its name and returns one; all float32.
+def _node(value):
+    """What OpenVINO's operations take, for a Symbol, a tensor or a number."""
+    if isinstance(value, Symbol):
+        return value.node
+    if isinstance(value, paddle.Tensor):
+        return op.constant(_array(value), shared_memory=True)
+    return np.float32(value)
 
-    layer: whose parameters it uses; in the program they have their names there, and no values.
-    OpenVINO reads programs of Paddle 2 (ProgramDesc). Paddle 3 still writes them, within a guard; those of its
-    functions that no longer know how stand here anew, as the one operation that each is.
+
+def _array(tensor: paddle.Tensor) -> np.ndarray:
+    """The values of a tensor, not copied where this Paddle can share them (3.0)."""
+    return np.from_dlpack(tensor.detach()) if hasattr(tensor, "__dlpack__") else tensor.numpy()
+
+
+class SymbolOps(Ops):
+    """The operations of `Ops` on Symbols."""
+
+    def attention(self, q, k, v, mask=None):
+        q, k, v = (op.transpose(_node(z), np.array([0, 2, 1, 3])) for z in (q * q.shape[-1] ** -0.5, k, v))
+        scores = op.matmul(q, k, False, True)  #                                         (B, heads, n, m)
+        if mask is not None:
+            scores = op.add(scores, op.select(mask[:, None, None].node, np.float32(0), np.float32(-1e4)))
+        return Symbol(op.matmul(op.softmax(scores, -1), v, False, False)).transpose([0, 2, 1, 3])
+
+    def timestep_embedding(self, t):
+        return t  # computed before: its sines need more precision than bf16
+
+    def gelu(self, x):
+        return Symbol(op.gelu(x.node, "tanh"))
+
+    def rsqrt(self, x):
+        return Symbol(op.power(x.node, np.float32(-0.5)))
+
+    def matmul(self, x, y):
+        return Symbol(op.matmul(x.node, y.node, False, False))
+
+    def where(self, mask, a, b):
+        return Symbol(op.select(mask.node, a.node, b.node))
+
+    def pad(self, x, bottom, right):
+        before = [0] * x.ndim
+        return Symbol(op.pad(x.node, before, [*before[2:], bottom, right], "constant"))
+
+    def layer_norm(self, x, weight=None, bias=None):
+        y = Symbol(op.mvn(x.node, np.array([-1]), True, 1e-6, "inside_sqrt"))
+        return y if weight is None else y * weight + bias
+
+    def expand_as(self, vector, x):
+        return vector
+
+
+SYMBOLIC = SymbolOps()
+
+
+def _linear(layer, x, *_):
+    y = SYMBOLIC.matmul(x, layer.weight)
+    return y if layer.bias is None else y + layer.bias
+
+
+def _conv(layer, x, *_):
+    strides, padding, dilation = (list(v) for v in (layer._stride, layer._updated_padding, layer._dilation))
+    y = Symbol(op.convolution(x.node, layer.weight.node, strides, padding, padding, dilation))
+    return y + layer.bias.reshape([1, -1] + [1] * len(strides))
+
+
+def _group_norm(layer, x):
+    return Symbol(
+        op.group_normalization(x.node, layer.weight.node, layer.bias.node, layer._num_groups, layer._epsilon)
+    )
+
+
+def _upsample(layer, x, *_):
+    sizes = np.array([2 * n for n in x.shape[2:]])
+    doubled = op.interpolate(
+        x.node, sizes, "nearest", "sizes", axes=np.array([2, 3]),
+        coordinate_transformation_mode="asymmetric", nearest_mode="floor",
+    )  # fmt: skip
+    return layer.conv(Symbol(doubled))
+
+
+def _vae_attention(layer, x, **_):
+    B, C, H, W = x.shape
+    tokens = layer.group_norm(x.reshape([B, C, H * W])).transpose([0, 2, 1])
+    q, k, v = (f(tokens).reshape([B, H * W, layer.heads, -1]) for f in (layer.to_q, layer.to_k, layer.to_v))
+    out = layer.to_out[0](SYMBOLIC.attention(q, k, v).reshape([B, H * W, C]))
+    return x + out.transpose([0, 2, 1]).reshape([B, C, H, W])
+
+
+FORWARD = {  # of layers of Paddle and ppdiffusers, by the name of their class
+    "Linear": _linear,
+    "Conv2D": _conv,
+    "Conv3D": _conv,
+    "Silu": lambda layer, x: Symbol(op.swish(x.node)),
+    "GroupNorm": _group_norm,
+    "Dropout": lambda layer, x: x,
+    "Upsample2D": _upsample,
+    "Attention": _vae_attention,
+}
+
+
+def traced(layer: paddle.nn.Layer) -> paddle.nn.Layer:
+    """A copy of `layer` that computes with Symbols; its parameters are constants that share the values of `layer`."""
+    copy = object.__new__(type(layer))
+    parts = vars(copy)
+    parts.update(vars(layer))
+    parts["_parameters"] = {name: None if p is None else Symbol(_node(p)) for name, p in layer._parameters.items()}
+    parts["_sub_layers"] = {name: traced(part) for name, part in layer._sub_layers.items()}
+    if "ops" in parts:
+        parts["ops"] = SYMBOLIC
+    for base in type(layer).__mro__:
+        if base.__name__ in FORWARD:
+            parts["forward"] = functools.partial(FORWARD[base.__name__], copy)
+            break
+    return copy
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Compile and run
+# ---------------------------------------------------------------------------------------------------------------------
+
+Arrays = dict[str, np.ndarray]
+
+
+@functools.cache
+def _core():
+    return ov.Core()
+
+
+def _options(precision: str) -> dict:
+    return {
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        "INFERENCE_NUM_THREADS": int(os.environ["OMP_NUM_THREADS"]),  # `device.prepare` sets it if the user has not
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+
+
+class Compiled:
+    """A function of a model, compiled by OpenVINO for inputs of certain shapes. compiled: openvino's CompiledModel."""
+
+    def __init__(self, compiled):
+        self.request = compiled.create_infer_request()
+        self.constants: Any = None  # of the last call
+        self.lock = threading.Lock()
+
+    @classmethod
+    def load(cls, layer: paddle.nn.Layer, function: Callable, examples: Arrays, precision: str, key: dict | None):
+        """`function(layer, **inputs)` for inputs with the shapes and dtypes of `examples`.
+
+        key: what identifies the compiled model in the cache folder; None: it is not stored.
+        """
+        blob = None if key is None else stored(key)
+        if blob is not None:
+            with contextlib.suppress(RuntimeError):  # of another build of OpenVINO, for example
+                return cls(_core().import_model(io.BytesIO(blob), "CPU", _options(precision)))
+        nodes = {name: op.parameter(a.shape, a.dtype, name) for name, a in examples.items()}
+        for name, node in nodes.items():
+            node.output(0).set_names({name})
+        out = function(traced(layer), **{name: Symbol(node) for name, node in nodes.items()})
+        compiled = _core().compile_model(ov.Model([out.node], list(nodes.values())), "CPU", _options(precision))
+        if key is not None:
+            exported = compiled.export_model()
+            store(key, exported if isinstance(exported, bytes) else exported.getvalue())
+        return cls(compiled)
+
+    def __call__(self, inputs: dict[str, paddle.Tensor], constants: dict[str, paddle.Tensor]) -> paddle.Tensor:
+        """constants: more inputs; they are copied again only if it is another dictionary than in the last call."""
+        with self.lock:
+            new = inputs if constants is self.constants else {**inputs, **constants}
+            self.constants = None
+            for name, value in new.items():
+                self.request.set_tensor(name, ov.Tensor(value.numpy(), shared_memory=False))
+            self.request.infer()
+            self.constants = constants
+            return paddle.to_tensor(self.request.get_output_tensor(0).data)
+
+
+class Static:
+    """The same by `paddle.jit.to_static`, for a GPU."""
+
+    def __init__(self, layer: paddle.nn.Layer, function: Callable):
+        def by_name(tensors):
+            return function(layer, **tensors)
+
+        # full_graph: with graph breaks (the default), Paddle 3.3.1 gives wrong results
+        self.function = paddle.jit.to_static(by_name, full_graph=True)
+
+    def __call__(self, inputs: dict[str, paddle.Tensor], constants: dict[str, paddle.Tensor]) -> paddle.Tensor:
+        """As of `Compiled`."""
+        return self.function({**inputs, **constants})
+
+
+class Programs:
+    """The compiled forms of `function(layer, **inputs)`, one per set of input shapes.
+
+    config: the sizes of the model. precision: "fp32" or "bf16" for OpenVINO, None for `to_static`.
     """
-    from paddle.base.framework import Program, program_guard
-    from paddle.pir_utils import OldIrGuard
 
-    with OldIrGuard():
-        program, start = Program(), Program()
-        with program_guard(program, start), contextlib.ExitStack() as stack:
-            block = program.global_block()
-            kind = dict(dtype="float32", is_data=True, need_check_feed=True, stop_gradient=True)
-            symbols = {name: block.create_var(name=name, shape=list(shape), **kind) for name, shape in shapes.items()}
-            for target, name, by in STAND_INS:
-                stack.enter_context(mock.patch.object(target, name, by))
-            stack.enter_context(_symbolic(layer, block))
-            output = function(**symbols)
-        program = paddle.static.io.normalize_program(program, list(symbols.values()), [output])
-        return program._remove_training_info(clip_extra=True).desc.serialize_to_string()
+    def __init__(self, layer: paddle.nn.Layer, function: Callable, config: dict, precision: str | None):
+        self.layer, self.function, self.config, self.precision = layer, function, config, precision
+        self.failed = self.changed = False
+        self.checksum: int | None = None  # of the parameters
+        self.loaded: dict[str, Compiled | Static] = {}
+        self.lock = threading.Lock()
 
+    def refresh(self) -> None:
+        """Drop what was compiled if parameters have changed since; to be called once per video.
 
-@contextlib.contextmanager
-def _symbolic(layer, block) -> Iterator[None]:
-    """Within it, the parameters of `layer` are symbols of `block`."""
-    held = [
-        (part._parameters, name, value, f"{prefix}.{name}" if prefix else name)
-        for prefix, part in layer.named_sublayers(include_self=True)
-        for name, value in part._parameters.items()
-        if value is not None
-    ]
-    try:
-        for parameters, name, value, full_name in held:
-            parameters[name] = block.create_parameter(name=full_name, shape=value.shape, dtype="float32")
-        yield
-    finally:
-        for parameters, name, value, _ in held:
-            parameters[name] = value
+        (`Tensor.inplace_version` does not tell: optimizers and `set_value` leave it as it is.)
+        """
+        if self.precision is None:  # `to_static` reads the parameters at each call
+            return
+        checksum = 0
+        for parameter in self.layer.parameters():
+            checksum = zlib.crc32(_array(parameter), checksum)
+        with self.lock:
+            if self.checksum is not None and checksum != self.checksum:
+                self.loaded.clear()
+                self.changed = True
+                gc.collect()
+                give_back_memory()
+            self.checksum = checksum
 
+    def __call__(self, inputs: dict[str, paddle.Tensor], constants: dict[str, paddle.Tensor]) -> paddle.Tensor | None:
+        """The output, or None (with a warning, the first time) if compiling failed."""
+        if self.failed:
+            return None
+        try:
+            return self._load({**inputs, **constants})(inputs, constants)
+        except Exception as error:  # of any kind: it comes from OpenVINO or Paddle
+            self.failed = True
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            warnings.warn(f"the model runs uncompiled: {reason[0]}", RuntimeWarning, stacklevel=4)
+            return None
 
-def _operation(kind: str, inputs: dict, **attributes):
-    """The symbol of one operation's output."""
-    from paddle.base.layer_helper import LayerHelper
+    def _load(self, tensors: dict[str, paddle.Tensor]) -> "Compiled | Static":
+        shapes = json.dumps({name: tensor.shape for name, tensor in tensors.items()})
+        with self.lock:
+            if shapes not in self.loaded:
+                self.loaded[shapes] = self._compile(shapes, tensors)
+            return self.loaded[shapes]
 
-    helper = LayerHelper(kind)
-    output = helper.create_variable_for_type_inference("float32")
-    slots = {slot: [symbol] for slot, symbol in inputs.items()}
-    helper.append_op(type=kind, inputs=slots, outputs={"Out": [output]}, attrs=attributes)
-    return output
+    def _compile(self, shapes: str, tensors: dict[str, paddle.Tensor]) -> "Compiled | Static":
+        if self.precision is None:
+            return Static(self.layer, self.function)
+        key = None  # parameters that change are not stored: there may be many
+        if not self.changed and 4 * sum(p.size for p in self.layer.parameters()) <= MAX_STORED:
+            key = {"config": self.config, "shapes": shapes, "precision": self.precision, "parameters": self.checksum}
+        examples = {name: tensor.numpy() for name, tensor in tensors.items()}
+        return Compiled.load(self.layer, self.function, examples, self.precision, key)
 
-
-def _matmul(x, y, transpose_x=False, transpose_y=False):
-    return _operation("matmul_v2", dict(X=x, Y=y), trans_x=transpose_x, trans_y=transpose_y)
-
-
-def _attention(q, k, v, mask=None):
-    """`stdit.attention` in the form that OpenVINO makes one operation of; mask [B, 1, 1, m] is added to the scores."""
-    q, k, v = (z.transpose([0, 2, 1, 3]) for z in (q * q.shape[-1] ** -0.5, k, v))
-    scores = _matmul(q, k, transpose_y=True)
-    weights = F.softmax(scores if mask is None else scores + mask)
-    return _matmul(weights, v).transpose([0, 2, 1, 3])
-
-
-def _patches(self, x):
-    """`PatchEmbedder.forward` as a product: a convolution of three dimensions is not among OpenVINO's."""
-    (B, C, T, H, W), (D, _, _, rows, columns) = x.shape, self.proj.weight.shape
-    x = x.reshape([B, C, T, H // rows, rows, W // columns, columns]).transpose([0, 2, 3, 5, 1, 4, 6])
-    return _matmul(x.flatten(4), self.proj.weight.reshape([D, -1]), transpose_y=True) + self.proj.bias
-
-
-STAND_INS: tuple[tuple[Any, str, Any], ...] = (
-    (stdit_module, "attention", _attention),
-    (stdit_module.PatchEmbedder, "forward", _patches),
-    (stdit_module, "on_cpu", lambda: False),  # ways around what is slow in dynamic mode alone
-    (
-        stdit_module,
-        "timestep_embedding",
-        lambda given: given,
-    ),  # a program gets them instead of times, for it has no exp
-    (paddle, "matmul", _matmul),
-    (paddle, "rsqrt", lambda x: _operation("rsqrt", dict(X=x))),
-    (F, "gelu", lambda x, approximate=False: _operation("gelu", dict(X=x), approximate=approximate)),
-    (sys.modules["traceback"], "extract_stack", lambda *_, **__: []),  # half of the time, for messages of errors
-)
 
 # ---------------------------------------------------------------------------------------------------------------------
-#   Programs on the disk
+#   Compiled models in the cache folder
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def cached(about: dict, make: Callable[[], bytes]) -> bytes:
-    """The program that `make` gives, from the disk if it is there.
+def _path(key: dict) -> Path:
+    """Of the file for `key` on this machine, with this version of OpenVINO and of the models' source."""
+    sources = [inspect.getsource(module) for module in (layers, stdit2, inspect.getmodule(_path))]
+    machine = [str(_core().get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    text = json.dumps([key, ov.__version__, os.environ["OMP_NUM_THREADS"], machine, sources], sort_keys=True)
+    return cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.blob"
 
-    about: all that the program depends on, besides Paddle's version and the source of the models and of this module.
-    A file holds a program after its SHA-256; one that is damaged is made again. Together the files stay below
-    CACHE_BYTES: what has not been used for the longest time goes first.
-    """
-    sources = [inspect.getsource(module) for module in (stdit_module, sys.modules[__name__])]
-    key = json.dumps([about, paddle.__version__, *sources], sort_keys=True)
-    path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.program"
+
+def stored(key: dict) -> bytes | None:
+    """The compiled model of `key`, or None. A file holds it after its SHA-256; a damaged file is None."""
     with contextlib.suppress(OSError):
+        path = _path(key)
         content = path.read_bytes()
-        digest, program = content[:32], content[32:]
-        if hashlib.sha256(program).digest() == digest:
-            os.utime(path)  # used just now
-            return program
-    program = make()
-    gc.collect()  # of the symbols, which hold each other in circles
-    with contextlib.suppress(OpenSoraError, OSError):  # of a disk that is full or read-only: it is made again next time
+        if hashlib.sha256(content[32:]).digest() == content[:32]:
+            os.utime(path)  # used now
+            return content[32:]
+    return None
+
+
+def store(key: dict, blob: bytes) -> None:
+    """Write a compiled model; the files unused for longest are deleted beyond CACHE_BYTES.
+
+    A disk that is full or read-only is no error.
+    """
+    path = _path(key)
+    with contextlib.suppress(OpenSoraError, OSError):
         with atomic_write(path) as temporary:
-            temporary.write_bytes(hashlib.sha256(program).digest() + program)
+            temporary.write_bytes(hashlib.sha256(blob).digest() + blob)
         left = CACHE_BYTES
-        for file in sorted(path.parent.glob("*.program"), key=os.path.getmtime, reverse=True):
+        for file in sorted(path.parent.glob("*.blob"), key=os.path.getmtime, reverse=True):
             left -= file.stat().st_size
             if left < 0 and file != path:
                 file.unlink(missing_ok=True)
-    return program
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-#   Load and run
+#   The models
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-class Predictor:
-    """A program with values, loaded by OpenVINO.
-
-    program: what `record` gave. values: tensors of any shape, by the names of its
-    parameters. precision: "fp32" or "bf16".
-    """
-
-    def __init__(self, program: bytes, values: dict[str, paddle.Tensor], precision: str):
-        from paddle.inference import Config, create_predictor
-
-        with tempfile.TemporaryDirectory(prefix="opensora-lite-") as folder:  # OpenVINO reads nothing but files
-            model, weights = Path(folder) / "a.pdmodel", Path(folder) / "a.pdiparams"
-            model.write_bytes(program)
-            write_parameters(weights, [values[name] for name in parameter_names(program)])
-            config = Config(str(model), str(weights))
-            config.set_optim_cache_dir(folder)  # of OpenVINO's own, which spares no time here; otherwise ./__cache__
-            config.disable_gpu()
-            config.disable_glog_info()
-            config.set_cpu_math_library_num_threads(_threads())
-            config.enable_openvino_engine(
-                Config.Precision.Bfloat16 if precision == "bf16" else Config.Precision.Float32
-            )
-            self.predictor = create_predictor(config)
-        self.inputs = {name: self.predictor.get_input_handle(name) for name in self.predictor.get_input_names()}
-        self.output = self.predictor.get_output_handle(self.predictor.get_output_names()[0])
-        self.constants: Any = None  # those that it was given last
-        self.lock = threading.Lock()
-
-    def __call__(self, inputs: dict[str, paddle.Tensor], constants: dict[str, paddle.Tensor]) -> paddle.Tensor:
-        """The output for these inputs, tensors of their shapes by their names.
-
-        constants: more of them, which are not looked at as long as they are in the same dictionary as the last time.
-        """
-        with self.lock:
-            given = inputs if constants is self.constants else {**inputs, **constants}
-            self.constants = None
-            for name, value in given.items():
-                self.inputs[name].copy_from_cpu(value.numpy())
-            self.predictor.run()
-            paddle.base.core.set_num_threads(_threads())  # it leaves one: other roundings would come of convolutions
-            self.constants = constants
-            return paddle.to_tensor(self.output.copy_to_cpu())
-
-
-_predictors: dict[tuple, Predictor] = {}  # all of this process, by what makes them differ; none ever goes
-
-
-def predictor(program: bytes, values: dict[str, paddle.Tensor], checksum: int, precision: str) -> Predictor | None:
-    """The Predictor of these, made where there is none yet; None where there are MOST_LOADED of others.
-
-    program, values, precision: as of Predictor. checksum: of the values, tensors of any shape.
-    """
-    key = hashlib.sha256(program).digest(), checksum, precision
-    if key not in _predictors and len(_predictors) < MOST_LOADED:
-        _predictors[key] = Predictor(program, values, precision)
-    return _predictors.get(key)
-
-
-def _threads() -> int:
-    return int(os.environ["OMP_NUM_THREADS"])  # which `runtime.prepare` sets where a person has not
-
-
-def parameter_names(program: bytes) -> list[str]:
-    """The names of a program's parameters, in the order in which OpenVINO reads their values."""
-    from paddle.base.framework import Program
-    from paddle.pir_utils import OldIrGuard
-
-    with OldIrGuard():
-        variables = Program.parse_from_string(program).global_block().vars.values()
-        return sorted(v.name for v in variables if v.persistable and v.name not in ("feed", "fetch"))
-
-
-def write_parameters(path: Path, values: list[paddle.Tensor]) -> None:
-    """Write the tensors `values`, of any shapes, to `path`: as float32, as Paddle's `save_combine` does."""
-    with open(path, "wb") as file:
-        for value in values:
-            array = value.astype("float32").numpy()
-            sizes = b"".join(b"\x10" + _varint(n) for n in array.shape)
-            about = b"\x08\x05" + sizes  # protobuf: field 1, the type, 5 for float32; field 2, each size
-            file.write(struct.pack("<IQIi", 0, 0, 0, len(about)) + about)  # versions and a level, all 0
-            array.tofile(file)
-
-
-def _varint(n: int) -> bytes:
-    """A whole number as protobuf has it: seven bits in a byte, the lowest first, the eighth set where more follow."""
-    return bytes([n]) if n < 128 else bytes([n % 128 | 128]) + _varint(n // 128)
 
 
 def available() -> bool:
-    """Whether this Paddle can hand programs to OpenVINO, on a CPU."""
-    from paddle.inference import Config
-
-    return stdit_module.on_cpu() and hasattr(Config, "enable_openvino_engine")
+    """Whether OpenVINO is installed, and Paddle's device is a CPU."""
+    return ov is not None and layers.on_cpu()
 
 
 def choose_precision(precision: str) -> str | None:
-    """ "fp32" or "bf16" for what was asked; "auto" is bf16 where the processor computes with it. On a GPU None.
+    """ "fp32" or "bf16" for what was asked; "auto" is bf16 where the processor supports it. None on a GPU.
 
-    Raises DeviceError for a name that is unknown, and for bf16 on a processor without it.
+    Raises DeviceError for an unknown name, and for bf16 on a processor without it.
     """
     if precision not in PRECISIONS:
         raise DeviceError(f'precision "{precision}" is unknown; give one of {", ".join(PRECISIONS)}')
-    if not stdit_module.on_cpu():
+    if not layers.on_cpu():
         if precision != "auto":
             raise DeviceError(f'precision "{precision}" is for a CPU; on a GPU give dtype="{precision}" when loading')
         return None
@@ -292,173 +436,97 @@ def choose_precision(precision: str) -> str | None:
     return precision if precision != "auto" else "bf16" if has_bf16 else "fp32"
 
 
-class Static:
-    """A `function` of tensors by their names, compiled by `paddle.jit.to_static`; called as a Predictor is."""
-
-    def __init__(self, function: Callable):
-        def by_name(tensors):
-            return function(**tensors)
-
-        # full_graph: where it may cut the graph into pieces (the default), Paddle 3.3.1 computes something else
-        self.function = paddle.jit.to_static(by_name, full_graph=True)
-
-    def __call__(self, inputs: dict[str, paddle.Tensor], constants: dict[str, paddle.Tensor]) -> paddle.Tensor:
-        """The output for these inputs and constants, tensors of their shapes by their names."""
-        return self.function({**inputs, **constants})
-
-
-class Programs:
-    """The compiled forms of one function of one model, for one size after the other, as they are needed.
-
-    layer, function: as of `record`. about: what tells the model's sizes from those of others. precision: "fp32" or
-    "bf16" for OpenVINO; None for `paddle.jit.to_static`, which takes that of the model.
-    """
-
-    def __init__(self, layer: paddle.nn.Layer, function: Callable, about: dict, precision: str | None):
-        self.layer, self.function, self.about, self.precision = layer, function, about, precision
-        self.failed = False
-        self._loaded: dict[str, Any] = {}  # by sizes; None where there are too many
-        self._checksum: int | None = None
-
-    def refresh(self) -> None:
-        """Forget what was loaded if the model's values have changed since then."""
-        checksum = 0
-        for parameter in self.layer.parameters():
-            checksum = zlib.crc32(parameter.numpy(), checksum)
-        if checksum != self._checksum:
-            self._loaded.clear()
-            self._checksum = checksum
-
-    def __call__(self, inputs: dict[str, paddle.Tensor], constants: dict[str, paddle.Tensor] | None = None):
-        """The function's output, or None (and, the first time, a warning) where it cannot be compiled.
-
-        inputs: tensors of any shape, by their names. constants: more of them, which are not looked at again as long as
-        they are in the same dictionary.
-        """
-        constants = {} if constants is None else constants
-        if self.failed:
-            return None
-        shapes = {name: tuple(value.shape) for name, value in {**inputs, **constants}.items()}
-        key = json.dumps(shapes)
-        try:
-            if key not in self._loaded:
-                self._loaded[key] = self._load(shapes)
-            compiled = self._loaded[key]
-            return None if compiled is None else compiled(inputs, constants)
-        except Exception as error:  # of any kind: this is Paddle's and OpenVINO's inside
-            self.failed = True
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            warnings.warn(f"the model runs uncompiled: {reason[0]}", RuntimeWarning, stacklevel=4)
-            return None
-
-    def _load(self, shapes: Shapes) -> "Predictor | Static | None":
-        if self.precision is None:
-            return Static(self.function)
-        if self._checksum is None:
-            self.refresh()
-        program = cached({**self.about, "shapes": shapes}, lambda: record(self.layer, self.function, shapes))
-        values = dict(self.layer.named_parameters())
-        found = predictor(program, values, self._checksum or 0, self.precision)
-        if found is None:
-            reason = f"this process has {MOST_LOADED} others, which stay in memory until it ends"
-            warnings.warn(f"the model runs uncompiled at this size: {reason}", RuntimeWarning, stacklevel=5)
-        return found
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-#   The models
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-KEPT = ("embedding_kept", "space_kept", "motion_kept")  # of `Conditions.kept`, as inputs of a program
-
-
 @dataclass
-class CompiledConditions(Conditions):
-    """Conditions, and the same as inputs of a program."""
+class EngineState:
+    """A `stdit2.State`, and its tensors by name: without and with those of conditioning frames."""
 
-    constants: dict[str, paddle.Tensor] = field(default_factory=dict)
-    constants_kept: dict[str, paddle.Tensor] = field(default_factory=dict)  # those, and what holds for given frames
+    inner: State
+    tensors: dict[bool, dict[str, paddle.Tensor]] = field(default_factory=dict)
 
-    def with_kept(self, vectors: tuple[paddle.Tensor, ...]) -> dict[str, paddle.Tensor]:
-        """The constants with the `vectors` [B, …] of given frames (`KEPT`), the same dictionary every time."""
-        self.constants_kept = self.constants_kept or self.constants | dict(zip(KEPT, vectors, strict=True))
-        return self.constants_kept
+    def first(self, B: int) -> "EngineState":
+        """As in `stdit2.State`."""
+        return EngineState(self.inner.first(B))
 
-    def first(self, B: int) -> "CompiledConditions":
-        """As of `Conditions`."""
-        told = replace(self, **vars(super().first(B)))
-        keys, values, y_mask = (self.constants[name] for name in ("keys", "values", "y_mask"))
-        told.constants = {**self.constants, "keys": keys[:, :B], "values": values[:, :B], "y_mask": y_mask[:B]}
-        told.constants_kept = {}
-        return told
+    def named(self, masked: bool) -> dict[str, paddle.Tensor]:
+        """The same dictionary at each call. masked: whether there are conditioning frames."""
+        if masked not in self.tensors:
+            s = self.inner
+            named = {"y_mask": s.y_mask, "size": s.size, "length": s.length, "positions": s.positions}
+            named |= dict(zip(("cos", "sin", "pairs"), s.rotary, strict=True))
+            named |= {f"{name}{i}": z for i, kv in enumerate(s.kv) for name, z in zip("kv", kv, strict=True)}
+            if masked and s.at_zero is not None:
+                named |= {f"zero_{name}": z for name, z in vars(s.at_zero).items()}
+            self.tensors[masked] = named
+        return self.tensors[masked]
+
+
+def _denoise(stdit: STDiT2, x, t, y_mask, size, length, positions, cos, sin, pairs, x_mask=None, **others):
+    """`STDiT2.denoise` with the tensors of a state by name."""
+    zero = None if x_mask is None else TimestepParams(*(others[f"zero_{n}"] for n in ("t", "t_spatial", "t_temporal")))
+    kv = [(others[f"k{i}"], others[f"v{i}"]) for i in range(stdit.config.depth)]
+    return stdit.denoise(x, t, State(kv, y_mask, size, length, positions, (cos, sin, pairs), zero), x_mask)
 
 
 class Engine:
-    """An STDiT2 and the decoder of a FrameVAE, compiled; it takes the place of the STDiT2 in `Guidance`.
+    """A compiled STDiT2 with the same methods, and the compiled decoder of a FrameVAE.
 
-    precision: "fp32", whose results are those of the models up to rounding; "bf16", faster still where the processor
-    has it, see README.md for what it costs; "auto", bf16 where it can be. On a GPU it is that of the models, and only
-    "auto" can be asked for. Each size is compiled when it first comes.
-    Raises DeviceError for a precision that there is not.
+    precision: "fp32", whose results are those of the models up to rounding; "bf16", faster on processors that support
+    it, see the guide for the error; "auto", bf16 where supported. On a GPU the precision is that of the models, and
+    only "auto" is allowed. Each size is compiled when it is first used.
+    Raises DeviceError for a precision that is not available.
     """
 
     def __init__(self, stdit: STDiT2, vae: "FrameVAE", precision: str = "auto"):
         self.stdit, self.vae = stdit, vae
-        self.y_embedder, self.entering = stdit.y_embedder, stdit.entering
-        self.precision = choose_precision(precision)  # None on a GPU
-        self._denoise = Programs(stdit, self._denoise_symbols, {"stdit": asdict(stdit.config)}, self.precision)
+        self.requested, self.precision = precision, choose_precision(precision)  # the latter None on a GPU
         config = {name: value for name, value in vae.model.config.items() if not name.startswith("_")}
-        self._decode = Programs(vae.model, lambda z: vae.model.decode(z).sample, {"vae": config}, self.precision)
+        self._denoise = Programs(stdit, _denoise, {"stdit": asdict(stdit.config)}, self.precision)
+        self._decode = Programs(vae.model, lambda vae, z: vae.decode(z).sample, {"vae": config}, self.precision)
 
     def __repr__(self) -> str:
         return f"Engine({self.precision or 'to_static'})"
 
     @property
     def failed(self) -> bool:
-        """Whether a model could not be compiled, and runs as it always does."""
+        """Whether compiling failed; the models then run uncompiled."""
         return self._denoise.failed or self._decode.failed
 
-    def refresh(self) -> None:
-        """To be called before a video: values of the models may have been changed, by training or by hand."""
+    @property
+    def config(self):
+        return self.stdit.config
+
+    @property
+    def null_caption(self):
+        return self.stdit.null_caption
+
+    def precompute(self, cond: Conditions) -> EngineState:
+        """As in STDiT2; captions are padded to the longest that the model takes, so that one program serves all."""
         self._denoise.refresh()
-        self._decode.refresh()
+        B, _, L, channels = cond.y.shape
+        more = self.config.model_max_length - L
+        y = paddle.concat([cond.y, paddle.zeros([B, 1, more, channels], cond.y.dtype)], 2)
+        y_mask = paddle.concat([cond.y_mask, paddle.zeros([B, more], cond.y_mask.dtype)], 1)
+        return EngineState(self.stdit.precompute(stdit2.replace(cond, y=y, y_mask=y_mask)))
 
-    def prepare(self, y, mask, latent_size, **sizes) -> Conditions:
-        """As of STDiT2."""
-        (B, _, L, channels), longest = y.shape, self.stdit.config.model_max_length
-        y = paddle.concat([y, paddle.zeros([B, 1, longest - L, channels], y.dtype)], 2)  # one program does for all
-        mask = paddle.concat([mask, paddle.zeros([B, longest - L], mask.dtype)], 1)
-        told = self.stdit.prepare(y, mask, latent_size, **sizes)
-        keys, values = (paddle.stack(part) for part in zip(*told.answers, strict=True))
-        blocked = told.y_mask if self.precision is None else paddle.where(told.y_mask, 0.0, -1e4)[:, None, None]
-        constants = {name: getattr(told, name) for name in ("size", "length", "positions")}
-        constants |= dict(zip(("cos", "sin", "turn"), told.rotary, strict=True))
-        return CompiledConditions(**vars(told), constants=constants | dict(keys=keys, values=values, y_mask=blocked))
+    def modulated_input(self, x, t, state: EngineState):
+        """As in STDiT2."""
+        return self.stdit.modulated_input(x, t, state.inner)
 
-    def denoise(self, x, timestep, told: CompiledConditions, x_mask=None):
-        """As of STDiT2."""
-        time = timestep if self.precision is None else stdit_module.timestep_embedding(timestep)
-        inputs, constants = {"x": x, "timestep": time}, told.constants
+    def denoise(self, x, t, state: EngineState, x_mask=None):
+        """As in STDiT2."""
+        inputs = {"x": x, "t": t if self.precision is None else EAGER.timestep_embedding(t)}
         if x_mask is not None:
-            inputs["x_mask"] = x_mask.astype("float32")
-            constants = told.with_kept(self.stdit.kept(timestep, told))
-        out = self._denoise(inputs, constants)
-        return self.stdit.denoise(x, timestep, told, x_mask) if out is None else out
-
-    def _denoise_symbols(
-        self, x, timestep, size, length, positions, keys, values, y_mask, cos, sin, turn, x_mask=None, **kept
-    ):
-        answers = [(keys[i], values[i]) for i in range(self.stdit.config.depth)]
-        rotary, of_kept = (cos, sin, turn), tuple(kept[name] for name in KEPT) if kept else None
-        told = Conditions(answers, y_mask, size, length, positions, rotary, of_kept)
-        return self.stdit.denoise(x, timestep, told, x_mask)
+            inputs["x_mask"] = x_mask
+            self.stdit.params_at_zero(t, state.inner)
+        out = self._denoise(inputs, state.named(x_mask is not None))
+        return self.stdit.denoise(x, t, state.inner, x_mask) if out is None else out
 
     def decode(self, latents):
-        """As of FrameVAE."""
+        """As in FrameVAE."""
+        self._decode.refresh()
 
         def frames(z):
-            out = self._decode({"z": z})
+            out = self._decode({"z": z}, {})
             return self.vae.model.decode(z).sample if out is None else out
 
         return self.vae.decode(latents, frames)
