@@ -262,8 +262,8 @@ class STDiT2(nn.Layer):
         tokens, now = self.embed_patches(x, state), self.timestep_params(t, state)
         zero = None if x_mask is None else self.params_at_zero(t, state)
         x_mask = None if x_mask is None else x_mask.astype("bool")
-        for block, kv in zip(self.blocks, state.kv, strict=True):
-            tokens = block(tokens, kv, state.y_mask, now, zero, x_mask, state.rotary)
+        for i, block in enumerate(self.blocks):  # (dy2static knows no zip(strict=True))
+            tokens = block(tokens, state.kv[i], state.y_mask, now, zero, x_mask, state.rotary)
         return self.unpatchify(self.final_layer(tokens, now, zero, x_mask), H, W).astype("float32")
 
     def embed_patches(self, x, state: State):

@@ -66,14 +66,6 @@ def golden_stdit(golden):
     return model
 
 
-@pytest.fixture(scope="session", autouse=True)
-def as_many_compiled_programs_as_tests_ask_for():
-    """A process of one person does not come to as many."""
-    from opensora_lite.runtime import engine
-
-    engine.MOST_LOADED = 10_000
-
-
 @pytest.fixture(scope="session")
 def pipe():
     """The small model, loaded once."""

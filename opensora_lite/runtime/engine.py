@@ -22,6 +22,7 @@ import io
 import json
 import math
 import os
+import sys
 import threading
 import warnings
 import zlib
@@ -184,9 +185,7 @@ def _conv(layer, x, *_):
 
 
 def _group_norm(layer, x):
-    return Symbol(
-        op.group_normalization(x.node, layer.weight.node, layer.bias.node, layer._num_groups, layer._epsilon)
-    )
+    return Symbol(op.group_normalization(x.node, layer.weight.node, layer.bias.node, layer._num_groups, layer._epsilon))
 
 
 def _upsample(layer, x, *_):
@@ -331,7 +330,7 @@ class Programs:
             return
         checksum = 0
         for parameter in self.layer.parameters():
-            checksum = zlib.crc32(_array(parameter), checksum)
+            checksum = zlib.crc32(_array(parameter).data, checksum)
         with self.lock:
             if self.checksum is not None and checksum != self.checksum:
                 self.loaded.clear()
@@ -376,7 +375,7 @@ class Programs:
 
 def _path(key: dict) -> Path:
     """Of the file for `key` on this machine, with this version of OpenVINO and of the models' source."""
-    sources = [inspect.getsource(module) for module in (layers, stdit2, inspect.getmodule(_path))]
+    sources = [inspect.getsource(module) for module in (layers, stdit2, sys.modules[__name__])]
     machine = [str(_core().get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     text = json.dumps([key, ov.__version__, os.environ["OMP_NUM_THREADS"], machine, sources], sort_keys=True)
     return cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.blob"

@@ -232,17 +232,17 @@ def test_refresh(disk):
     assert disk.run(refresh)[0] == 0 and len(path.read_bytes()) > 30_000
 
 
-def compile_program(folder: Path):
+def store_compiled_model(folder: Path):
     from opensora_lite.runtime import engine
 
     os.environ["OPENSORA_CACHE"] = str(folder / "cache")
-    assert engine.cached({}, lambda: bytes(20_000)) == bytes(20_000)
+    engine.store({}, bytes(20_000))
 
 
 def test_the_cache_of_compiled_models(disk):
     """A cache that cannot be written is none, and no reason to stop."""
-    assert disk.run(compile_program, PAGE) == (0, "") and disk.files() == {}
-    assert disk.run(compile_program) == (0, "") and len(disk.files()) == 1
+    assert disk.run(store_compiled_model, PAGE) == (0, "") and disk.files() == {}
+    assert disk.run(store_compiled_model) == (0, "") and len(disk.files()) == 1
 
 
 def test_safetensors_and_their_own_error(disk):

@@ -268,36 +268,34 @@ def test_refresh_of_notebooks(tmp_path):
     kill_again_and_again("a refresh of notebooks", 0.15, tmp_path, refresh, check, finished)
 
 
-def compile_programs(folder: Path):
-    """Programs of half a megabyte into the cache of the engine; each that is made is logged."""
+def store_compiled_models(folder: Path):
+    """Compiled models of half a megabyte into the engine's cache folder; each that is made is logged."""
     from opensora_lite.runtime import engine
 
     os.environ["OPENSORA_CACHE"] = str(folder / "cache")
     for i in range(6):
-        program = bytes([i]) * 500_000
-
-        def make(program=program, i=i):
+        key, blob = {"number": i}, bytes([i]) * 500_000
+        if engine.stored(key) is None:
             with open(folder / "log.txt", "a") as file:
                 file.write(f"{i}\n")
-            return program
-
-        assert engine.cached({"number": i}, make) == program
+            engine.store(key, blob)
+        assert engine.stored(key) == blob
 
 
 def test_the_cache_of_compiled_models(tmp_path):
     def check(folder):
-        programs = list((folder / "cache").glob("[!.]*.program"))
-        for path in programs:
+        blobs = list((folder / "cache").glob("[!.]*.blob"))
+        for path in blobs:
             content = path.read_bytes()
             assert len(content) == 500_032 and hashlib.sha256(content[32:]).digest() == content[:32]
         made = (folder / "log.txt").read_text().splitlines() if (folder / "log.txt").exists() else []
-        return len(programs), len(made)
+        return len(blobs), len(made)
 
     def finished(folder, before):
         (there, made), (now, log) = before, check(folder)
         assert now == 6 and log - made == 6 - there  # those that were there were not made again
 
-    kill_again_and_again("the engine's cache", 0.1, tmp_path, compile_programs, check, finished)
+    kill_again_and_again("the engine's cache", 0.1, tmp_path, store_compiled_models, check, finished)
 
 
 def test_there_were_as_many_kills_as_were_asked_for():

@@ -44,7 +44,7 @@ def conditions(y, y_mask, T, H, W):
 
 
 def predictions(pipe, model, scale=4.0, masked=False, size=(5, 7, 11), caption=PROMPT):
-    """Noise predictions for two videos, of a size that the patch does not divide; the first step is without guidance."""
+    """Predictions for two videos, of a size that the patch does not divide; the first step is without guidance."""
     cfg = CFG(model, conditions(*pipe.text.encode([caption] * 2), *size).trimmed(), scale, None, (0, 800))
     rng = np.random.default_rng(0)
     x = paddle.to_tensor(rng.standard_normal((2, 4, *size), np.float32))
