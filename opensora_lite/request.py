@@ -152,6 +152,12 @@ class Settings:
         return self.num_frames + (self.loops - 1) * (self.num_frames - (self.condition_frames or 0))
 
 
+def flags_of(setting: str) -> list[str]:
+    """The flags of a setting on the command line, the preferred one first: ["--cache-threshold", "--reuse"]."""
+    extra = Settings.__pydantic_fields__[setting].json_schema_extra  # type: ignore[attr-defined]
+    return extra["flags"] or [f"--{setting.replace('_', '-')}"]
+
+
 def model_folder(model: str | Path) -> Path:
     """The folder of a model: "tiny", which ships with the package, or a folder with stdit/, t5/ and vae/.
 

@@ -17,7 +17,7 @@ import numpy as np
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from opensora_lite.tools.sweep import RESULT
+from opensora_lite.io.files import RESULT
 from opensora_lite.video import Video
 
 # Okabe and Ito's palette, distinguishable by the colour-blind. A colour has the same meaning in every figure.

@@ -10,28 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from opensora_lite.request import Settings
+from opensora_lite.request import Settings, flags_of
 from opensora_lite.video import Video
 
 if TYPE_CHECKING:
     from opensora_lite.widgets.lab import Request
 
 SETTINGS = tuple(f.name for f in fields(Settings) if f.name not in ("batch_size", "num_sample"))
-FLAGS = {  # of `opensora-lite generate`
-    "num_frames": "--num-frames",
-    "image_size": "--image-size",
-    "fps": "--fps",
-    "frame_interval": "--frame-interval",
-    "sampler": "--sampler",
-    "num_sampling_steps": "--num-sampling-steps",
-    "guidance_scale": "--cfg-scale",
-    "guidance_interval": "--guidance-interval",
-    "cache_threshold": "--cache-threshold",
-    "cfg_channel": "--cfg-channel",
-    "loops": "--loop",
-    "condition_frames": "--condition-frame-length",
-    "seed": "--seed",
-}
 MODEL_FLAGS = {
     "model": "--model",
     "stdit": "--model-pretrained-path",
@@ -91,7 +76,7 @@ def command_line(request: "Request", defaults: Settings, model: Mapping) -> str:
         options.append(_option("--mask-strategy", request.strategy.format()))
     for name, value in _chosen(request, defaults).items():
         values = value if isinstance(value, tuple) else (0 if value is None else value,)  # --cfg-channel 0: all
-        options.append(_option(FLAGS[name], *values))
+        options.append(_option(flags_of(name)[0], *values))
     options += [
         _option(MODEL_FLAGS[name], value) for name, value in model.items() if (name, value) != ("model", "tiny")
     ]

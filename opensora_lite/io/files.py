@@ -16,6 +16,7 @@ import numpy as np
 
 from opensora_lite.errors import OpenSoraError
 
+RESULT = "application/vnd.opensora-lite.result+json"  # MIME type of the values that a notebook records
 TEMPORARY = ".opensora-lite-"  # prefix of temporary names
 LEFT_BEHIND = 3600  # seconds without a change after which a temporary file counts as abandoned
 

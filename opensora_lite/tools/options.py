@@ -13,15 +13,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from opensora_lite.errors import OpenSoraError, PromptError
 from opensora_lite.prompts import read_prompts
-from opensora_lite.request import Settings, model_defaults
+from opensora_lite.request import Settings, flags_of, model_defaults
 
 FIELDS = Settings.__pydantic_fields__  # type: ignore[attr-defined]
 SEVERAL: dict[str, Any] = dict(nargs="+", action="extend")  # one or more words, and the flag may be repeated
-
-
-def flags_of(setting: str) -> list[str]:
-    """The flags of a setting, the preferred one first, such as ["--cache-threshold", "--reuse"]."""
-    return FIELDS[setting].json_schema_extra["flags"] or [f"--{setting.replace('_', '-')}"]
 
 
 def add_settings(group: argparse._ActionsContainer, *settings: str, **defaults: Any) -> None:

@@ -36,15 +36,14 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.io.files import check_writable, write_json
+from opensora_lite.io.files import RESULT, check_writable, write_json
 from opensora_lite.machine import usable_cores
 from opensora_lite.tools.grid import Grid, Run, read_grid, run_name
 from opensora_lite.tools.results import FILM, save
 from opensora_lite.validation import Whole, check
 
-__all__ = ["RESULT", "Grid", "read_grid", "sweep"]
+__all__ = ["Grid", "read_grid", "sweep"]
 
-RESULT = "application/vnd.opensora-lite.result+json"
 NEEDED = ("papermill", "ipykernel", "distributed", "pandas", "pyarrow", "jinja2")  # of the extra [notebook]
 RETRIES = 2  # of a run whose kernel or worker died; an error in a cell would only occur again
 SCHEDULER_TIMEOUT = 20.0  # seconds

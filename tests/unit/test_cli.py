@@ -11,9 +11,9 @@ import pytest
 from opensora_lite import Video, read_video
 from opensora_lite.liteworld import world
 from opensora_lite.prompts import read_prompts
-from opensora_lite.request import Settings, model_defaults
+from opensora_lite.request import Settings, flags_of, model_defaults
 from opensora_lite.tools import cli
-from opensora_lite.tools.options import flags_of, settings_from
+from opensora_lite.tools.options import settings_from
 
 TINY = ["--num-sampling-steps", "2", "--num-frames", "4"]
 
