@@ -68,7 +68,7 @@ def measure(model: str, settings: dict) -> dict:
     from opensora_lite.device import import_paddle
 
     import_paddle()
-    for name in ("engine", "samplers", "stdit", "text", "vae", "video"):
+    for name in ("runtime.engine", "samplers", "stdit2", "text", "vae", "video"):
         importlib.import_module(f"opensora_lite.{name}")
     importlib.import_module("av")
     text, vae = (importlib.import_module(f"opensora_lite.{name}") for name in ("text", "vae"))

@@ -1,54 +1,53 @@
-"""How much memory a run takes, told from the sizes of its models before any of them is loaded.
+"""Memory of a run, estimated from the config.json files of its models before any model is loaded.
 
-    weights     values × bytes of each; the three formulas below count the values of the configs exactly
-    denoising   the widest moment of a block, in units of one token tensor, B·T·S vectors of D numbers
-    decoding    the widest moment of the VAE's decoder, in units of its widest feature map
-    process     what libraries take when they first compute, and freed pieces that are too small to be given back
+    weights     parameters × bytes per parameter; the formulas below count them exactly
+    denoising   the widest moment of a transformer block, in tensors of all tokens, [B·T·S, D]
+    decoding    the widest moment of the VAE decoder, in its widest feature maps
+    process     memory that libraries take at their first computation, and freed blocks that the C library keeps
 
-Constants of the last three were measured with Paddle 3.3.1 on a processor (`host_memory_stat_peak_value` and the
-high-water mark of processes); tests/test_memory.py compares them with what runs take. On a GPU they are a plan: cuDNN
-wants room of its own. Models that an `engine.Engine` has compiled are held once more, and work with less.
-Axes as in `stdit`: B videos (twice as many with guidance), T frames, S tokens of a frame,
-N = T·S, D hidden size, L caption tokens.
+The estimate is an upper bound, because it decides whether a run is refused. Its constants were measured with Paddle
+3.3.1 on two CPUs: it is 10-45 % above what processes took (five sizes of the small model, 87-804 MB), and 2-14 % above
+what Paddle allocates for denoising and decoding. On a GPU, cuDNN takes workspace that is not counted. A compiled model
+(`runtime.engine`) is in memory a second time. Axes as in `stdit2`: B videos (2·B with guidance), T frames, S tokens per
+frame, N = T·S, D hidden size, L caption tokens.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opensora_lite import machine
+from opensora_lite.device import PRECISIONS, import_paddle
 from opensora_lite.errors import DeviceError
 from opensora_lite.io.checkpoints import read_config
+from opensora_lite.request import Settings, model_folder
 
-if TYPE_CHECKING:
-    from opensora_lite.request import Settings
-
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of one value
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # per value
 GB = 1e9
 
-# In token tensors, the memory of B·N·D values:
-IN_MLP = 16.3  # alive at once around the MLP, whose hidden layer has four
-IN_ATTENTION = 12.4  # around an attention, and its scores, before and after the softmax, come on top
-MAX_SCORES = 2**26  # numbers of one piece of an attention's scores, as in `stdit.attention`
-# In feature maps, the widest of the decoder, for all frames of a micro-batch:
-IN_DECODER = 3.0  # alive at once; a convolution on a processor unfolds those of one frame, 3×3 times, as well
-IN_VAE_ATTENTION = 3.1  # in scores of its attention, of each place to all places of a frame
-MICRO_BATCHES = (16, 8, 4, 2, 1)  # frames at once that are tried where nothing else was asked for …
-FOR_DECODING = 0.8  # … until what the decoder takes is this much of the free memory
-# On a processor, in bytes:
-PROCESS = 40e6  # code and buffers of the libraries, from the first caption and the first product on
-KEPT = 0.43  # of what STDiT2 and the VAE work with, in freed pieces of less than 32 MB that the C library keeps …
-MOST_KEPT = 115e6  # … at most
-# Where an Engine compiles for a processor:
-ENGINE = 155e6  # bytes of OpenVINO itself, and what its allocator keeps
-COMPILING = 3.0  # copies of STDiT2 and the VAE, in float32, that it holds at most while it loads a program …
-COMPILED = 1.5  # … and afterwards
-IN_ENGINE = 0.85  # what denoising takes, of what it takes otherwise without scores; it stays while frames are decoded
-IN_ENGINE_DECODER = {"fp32": 0.96, "bf16": 0.56}  # what decoding takes, of what it takes otherwise
+# Denoising, in tensors of all tokens [B·T·S, D]:
+MLP_TENSORS = 16.3  # alive in the MLP, whose hidden layer has four times D
+ATTENTION_TENSORS = 12.4  # alive in attention, and in addition its scores before and after the softmax
+MAX_SCORES = 2**26  # attention scores that are computed at once, as in `layers.attention`
+# Decoding, in the decoder's widest feature maps, of all frames of a micro-batch:
+DECODER_MAPS = 3.2  # alive at once; on a CPU, a 3×3 convolution also unfolds 9 maps of one frame
+VAE_SCORES = 3.2  # tensors of attention scores alive at once, [pixels, pixels] of each latent frame
+MICRO_BATCHES = (16, 8, 4, 2, 1)  # frames per VAE call that are tried, largest first …
+DECODING_SHARE = 0.8  # … until decoding takes at most this share of the free memory
+# The process, on a CPU, in bytes:
+LIBRARIES = 50e6  # code and buffers from the first caption and the first matrix product on
+KEPT_SHARE = 0.7  # freed blocks below 32 MB that the C library keeps, as a share of denoising + decoding …
+MOST_KEPT = 220e6  # … at most
+# A compiled model, on a CPU:
+ENGINE = 175e6  # bytes of the engine itself
+COMPILING_COPIES = 3.0  # float32 copies of STDiT2 and the VAE at most while a program is compiled …
+COMPILED_COPIES = 1.5  # … and afterwards
+COMPILED_DENOISING = 0.95  # denoising, as a share of the uncompiled estimate without scores; kept while decoding
+COMPILED_DECODING = {"fp32": 1.05, "bf16": 0.65}  # decoding, as a share of the uncompiled estimate
 
-T5_DEFAULTS: dict[str, Any] = dict(  # where a config.json does not say
+T5_DEFAULTS: dict[str, Any] = dict(  # for fields that a config.json omits
     vocab_size=32128,
     d_model=512,
     d_kv=64,
@@ -61,7 +60,7 @@ T5_DEFAULTS: dict[str, Any] = dict(  # where a config.json does not say
 T5_XXL: dict[str, Any] = T5_DEFAULTS | dict(
     d_model=4096, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu"
 )
-STDIT_DEFAULTS: dict[str, Any] = dict(  # OpenSora-STDiT-v2-stage3, as `stdit.STDiT2Config` (which imports Paddle)
+STDIT_DEFAULTS: dict[str, Any] = dict(  # OpenSora-STDiT-v2-stage3, as in `stdit2.STDiT2Config`
     hidden_size=1152,
     depth=28,
     num_heads=16,
@@ -77,7 +76,7 @@ SD_VAE: dict[str, Any] = dict(block_out_channels=[128, 256, 512, 512], layers_pe
 RELEASED = {"stdit": STDIT_DEFAULTS, "t5": T5_XXL, "vae": SD_VAE}  # "XL/2", for planning
 
 # ---------------------------------------------------------------------------------------------------------------------
-#   Values
+#   Parameters
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -85,8 +84,8 @@ def _linear(inputs: int, outputs: int) -> int:
     return inputs * outputs + outputs
 
 
-def count_stdit(config: Mapping[str, Any]) -> int:
-    """Values of an STDiT2; config: fields of its config.json."""
+def stdit_parameters(config: Mapping[str, Any]) -> int:
+    """Number of parameters of an STDiT2. config: the content of its config.json."""
     c = STDIT_DEFAULTS | dict(config)
     D, heads, hidden = c["hidden_size"], c["num_heads"], int(c["hidden_size"] * c["mlp_ratio"])
     patch, C, L = math.prod(c["patch_size"]), c["in_channels"], c["model_max_length"]
@@ -103,8 +102,8 @@ def count_stdit(config: Mapping[str, Any]) -> int:
     return embedders + caption + c["depth"] * block + 2 * D + _linear(D, patch * 2 * C)
 
 
-def count_t5(config: Mapping[str, Any]) -> int:
-    """Values of a T5 encoder; config: fields of its config.json."""
+def t5_parameters(config: Mapping[str, Any]) -> int:
+    """Number of parameters of a T5 encoder. config: the content of its config.json."""
     c = T5_DEFAULTS | dict(config)
     d, inner = c["d_model"], c["num_heads"] * c["d_kv"]
     matrices = 3 if c["feed_forward_proj"].startswith("gated") else 2
@@ -112,8 +111,8 @@ def count_t5(config: Mapping[str, Any]) -> int:
     return c["vocab_size"] * d + c["num_layers"] * layer + c["relative_attention_num_buckets"] * c["num_heads"] + d
 
 
-def count_vae(config: Mapping[str, Any]) -> int:
-    """Values of an AutoencoderKL; config: fields of its config.json."""
+def vae_parameters(config: Mapping[str, Any]) -> int:
+    """Number of parameters of an AutoencoderKL. config: the content of its config.json."""
     c = VAE_DEFAULTS | dict(config)
     widths, layers, z = list(c["block_out_channels"]), c["layers_per_block"], c["latent_channels"]
 
@@ -126,8 +125,8 @@ def count_vae(config: Mapping[str, Any]) -> int:
 
     def blocks(widths: list[int], layers: int) -> int:
         before = [widths[0], *widths[:-1]]
-        found = sum(resnet(a, b) + (layers - 1) * resnet(b, b) for a, b in zip(before, widths, strict=True))
-        return found + sum(conv(b, b) for b in widths[:-1])  # which halve or double the size
+        resnets = sum(resnet(a, b) + (layers - 1) * resnet(b, b) for a, b in zip(before, widths, strict=True))
+        return resnets + sum(conv(b, b) for b in widths[:-1])  # convolutions that halve or double the size
 
     last = widths[-1]
     middle = 2 * resnet(last, last) + 2 * last + 4 * _linear(last, last)
@@ -138,26 +137,26 @@ def count_vae(config: Mapping[str, Any]) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-#   Bytes
+#   The estimate
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that a run takes beyond imported libraries; `str()` is a table of it."""
+    """Upper bounds, in bytes, of what a run takes in addition to the imported libraries; `str()` gives a table."""
 
-    weights: dict[str, int]  # of "t5" (0 where its vectors are given), "stdit" and "vae"
-    text: float  # that T5 works with
-    denoising: float  # that STDiT2 works with
-    decoding: float  # that the VAE works with
-    process: float  # libraries, and what allocators keep
+    weights: dict[str, int]  # of "t5" (0 where text embeddings are given), "stdit" and "vae"
+    text: float  # working memory of T5
+    denoising: float  # working memory of STDiT2
+    decoding: float  # working memory of the VAE
+    process: float  # libraries, and freed memory that allocators keep
     sequential: bool  # whether T5 and STDiT2 are never in memory together
-    compiling: float = 0  # that an Engine takes beside the weights while it loads a program
-    compiled: float = 0  # of that, what stays
+    compiling: float = 0  # of an engine, in addition to the weights, while it compiles
+    compiled: float = 0  # of an engine, afterwards
 
     @property
     def work(self) -> float:
-        """Bytes that the widest moment takes once the models are loaded, and libraries have computed."""
+        """Peak beyond the loaded models, once the libraries have computed something."""
         return max(self.text, self._making)
 
     @property
@@ -168,19 +167,17 @@ class MemoryEstimate:
 
     @property
     def peak(self) -> float:
-        """Bytes of the whole run's widest moment."""
+        """Peak of the whole run."""
         w = self.weights
-        both = w["stdit"] + w["vae"]
-        reading = w["t5"] + self.text + w["vae"] if self.sequential else w["t5"] + self.text + both
-        making = both + self._making + (0 if self.sequential else w["t5"])
-        return max(reading, making) + self.process
+        encoding = w["t5"] + self.text + w["vae"] + (0 if self.sequential else w["stdit"])
+        making = w["stdit"] + w["vae"] + self._making + (0 if self.sequential else w["t5"])
+        return max(encoding, making) + self.process
 
     def __str__(self) -> str:
         rows: list[tuple[str, float]] = [(f"weights of {name}", n) for name, n in self.weights.items()]
-        rows += [("T5 works with", self.text), ("STDiT2 works with", self.denoising)]
-        rows += [("the VAE works with", self.decoding)]
+        rows += [("text encoding", self.text), ("denoising", self.denoising), ("decoding", self.decoding)]
         rows += [("compiling", self.compiling), ("compiled models", self.compiled)] if self.compiling else []
-        rows += [("libraries", self.process), ("at most at once", self.peak)]
+        rows += [("process", self.process), ("peak", self.peak)]
         return "\n".join(f"{name:20}{n / GB:8.2f} GB" for name, n in rows)
 
 
@@ -201,19 +198,17 @@ def estimate_memory(
     device: str = "cpu",
     compiled: str | None = None,
 ) -> MemoryEstimate:
-    """The memory of a run, from config.json files alone. It was within 15 % of what processes took, on a processor.
+    """An upper bound of the memory of a run, from config.json files alone; 10-45 % above what processes took on CPUs.
 
-    model: "tiny" (as None is, where no part is given), "XL/2" (the sizes of the released weights), or a folder with
-    stdit/, t5/ and vae/. stdit, t5, vae: folders of single parts, or what their config.json holds; they come first.
-    num_frames, image_size (height, width in pixels), batch_size, guidance_scale: as in `Settings`. dtype: "fp32",
-    "fp16", "bf16" or Paddle's names. micro_batch_size, sequential: as in `OpenSora.from_pretrained`; of frames that
-    pass through the VAE at once, None counts the most that it would try. text_encoder: False where text embeddings are
-    given, and no T5 is loaded. device: "cpu" or "gpu". compiled: "fp32" or "bf16", the precision that
-    `OpenSora.compile` chose, which counts on a CPU; None for models that are not compiled.
-    Raises CheckpointError where there is no such model, DeviceError for another dtype.
+    model: "tiny" (also None, without parts), "XL/2" (the sizes of the released weights), or a folder with stdit/, t5/
+    and vae/. stdit, t5, vae: folders of parts, or the content of their config.json; they replace those of `model`.
+    num_frames, image_size (height, width in pixels), batch_size (videos at once), guidance_scale: as in `Settings`.
+    dtype: "fp32", "fp16", "bf16" or Paddle's names. micro_batch_size, sequential: as in `OpenSora.from_pretrained`;
+    None counts the largest micro-batch that would be tried. text_encoder: False where text embeddings are given and no
+    T5 is loaded. device: "cpu" or "gpu". compiled: the precision of compiled models, "fp32" or "bf16", which matters on
+    a CPU; None: not compiled.
+    Raises CheckpointError for a model that does not exist, DeviceError for an unknown dtype.
     """
-    from opensora_lite.device import PRECISIONS
-
     if dtype not in PRECISIONS:
         raise DeviceError(f'dtype "{dtype}" is unknown; give fp32, fp16 or bf16')
     size, on_cpu = BYTES[PRECISIONS[dtype]], device == "cpu"
@@ -222,8 +217,8 @@ def estimate_memory(
         if name == "t5" and not text_encoder:
             continue
         parts[name] = part if isinstance(part, Mapping) else _config(model, name, part)
-    weights = {"t5": count_t5(parts["t5"]) * size if text_encoder else 0}
-    weights |= {"stdit": count_stdit(parts["stdit"]) * size, "vae": count_vae(parts["vae"]) * size}
+    weights = {"t5": t5_parameters(parts["t5"]) * size if text_encoder else 0}
+    weights |= {"stdit": stdit_parameters(parts["stdit"]) * size, "vae": vae_parameters(parts["vae"]) * size}
     height, width = image_size
     videos = batch_size * (1 if guidance_scale == 1 else 2)
     text = _text_work(parts["t5"], parts["stdit"], size) if text_encoder else 0
@@ -232,19 +227,17 @@ def estimate_memory(
     decoding = _decoding_work(
         parts["vae"], batch_size * num_frames, height, width, size, micro_batch_size or MICRO_BATCHES[0], on_cpu
     )
-    process = PROCESS + min(KEPT * (denoising + decoding), MOST_KEPT) if on_cpu else 0
+    process = LIBRARIES + min(KEPT_SHARE * (denoising + decoding), MOST_KEPT) if on_cpu else 0
     compiling = left = 0.0
     if compiled and on_cpu:
-        values = 4 / size * (weights["stdit"] + weights["vae"])
-        compiling, left = ENGINE + COMPILING * values, ENGINE + COMPILED * values
-        denoising = IN_ENGINE * _denoising_work(*of_step, scores=False)
-        decoding, process = IN_ENGINE_DECODER[compiled] * decoding, PROCESS
+        copy = 4 / size * (weights["stdit"] + weights["vae"])
+        compiling, left = ENGINE + COMPILING_COPIES * copy, ENGINE + COMPILED_COPIES * copy
+        denoising = COMPILED_DENOISING * _denoising_work(*of_step, scores=False)
+        decoding, process = COMPILED_DECODING[compiled] * decoding, LIBRARIES
     return MemoryEstimate(weights, text, denoising, decoding, process, sequential, compiling, left)
 
 
 def _config(model: str | Path | None, name: str, part: str | Path | None) -> Mapping[str, Any]:
-    from opensora_lite.request import model_folder
-
     if part is not None:
         return read_config(part)
     return RELEASED[name] if model == "XL/2" else read_config(model_folder("tiny" if model is None else model) / name)
@@ -258,19 +251,18 @@ def _text_work(t5: Mapping[str, Any], stdit: Mapping[str, Any], size: int) -> fl
 def _denoising_work(
     config: Mapping[str, Any], videos: int, T: int, height: int, width: int, size: int, scores: bool
 ) -> float:
-    """Bytes; scores: whether those of an attention are ever in memory."""
+    """Bytes. scores: whether attention scores are materialized, unlike in flash attention."""
     c = STDIT_DEFAULTS | dict(config)
     D, heads, (_, rows, columns) = c["hidden_size"], c["num_heads"], c["patch_size"]
     S = math.ceil(height / 8 / rows) * math.ceil(width / 8 / columns)
     tokens = videos * T * S * D * size
 
-    def piece(sets: int, n: int) -> float:  # of `sets` attentions among n tokens, as many at once as fit a piece
-        at_once = sets * n * n
-        return size * min(at_once, max(MAX_SCORES // n**2, 1) * n * n)
+    def score_bytes(sequences: int, n: int) -> int:  # of sequences × heads of n tokens, as many at once as MAX_SCORES
+        return size * min(sequences, max(MAX_SCORES // n**2, 1)) * n**2
 
-    most = max(piece(videos * T * heads, S), piece(videos * S * heads, T)) if scores else 0.0
-    latents = 12 * videos * c["in_channels"] * T * (height // 8) * (width // 8) * 4  # of the sampler, in float32
-    return max(IN_MLP * tokens, IN_ATTENTION * tokens + 2 * most) + latents
+    most = max(score_bytes(videos * T * heads, S), score_bytes(videos * S * heads, T)) if scores else 0
+    latents = 12 * videos * c["in_channels"] * T * (height // 8) * (width // 8) * 4  # the sampler's, in float32
+    return max(MLP_TENSORS * tokens, ATTENTION_TENSORS * tokens + 2 * most) + latents
 
 
 def _decoding_work(
@@ -278,11 +270,11 @@ def _decoding_work(
 ) -> float:
     c = VAE_DEFAULTS | dict(config)
     widths, at_once = list(c["block_out_channels"]), min(micro_batch_size, frames)
-    following = [*widths[1:], widths[-1]]  # what comes into the blocks of a level, which is what they are widest at
-    widest = max(n * height * width / 4**level for level, n in enumerate(following)) * size
-    places = height * width / 4 ** (len(widths) - 1)
-    maps = widest * (IN_DECODER * at_once + (9 if on_cpu else 0))
-    return max(maps, IN_VAE_ATTENTION * at_once * places**2 * size) + frames * 3 * height * width * 4
+    inputs = [*widths[1:], widths[-1]]  # channels that enter the blocks of a level, where they are widest
+    widest = max(n * height * width / 4**level for level, n in enumerate(inputs)) * size
+    pixels = height * width / 4 ** (len(widths) - 1)
+    maps = widest * (DECODER_MAPS * at_once + (9 if on_cpu else 0))
+    return max(maps, VAE_SCORES * at_once * pixels**2 * size) + frames * 3 * height * width * 4
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -290,12 +282,10 @@ def _decoding_work(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def available_memory(device: str = "cpu") -> int | None:
-    """Bytes that a run could take now on `device`, "cpu", "gpu" or "gpu:1"; None where that is not known."""
+def available_memory(device: str = "cpu") -> int:
+    """Bytes that could be allocated now on `device`: "cpu", "gpu" or "gpu:1"."""
     if device == "cpu":
         return machine.memory().available
-    from opensora_lite.device import import_paddle
-
     cuda, number = import_paddle().device.cuda, int(device.partition(":")[2] or 0)
     return cuda.get_device_properties(number).total_memory - cuda.memory_allocated(number)
 
@@ -303,81 +293,19 @@ def available_memory(device: str = "cpu") -> int | None:
 def micro_batch(
     vae: Mapping[str, Any], frames: int, height: int, width: int, dtype: str = "float32", device: str = "cpu"
 ) -> int:
-    """How many of `frames` of height × width pixels should pass through a VAE at once, with the memory there is now.
+    """The largest of MICRO_BATCHES with which a VAE can decode `frames` of height × width pixels in the free memory.
 
-    vae: what its config.json holds. dtype: of its weights, in Paddle's names. device: as `available_memory`.
+    vae: the content of its config.json. dtype: of its weights, in Paddle's names. device: as in `available_memory`.
     """
     free = available_memory(device)
-    size, on_cpu = BYTES[dtype], device == "cpu"
     for n in MICRO_BATCHES:
-        if free is None or _decoding_work(vae, frames, height, width, size, n, on_cpu) <= FOR_DECODING * free:
+        if _decoding_work(vae, frames, height, width, BYTES[dtype], n, device == "cpu") <= DECODING_SHARE * free:
             return n
     return 1
 
 
-def refuse_what_cannot_fit(
-    settings: "Settings", estimate: Callable[..., MemoryEstimate], device: str, loaded: bool = False
-) -> None:
-    """Raise DeviceError where a run takes more memory than there is, with the largest that would fit.
-
-    settings: of the run. estimate: called with `num_frames`, `image_size`, `batch_size` and `micro_batch_size`, gives
-    the run's MemoryEstimate. device: as `runtime.set_device` gives it. loaded: whether the models are in memory.
-    """
-    free = available_memory(device)
-    if free is None:
-        return
-
-    def takes(**changes: Any) -> float:
-        found = estimate(**changes)
-        return found.work if loaded else found.peak
-
-    needed = takes()
-    if needed <= free:
-        return
-    where = "memory" if device == "cpu" else f"memory of {device}"
-    height, width = settings.image_size
-    raise DeviceError(
-        f"{settings.num_frames} frames of {height}×{width}, {settings.batch_size} video(s) at once, take"
-        f" {needed / GB:.1f} GB of {where}, and {free / GB:.1f} GB are free;"
-        f" {'; or '.join(_what_fits(settings, lambda **changes: takes(**changes) <= free)) or _too_large(estimate())}"
-    )
-
-
-def _what_fits(settings: "Settings", fits: Callable[..., bool]) -> Iterator[str]:
-    """The largest changes of one setting that are enough; where none is, of frames and size with the least of the rest.
-
-    fits: whether a run with these changes fits.
-    """
-    n, (height, width) = settings.num_frames, settings.image_size
-
-    def smaller(**others: int) -> Iterator[str]:
-        for frames in range(n - 1, 0, -1):
-            if fits(num_frames=frames, **others):
-                yield f"{frames} frame{'s' if frames > 1 else ''} would fit"
-                break
-        for tall in range(height - 8, 63, -8):  # smaller ones show nothing
-            size = (tall, max(round(tall * width / height / 8) * 8, 8))
-            if fits(image_size=size, **others):
-                yield f"{size[0]}×{size[1]} would fit"
-                break
-
-    found = [f"micro_batch_size={m} would fit" for m in (8, 4, 2, 1) if fits(micro_batch_size=m)][:1]
-    found += [f"batch_size={b} would fit" for b in range(settings.batch_size - 1, 0, -1) if fits(batch_size=b)][:1]
-    found += smaller()
-    least = "with micro_batch_size=1" + (" and one video at once" if settings.batch_size > 1 else "")
-    yield from found or [f"{least}, {text}" for text in smaller(micro_batch_size=1, batch_size=1)]
-
-
-def _too_large(estimate: MemoryEstimate) -> str:
-    weights = sum(estimate.weights.values())
-    return (
-        f"nothing of this model fits, whose weights take {weights / GB:.1f} GB: half precision (on a GPU),"
-        " sequential=True or text embeddings that are given take less"
-    )
-
-
-def for_settings(settings: "Settings", **fixed: Any) -> Callable[..., MemoryEstimate]:
-    """`estimate_memory` for `settings`, called with what is to be changed of them; fixed: its other arguments."""
+def for_settings(settings: Settings, **fixed: Any) -> Callable[..., MemoryEstimate]:
+    """`estimate_memory` for `settings`, as a function of changes to them. fixed: its other arguments."""
     chosen = dict(
         num_frames=settings.num_frames,
         image_size=settings.image_size,
@@ -385,3 +313,64 @@ def for_settings(settings: "Settings", **fixed: Any) -> Callable[..., MemoryEsti
         guidance_scale=settings.guidance_scale,
     )
     return lambda **changes: estimate_memory(**{**chosen, **fixed, **changes})
+
+
+def refuse_what_cannot_fit(
+    settings: Settings,
+    estimate: Callable[..., MemoryEstimate],
+    device: str,
+    videos: int | None = None,
+    loaded: bool = False,
+) -> None:
+    """Raise DeviceError where a run takes more memory than is free; the message gives the largest run that would fit.
+
+    estimate: `for_settings` of the run. device: as `device.set_device` returns it. videos: how many are made, at most
+    batch_size of them at once; None: at least that many. loaded: whether the models are in memory already.
+    """
+    free = available_memory(device)
+    at_once = settings.batch_size if videos is None else min(settings.batch_size, videos)
+
+    def needed(**changes: Any) -> float:
+        found = estimate(**{"batch_size": at_once, **changes})
+        return found.work if loaded else found.peak
+
+    def fits(**changes: Any) -> bool:
+        return needed(**changes) <= free
+
+    if fits():
+        return
+    height, width = settings.image_size
+    weights = sum(estimate().weights.values())
+    advice = "; or ".join(_what_fits(settings, at_once, fits)) or (
+        f"nothing of this model fits, whose weights take {weights / GB:.1f} GB: half precision (on a GPU),"
+        " sequential=True or text embeddings that are given take less"
+    )
+    raise DeviceError(
+        f"{settings.num_frames} frames of {height}×{width}, {at_once} video(s) at once, take {needed() / GB:.1f} GB of"
+        f" {'memory' if device == 'cpu' else f'memory of {device}'}, and {free / GB:.1f} GB are free; {advice}"
+    )
+
+
+def _what_fits(settings: Settings, at_once: int, fits: Callable[..., bool]) -> Iterator[str]:
+    """The largest value of each setting that fits alone; if none does, of frames and size with the least of the rest.
+
+    at_once: videos. fits: whether a run with these changes fits.
+    """
+
+    def smaller(**others: int) -> Iterator[str]:
+        for frames in range(settings.num_frames - 1, 0, -1):
+            if fits(num_frames=frames, **others):
+                yield f"{frames} frame{'s' if frames > 1 else ''} would fit"
+                break
+        height, width = settings.image_size
+        for tall in range(height - 8, 63, -8):  # smaller videos show nothing
+            size = (tall, max(round(tall * width / height / 8) * 8, 8))
+            if fits(image_size=size, **others):
+                yield f"{size[0]}×{size[1]} would fit"
+                break
+
+    found = [f"micro_batch_size={m} would fit" for m in (8, 4, 2, 1) if fits(micro_batch_size=m)][:1]
+    found += [f"batch_size={b} would fit" for b in range(at_once - 1, 0, -1) if fits(batch_size=b)][:1]
+    found += smaller()
+    least = "with micro_batch_size=1" + (" and one video at once" if at_once > 1 else "")
+    yield from found or [f"{least}, {text}" for text in smaller(micro_batch_size=1, batch_size=1)]

@@ -1,4 +1,4 @@
-"""What runs are said to take, against what they take."""
+"""Memory estimates: upper bounds of what Paddle allocates and of what processes take; what is refused."""
 
 import json
 import re
@@ -7,14 +7,13 @@ import memory_models
 import numpy as np
 import paddle
 import pytest
-from test_checkpoints import SD_VAE
 
 from opensora_lite import pipeline
 from opensora_lite.errors import CheckpointError, DeviceError
 from opensora_lite.io.checkpoints import build_meta, read_config
 from opensora_lite.request import Settings, model_folder
 from opensora_lite.runtime import engine, memory
-from opensora_lite.runtime.memory import count_stdit, count_t5, count_vae, estimate_memory
+from opensora_lite.runtime.memory import estimate_memory, stdit_parameters, t5_parameters, vae_parameters
 from opensora_lite.runtime.offload import Resident
 from opensora_lite.samplers import CFG, SAMPLERS, NoiseSource
 from opensora_lite.stdit2 import SIZES, STDiT2, STDiT2Config
@@ -22,34 +21,36 @@ from opensora_lite.text import EMBEDDINGS, new_encoder
 from opensora_lite.tools import cli
 from opensora_lite.vae import FrameVAE, new_autoencoder
 
-WITHIN = 0.15
+SD_VAE_LAYERS = dict(down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4)
 
 
-def values(layer) -> int:
-    """Those of a layer, each counted once."""
+def parameters(layer) -> int:
+    """Number of parameters of a layer, each counted once."""
     return sum(int(np.prod(value.shape)) for value in {id(v): v for v in layer.state_dict().values()}.values())
 
 
-# --------------------------------------------------------------------------------------------------------------- values
+# ----------------------------------------------------------------------------------------------------------- parameters
 
 
 @pytest.mark.parametrize("part", ["stdit", "t5", "vae"])
-def test_formulas_count_the_small_models_values(part):
+def test_formulas_count_the_small_models_parameters(part):
     config = read_config(model_folder("tiny") / part)
     count, make = {
-        "stdit": (count_stdit, lambda: STDiT2(STDiT2Config.from_dict(config))),
-        "t5": (count_t5, lambda: new_encoder(config)),
-        "vae": (count_vae, lambda: new_autoencoder(config)),
+        "stdit": (stdit_parameters, lambda: STDiT2(STDiT2Config.from_dict(config))),
+        "t5": (t5_parameters, lambda: new_encoder(config)),
+        "vae": (vae_parameters, lambda: new_autoencoder(config)),
     }[part]
-    assert count(config) == values(build_meta(make))
+    assert count(config) == parameters(build_meta(make))
 
 
 def test_formulas_count_the_released_weights(golden):
     shapes = json.loads((golden / "full_size_tensors.json").read_text())
     t5 = {name: shape for name, shape in shapes["t5-v1_1-xxl (encoder)"].items() if name not in EMBEDDINGS[1:]}
-    assert count_t5(memory.T5_XXL) == sum(int(np.prod(shape)) for shape in t5.values())
-    assert count_vae(memory.SD_VAE) == count_vae(SD_VAE) == values(build_meta(lambda: new_autoencoder(SD_VAE)))
-    assert count_stdit({}) == values(build_meta(lambda: STDiT2(SIZES["XL/2"])))
+    assert t5_parameters(memory.T5_XXL) == sum(int(np.prod(shape)) for shape in t5.values())
+    assert vae_parameters(memory.SD_VAE) == parameters(
+        build_meta(lambda: new_autoencoder(memory.SD_VAE | SD_VAE_LAYERS))
+    )
+    assert stdit_parameters({}) == parameters(build_meta(lambda: STDiT2(SIZES["XL/2"])))
 
 
 @pytest.mark.parametrize(
@@ -57,15 +58,15 @@ def test_formulas_count_the_released_weights(golden):
 )
 def test_the_formula_follows_every_field_of_a_transformer(changes):
     config = dict(hidden_size=72, depth=1, num_heads=6, caption_channels=10, model_max_length=7) | changes
-    assert count_stdit(config) == values(build_meta(lambda: STDiT2(STDiT2Config(**config))))
+    assert stdit_parameters(config) == parameters(build_meta(lambda: STDiT2(STDiT2Config(**config))))
 
 
 def test_the_formulas_follow_the_fields_of_t5_and_vae():
     t5 = dict(vocab_size=30, d_model=12, d_kv=3, d_ff=20, num_layers=3, num_heads=4)
-    assert count_t5(t5) == values(build_meta(lambda: new_encoder(t5)))
+    assert t5_parameters(t5) == parameters(build_meta(lambda: new_encoder(t5)))
     vae = dict(memory.SD_VAE, block_out_channels=[32, 96], layers_per_block=3, use_quant_conv=False)
     vae |= dict(down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2)
-    assert count_vae(vae) == values(build_meta(lambda: new_autoencoder(vae)))
+    assert vae_parameters(vae) == parameters(build_meta(lambda: new_autoencoder(vae)))
 
 
 # --------------------------------------------------------------------------------------------- what Paddle hands out
@@ -109,7 +110,7 @@ def test_denoising(D, heads, videos, num_frames, size, guidance_scale):
     told = estimate_memory(
         stdit=config, num_frames=num_frames, image_size=size, batch_size=videos, guidance_scale=guidance_scale
     )
-    assert allocated(two_steps) == pytest.approx(told.denoising, rel=WITHIN)
+    assert told.denoising / 2 < allocated(two_steps) <= told.denoising
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_decoding(channels, layers, num_frames, size, micro_batch_size):
     vae = FrameVAE(new_autoencoder(config), micro_batch_size=micro_batch_size)
     z = paddle.zeros([1, 4, num_frames, size[0] // 8, size[1] // 8])
     told = estimate_memory(vae=config, num_frames=num_frames, image_size=size, micro_batch_size=micro_batch_size)
-    assert allocated(lambda: pipeline.to_uint8(vae.decode(z))) == pytest.approx(told.decoding, rel=WITHIN)
+    assert told.decoding / 2 < allocated(lambda: pipeline.to_uint8(vae.decode(z))) <= told.decoding
 
 
 # ------------------------------------------------------------------------------------------------- what processes take
@@ -156,10 +157,8 @@ def test_the_peak_of_a_process(num_frames, size, compiled):
     settings = dict(num_frames=num_frames, image_size=size, num_sampling_steps=2, guidance_scale=4.0)
     told = estimate_memory("tiny", num_frames, size, guidance_scale=4.0, compiled=compiled)
     took = memory_models.measured("tiny", compiled=compiled, **settings)["peak"]
-    print(
-        f"\n{num_frames}×{size[0]}×{size[1]} {compiled}: {told.peak / 1e6:.0f} MB were told, {took / 1e6:.0f} MB taken"
-    )
-    assert took == pytest.approx(told.peak, rel=WITHIN, abs=20e6)  # which libraries take more or less of at every start
+    print(f"\n{num_frames}×{size[0]}×{size[1]} {compiled}: {told.peak / 1e6:.0f} MB estimated, {took / 1e6:.0f} taken")
+    assert took <= told.peak
 
 
 # -------------------------------------------------------------------------------------------------------- what is told
@@ -184,10 +183,12 @@ def test_the_released_weights_can_be_planned():
     alone = estimate_memory("XL/2", 16, (256, 256), "fp16", device="gpu", sequential=True)
     assert alone.peak < 9.8e9 < half.peak  # T5 alone sets it …
     given = estimate_memory("XL/2", 16, (256, 256), "fp16", device="gpu", text_encoder=False)
-    assert given.peak == half.peak - half.weights["t5"] < 3.5e9  # … unless its vectors are given
+    assert given.peak < 3.5e9 and given.peak == pytest.approx(
+        half.peak - half.weights["t5"]
+    )  # … unless its vectors are given
     assert estimate_memory("XL/2").weights["t5"] == 2 * half.weights["t5"]
     lines = str(half).splitlines()
-    assert lines[0] == "weights of t5           9.52 GB" and lines[-1].startswith("at most at once        12.8")
+    assert lines[0] == "weights of t5           9.52 GB" and lines[-1].startswith("peak")
 
 
 # --------------------------------------------------------------------------------------------------- what is refused
@@ -221,8 +222,15 @@ def test_several_changes_are_named_where_one_is_not_enough(free):
     free(1e9)
     with pytest.raises(DeviceError, match=r"nothing of this model fits, whose weights take 22.5 GB: half precision"):
         memory.refuse_what_cannot_fit(settings, memory.for_settings(settings, model="XL/2"), "cpu")
-    free(None)  # not known: nothing is refused
-    memory.refuse_what_cannot_fit(settings, memory.for_settings(settings, model="XL/2"), "cpu")
+
+
+def test_videos_that_are_made_at_once_count_and_not_the_batch_size(free):
+    settings = Settings(num_frames=16, image_size=(64, 64), batch_size=10_000)
+    estimate = memory.for_settings(settings, model="tiny")
+    free(1e9)
+    memory.refuse_what_cannot_fit(settings, estimate, "cpu", videos=1)
+    with pytest.raises(DeviceError, match=r"16 frames of 64×64, 500 video\(s\) at once, .*; batch_size=\d+ would fit"):
+        memory.refuse_what_cannot_fit(settings, estimate, "cpu", videos=500)
 
 
 def test_a_loaded_model_is_refused_what_does_not_fit_beside_it(free, pipe):
@@ -257,7 +265,7 @@ def test_as_many_frames_pass_through_the_vae_as_the_memory_allows(free, pipe):
     vae, at_once = FrameVAE(pipe.vae.model), []
     handle = pipe.vae.model.encoder.register_forward_pre_hook(lambda layer, given: at_once.append(len(given[0])))
     try:
-        for allowed, expected in ((None, 16), (10e9, 16), (25e6, 8), (1, 1)):
+        for allowed, expected in ((10e9, 16), (25e6, 8), (1, 1)):
             free(allowed)
             at_once.clear()
             vae.encode_frames(frames)

@@ -202,14 +202,14 @@ def test_peaks_of_processes_fall(tmp_path):
         "embeddings": (dict(text_embeddings=str(tmp_path / "embeddings.safetensors")), dict(text_encoder=False)),
     }
     took = {name: memory_models.measured(folder, **settings, **loading) for name, (loading, _) in ways.items()}
-    embeddings = {name: estimate_memory(folder, 4, (64, 64), **planning) for name, (_, planning) in ways.items()}
+    estimated = {name: estimate_memory(folder, 4, (64, 64), **planning) for name, (_, planning) in ways.items()}
     for name in ways:
         print(
-            f"\n{name}: {embeddings[name].peak / 1e6:.0f} MB estimated, {took[name]['peak'] / 1e6:.0f} MB taken", end=""
+            f"\n{name}: {estimated[name].peak / 1e6:.0f} MB estimated, {took[name]['peak'] / 1e6:.0f} MB taken", end=""
         )
     assert len({each["digest"] for each in took.values()}) == 1
-    weights = embeddings["plain"].weights
+    weights = estimated["plain"].weights
     assert took["plain"]["peak"] - took["sequential"]["peak"] > 0.8 * min(weights["t5"], weights["stdit"])
     assert took["plain"]["peak"] - took["embeddings"]["peak"] > 0.8 * weights["t5"]
     for name in ways:
-        assert took[name]["peak"] == pytest.approx(embeddings[name].peak, rel=0.15)
+        assert took[name]["peak"] <= estimated[name].peak
