@@ -316,22 +316,17 @@ def for_settings(settings: Settings, **fixed: Any) -> Callable[..., MemoryEstima
 
 
 def refuse_what_cannot_fit(
-    settings: Settings,
-    estimate: Callable[..., MemoryEstimate],
-    device: str,
-    videos: int | None = None,
-    loaded: bool = False,
+    settings: Settings, estimate: Callable[..., MemoryEstimate], device: str, loaded: bool = False
 ) -> None:
     """Raise DeviceError where a run takes more memory than is free; the message gives the largest run that would fit.
 
-    estimate: `for_settings` of the run. device: as `device.set_device` returns it. videos: how many are made, at most
-    batch_size of them at once; None: at least that many. loaded: whether the models are in memory already.
+    settings: of the run; batch_size is the number of videos that are made at once. estimate: `for_settings` of them.
+    device: as `device.set_device` returns it. loaded: whether the models are in memory already.
     """
     free = available_memory(device)
-    at_once = settings.batch_size if videos is None else min(settings.batch_size, videos)
 
     def needed(**changes: Any) -> float:
-        found = estimate(**{"batch_size": at_once, **changes})
+        found = estimate(**changes)
         return found.work if loaded else found.peak
 
     def fits(**changes: Any) -> bool:
@@ -341,20 +336,20 @@ def refuse_what_cannot_fit(
         return
     height, width = settings.image_size
     weights = sum(estimate().weights.values())
-    advice = "; or ".join(_what_fits(settings, at_once, fits)) or (
+    advice = "; or ".join(_what_fits(settings, fits)) or (
         f"nothing of this model fits, whose weights take {weights / GB:.1f} GB: half precision (on a GPU),"
         " sequential=True or text embeddings that are given take less"
     )
     raise DeviceError(
-        f"{settings.num_frames} frames of {height}×{width}, {at_once} video(s) at once, take {needed() / GB:.1f} GB of"
-        f" {'memory' if device == 'cpu' else f'memory of {device}'}, and {free / GB:.1f} GB are free; {advice}"
+        f"{settings.num_frames} frames of {height}×{width}, {settings.batch_size} video(s) at once, take"
+        f" {needed() / GB:.1f} GB of {'memory' if device == 'cpu' else f'memory of {device}'}, and {free / GB:.1f} GB are free; {advice}"
     )
 
 
-def _what_fits(settings: Settings, at_once: int, fits: Callable[..., bool]) -> Iterator[str]:
+def _what_fits(settings: Settings, fits: Callable[..., bool]) -> Iterator[str]:
     """The largest value of each setting that fits alone; if none does, of frames and size with the least of the rest.
 
-    at_once: videos. fits: whether a run with these changes fits.
+    fits: whether a run with these changes fits.
     """
 
     def smaller(**others: int) -> Iterator[str]:
@@ -370,7 +365,7 @@ def _what_fits(settings: Settings, at_once: int, fits: Callable[..., bool]) -> I
                 break
 
     found = [f"micro_batch_size={m} would fit" for m in (8, 4, 2, 1) if fits(micro_batch_size=m)][:1]
-    found += [f"batch_size={b} would fit" for b in range(at_once - 1, 0, -1) if fits(batch_size=b)][:1]
+    found += [f"batch_size={b} would fit" for b in range(settings.batch_size - 1, 0, -1) if fits(batch_size=b)][:1]
     found += smaller()
-    least = "with micro_batch_size=1" + (" and one video at once" if at_once > 1 else "")
+    least = "with micro_batch_size=1" + (" and one video at once" if settings.batch_size > 1 else "")
     yield from found or [f"{least}, {text}" for text in smaller(micro_batch_size=1, batch_size=1)]

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import count
 from os.path import lexists
 from pathlib import Path
@@ -122,15 +123,16 @@ def make_videos(a: argparse.Namespace, todo: list[tuple[Job, Path]], settings: S
 
         embeddings = TextEmbeddings.read(a.text_embeddings)
         embeddings.check(captions)
+    at_once = replace(settings, batch_size=min(settings.batch_size, len(jobs)))
     estimate = for_settings(
-        settings,
+        at_once,
         **model,
         dtype=resolve_dtype(a.dtype, device),
         device=device,
         micro_batch_size=max(a.micro_batch_size or 1, 1),
         text_encoder=embeddings is None,
     )
-    refuse_what_cannot_fit(settings, estimate, device)
+    refuse_what_cannot_fit(at_once, estimate, device)
     start = time.perf_counter()
     pipe = OpenSora.from_pretrained(
         **model, device=a.device, dtype=a.dtype, micro_batch_size=a.micro_batch_size, text_embeddings=embeddings
