@@ -335,6 +335,7 @@ def refuse_what_cannot_fit(
     if fits():
         return
     height, width = settings.image_size
+    where = "memory" if device == "cpu" else f"memory of {device}"
     weights = sum(estimate().weights.values())
     advice = "; or ".join(_what_fits(settings, fits)) or (
         f"nothing of this model fits, whose weights take {weights / GB:.1f} GB: half precision (on a GPU),"
@@ -342,7 +343,7 @@ def refuse_what_cannot_fit(
     )
     raise DeviceError(
         f"{settings.num_frames} frames of {height}×{width}, {settings.batch_size} video(s) at once, take"
-        f" {needed() / GB:.1f} GB of {'memory' if device == 'cpu' else f'memory of {device}'}, and {free / GB:.1f} GB are free; {advice}"
+        f" {needed() / GB:.1f} GB of {where}, and {free / GB:.1f} GB are free; {advice}"
     )
 
 
