@@ -78,7 +78,7 @@ $(VENV26)/stamp-full: pyproject.toml | $(VENV26)/stamp-venv
 # CUDA, several gigabytes, which no version number can avoid (pip config can name an index with CPU builds).
 $(VENVPEERS)/stamp: Makefile | $(VENVPEERS)/stamp-venv
 	$(VENVPEERS)/bin/python -m pip install --quiet torch==2.13.0 "numpy>=1.24" "safetensors>=0.4" \
-	    "transformers>=4.40" "sentencepiece>=0.2" "pyyaml>=6" "diffusers==0.42.1"
+	    "transformers>=4.40" "sentencepiece>=0.2" "pyyaml>=6" "pydantic>=2.6" "diffusers==0.42.1"
 	@touch $@
 
 .PRECIOUS: %/stamp-venv
