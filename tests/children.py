@@ -1,5 +1,8 @@
-"""Processes that may be killed, starved or stopped: forked from one that has imported everything, so that each costs
-little. Their output goes into said.txt in their folder."""
+"""Processes that tests kill, stop or give too little memory.
+
+They are forked from a server that has imported everything, which makes each of them cheap. Their output goes into
+said.txt in their folder.
+"""
 
 import multiprocessing
 import multiprocessing.forkserver
@@ -14,7 +17,7 @@ OPERATIONS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}  # and "open", t
 
 
 def context():
-    """Where processes come from: a server that has imported tests/preloaded.py."""
+    """The fork server, which has imported tests/preloaded.py."""
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(["preloaded"])
     paths = os.environ.get("PYTHONPATH")
@@ -28,9 +31,10 @@ def context():
 
 
 def start(work: Callable, folder: Path, at: int | None = None):
-    """A process that does work(folder), a function of a module; at: the operation on files before which it is killed.
+    """Start a process that runs work(folder).
 
-    Returns the process, and a pipe that tells "ready", and at last how many operations there were.
+    at: the number of the file operation before which it is killed. Returns the process, and a pipe that receives
+    "ready" and, at the end, how many file operations there were.
     """
     server = context()
     told, tell = server.Pipe(duplex=False)

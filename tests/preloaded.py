@@ -1,5 +1,7 @@
-"""Imports what takes long to import, for processes that are forked (tests/hard); nothing is computed here,
-because the threads that compute do not survive a fork."""
+"""Imports that take long, done once for the processes that tests/hard forks (children.py).
+
+Nothing is computed here, because threads that compute do not survive a fork.
+"""
 
 import importlib
 import importlib.util
@@ -20,10 +22,10 @@ def load(*names: str):
 
 
 import_paddle()
-numpy_bool = vars(np).get("bool")  # as opensora_lite/vae.py
+numpy_bool = vars(np).get("bool")  # as in opensora_lite/vae.py
 with quiet(), lean_paddlenlp():
     load("paddlenlp.transformers.t5.modeling", "ppdiffusers.models.autoencoder_kl")
 if numpy_bool is not None:
     vars(np)["bool"] = numpy_bool
-load(*(f"opensora_lite.{name}" for name in ("cli", "evaluate", "samplers", "trace", "training")))
+load(*(f"opensora_lite.{name}" for name in ("tools.cli", "liteworld.evaluate", "samplers", "trace", "training")))
 load("av", "PIL.Image", "papermill", "nbclient", "pandas", "pyarrow.parquet")

@@ -1,8 +1,8 @@
 """Loss of nothing: kill -9 at any moment leaves nothing half-written under its final name, and no work is redone.
 
 Each kind of work runs in a process that is killed: at a random moment, or right before one of its operations on files,
-which an audit hook counts. What lies there is checked; then the same work runs again, to its end. `make test` kills a
-few times, always the same, `make fuzz` OPENSORA_KILLS=100 times.
+which an audit hook counts. What lies there is checked; then the same work runs again, to its end. `make test-hard`
+kills 20 times, always at the same moments, `make fuzz` OPENSORA_KILLS=100 times.
 """
 
 import csv

@@ -1,7 +1,7 @@
 """Many videos in one process: the memory stays flat, and the same seed gives the same bytes at the first and the last.
 
-`make test` makes 40, `make soak` 200 (OPENSORA_SOAK=200), and draws the memory into build/soak.png; once more with
-what is compiled, for sizes by turns, in build/soak-compiled.png.
+`make test-hard` makes 40; `make soak` makes 200 (OPENSORA_SOAK=200) and draws the memory into build/soak.png, and that
+of compiled models, for alternating sizes, into build/soak-compiled.png.
 """
 
 import json
@@ -15,7 +15,8 @@ import pytest
 from opensora_lite.runtime.engine import available
 
 VIDEOS = int(os.environ.get("OPENSORA_SOAK", 40))
-WARM = 20  # videos after which everything that is kept on purpose is there
+WARM = 20  # videos, after which all caches are filled
+GROWTH = 1.15  # the most memory later, as a multiple of that after WARM videos
 PICTURES = Path(__file__).parents[2] / "build"
 
 PROGRAM = """
@@ -69,7 +70,7 @@ def test_many_videos_in_one_process(tmp_path, way):
     most = max(memory[WARM:])
     print(f"\n{VIDEOS} videos, {way}: {before:.0f} MB after {WARM}, {most:.0f} MB at most later, {after:.0f} MB last")
     assert found["different"] == 0
-    assert most < 1.05 * before
+    assert most < GROWTH * before
 
 
 def draw(memory: list[float], path: Path):
@@ -80,7 +81,7 @@ def draw(memory: list[float], path: Path):
 
     figure, axes = pyplot.subplots(figsize=(8, 3), layout="constrained")
     axes.plot(range(1, len(memory) + 1), memory)
-    axes.axhline(1.05 * memory[WARM - 1], linestyle=":", color="grey", label=f"5 % above video {WARM}")
+    axes.axhline(GROWTH * memory[WARM - 1], linestyle=":", color="grey", label=f"{GROWTH - 1:.0%} above video {WARM}")
     axes.set(xlabel="videos made in one process", ylabel="resident memory, MB", ylim=(0, None))
     axes.legend()
     path.parent.mkdir(exist_ok=True)

@@ -27,9 +27,9 @@ def test_encoder_reproduces_the_original(golden, recorded):
     assert error < 1e-4
 
 
-def test_captions_become_the_recorded_tokens_and_vectors(golden, recorded):
+def test_captions_become_the_recorded_tokens_and_vectors(golden, recorded, first_model):
     cases = recorded("tiny_cases")
-    encoder = load_text_encoder(golden / "tiny_weights" / "t5", 24)
+    encoder = load_text_encoder(first_model / "t5", 24)
     for name, case in json.loads((golden / "tiny_cases.json").read_text()).items():
         ids, mask = encoder.tokenize([case["caption"]])
         np.testing.assert_array_equal(ids, cases[name]["input_ids"])
