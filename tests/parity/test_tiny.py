@@ -10,6 +10,7 @@ from common import relative_error
 from opensora_lite.masks import MaskStrategy
 from opensora_lite.pipeline import to_uint8
 from opensora_lite.samplers import CFG, IDDPM
+from opensora_lite.stdit2 import Conditions
 
 
 @pytest.mark.parametrize("name", ["text", "image", "connect", "edit"])
@@ -26,8 +27,9 @@ def test_whole_runs_reproduce_the_original(golden, recorded, first_pipe, name):
         assert relative_error(z, tensors["z"][0]) < 1e-4
         np.testing.assert_allclose(frame_mask, tensors["frame_mask"][0], rtol=1e-6)
 
-    sizes = dict(num_frames=case["num_frames"], height=height, width=width, ar=height / width, fps=case["fps"])
-    predict = CFG(pipe.stdit, y, mask, case["guidance_scale"], case["cfg_channel"], **sizes)
+    latent_size = (case["num_frames"], height // 8, width // 8)
+    conditions = Conditions.shared(y, mask, latent_size, height, width, case["fps"])
+    predict = CFG(pipe.stdit, conditions, case["guidance_scale"], case["cfg_channel"])
     draws = iter(tensors["noise"])
     *_, last = IDDPM(case["steps"]).sample(
         predict,
