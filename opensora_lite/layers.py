@@ -131,7 +131,7 @@ class RotaryEmbedding(nn.Layer):
         angles = paddle.arange(length, dtype="float32")[:, None] * self.freqs
         angles = angles.repeat_interleave(2, axis=-1)[:, None]  #                        (T, 1, d)
         upper = paddle.diag(paddle.to_tensor([1.0, 0.0] * (angles.shape[-1] // 2))[:-1], 1)
-        return angles.cos(), angles.sin(), upper - upper.T
+        return angles.cos(), angles.sin(), upper - upper.T  #                            blocks [[0, 1], [-1, 0]]
 
 
 def rotate(x, rotary, ops=EAGER):

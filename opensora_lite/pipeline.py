@@ -67,7 +67,7 @@ class OpenSora:
 
     def __init__(self, models: Resident | Offloaded, settings: Settings = Settings()):
         self.models, self.settings = models, settings
-        self._precision: str | None = None  # that `compile` was asked for
+        self._precision: str | None = None  # the argument of `compile`, if it was called
 
     @property
     def stdit(self) -> "STDiT2":
@@ -116,7 +116,7 @@ class OpenSora:
             raise OpenSoraError("with text_embeddings no T5 is loaded: leave out t5 and sequential")
         paths, settings = _find_parts(model, {"stdit": stdit, "t5": t5, "vae": vae}, text_embeddings is None)
         dtype = resolve_dtype(dtype, set_device(device))
-        for path in paths.values():  # before the first is loaded, it is known whether all of them exist
+        for path in paths.values():  # check that all parts exist before loading the first
             read_config(path)
             if Path(path).suffix != ".pdparams":  # a pickle is read whole, so only once
                 open_checkpoint(path)
@@ -311,7 +311,7 @@ class OpenSora:
         latent_size: tuple[int, int, int],
         denoiser: Any,
     ) -> "contextlib.AbstractContextManager[Callable[[Step], None]]":
-        """Context whose function hands each step to `trace`, if there is one."""
+        """Context that yields a function which records a step in `trace`, or does nothing without a trace."""
         if trace is None:
             return contextlib.nullcontext(lambda step: None)
         from opensora_lite.runtime.step_cache import StepCache
@@ -327,14 +327,14 @@ class OpenSora:
         hooks = (part._forward_pre_hooks or part._forward_post_hooks for part in self.stdit.sublayers(True))
         if (trace is not None and trace.attention) or any(hooks):  # which a compiled model would not call
             return None
-        if self._precision is not None or not self._pays_off(videos, settings):
+        if self._precision is not None or not self._worth_compiling(videos, settings):
             return self.engine
         free = memory.available_memory()
         if free is not None and self._memory(settings)(compiled="fp32").work > free:
             return None
         return self.models.transformer.engine("fp32")
 
-    def _pays_off(self, videos: int, settings: Settings) -> bool:
+    def _worth_compiling(self, videos: int, settings: Settings) -> bool:
         """Whether compiling saves more time than it takes.
 
         This depends on the request only: if it depended on what has been compiled already, the same seed could give
@@ -418,7 +418,7 @@ def check_compatible(stdit: "STDiT2Config", width: int, max_length: int, vae: "F
 
 
 def _work(videos: int, settings: Settings) -> tuple[str, str]:
-    """What a batch is, and what would make it smaller, for NeedsMemory."""
+    """For the error when memory runs out: a description of the batch, and the settings that would make it smaller."""
     height, width = settings.image_size
     work = f"{videos} video(s) of {settings.num_frames} frames of {height}×{width} pixels at once"
     smaller = ["batch_size"] * (videos > 1) + ["num_frames"] * (settings.num_frames > 1) + ["image_size"]

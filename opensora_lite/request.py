@@ -69,9 +69,9 @@ Timestep = Annotated[Whole, Field(ge=0, le=999)]
 
 @validated(errors={"num_frames": SizeError, "image_size": SizeError})
 class Settings:
-    """What holds for all videos of a request; the defaults are those of the released 1.1 weights.
+    """Settings shared by all videos of a request; the defaults are those of the released 1.1 weights.
 
-    Raises an OpenSoraError for values that no run can use.
+    Raises an OpenSoraError for invalid values.
     """
 
     num_frames: Annotated[Whole, _option("frames T of one loop", ge=1, le=MAX_FRAMES)] = 16
@@ -101,7 +101,7 @@ class Settings:
     cache_threshold: Annotated[
         float,
         _option(
-            "step caching (TeaCache): reuse the model's output until its input has changed by so much, e.g. 0.1",
+            "step caching (TeaCache): reuse the model's output until its input has changed by this fraction, e.g. 0.1",
             "--cache-threshold",
             "--reuse",
             ge=0,
@@ -272,7 +272,7 @@ def _sources(given: Any) -> list[ReferenceSource]:
     elif not isinstance(given, (list, tuple)):
         given = [given]
     if any(isinstance(source, str) and not source for source in given):
-        raise OpenSoraError(f'a reference path is empty in "{";".join(map(str, given))}"; paths are joined by single ;')
+        raise OpenSoraError(f'a reference path is empty in "{";".join(map(str, given))}"; separate paths by one ; each')
     return list(given)
 
 
@@ -281,8 +281,8 @@ def _resolve(
 ) -> tuple[MaskStrategy, tuple[tuple[Frame, ...], ...]]:
     """The strategy with the segments that continue loops, and its frames per loop.
 
-    Raises MaskStrategyError where it does not fit, and for what would be without effect: references that no segment
-    uses, segments of which nothing is left, edit ratios below one step.
+    Raises MaskStrategyError where it does not fit, and for input that has no effect: a reference that no segment uses,
+    a segment that later ones cover completely, an edit ratio below one step.
     """
     T, steps, lengths = settings.num_frames, settings.num_sampling_steps, [r.num_frames for r in references]
     if references and not strategy.segments:
@@ -290,7 +290,7 @@ def _resolve(
             f"{len(references)} reference(s) were given, but no mask strategy says where they go;"
             ' "0" puts the first one on the first frame'
         )
-    strategy.check(T, lengths, settings.loops)
+    strategy.resolve(T, lengths, settings.loops)  # before the loops' own segments are added, for clearer errors
     used = {segment.reference for segment in strategy.segments}
     for i, reference in enumerate(references):
         if i not in used:
@@ -315,7 +315,7 @@ def _resolve(
 
 
 def captions_of(prompts: Sequence[str], loops: int = 1) -> list[str]:
-    """The cleaned captions of `prompts` for videos of so many `loops`, without repetitions. Raises PromptError.
+    """The cleaned captions of `prompts` for videos with `loops` loops, without repetitions. Raises PromptError.
 
     >>> captions_of(["|0|A car|1|A boat", 'A car.{"mask_strategy": "0", "reference_path": "a.png"}'], loops=2)
     ['a car', 'a boat', 'a car.']

@@ -62,15 +62,15 @@ class Block(nn.Layer):
         self.cross_attn = CrossAttention(dim, num_heads, ops)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dim, ops)
 
-    def forward(self, x, kv, y_mask, now, zero, x_mask, rotary):
-        """x: [B, T, S, D]. kv: this block's cached keys and values. now, zero: TimestepParams at t and at 0."""
+    def forward(self, x, kv, y_mask, params_t, params_0, x_mask, rotary):
+        """x: [B, T, S, D]. kv: cached keys and values of this block. params_t, params_0: TimestepParams at t and 0."""
         B, T, S, D = x.shape
-        t0_spatial, t0_temporal = (None, None) if zero is None else (zero.t_spatial, zero.t_temporal)
+        t0_spatial, t0_temporal = (None, None) if params_0 is None else (params_0.t_spatial, params_0.t_temporal)
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = modulation(
-            self.scale_shift_table, now.t_spatial, t0_spatial, x_mask, self.ops
+            self.scale_shift_table, params_t.t_spatial, t0_spatial, x_mask, self.ops
         )
         shift_t, scale_t, gate_t = modulation(
-            self.scale_shift_table_temporal, now.t_temporal, t0_temporal, x_mask, self.ops
+            self.scale_shift_table_temporal, params_t.t_temporal, t0_temporal, x_mask, self.ops
         )
 
         h = modulate(x, shift, scale, self.ops).reshape([B * T, S, D])  #                frames as batch
@@ -95,14 +95,14 @@ class FinalLayer(nn.Layer):
         self.scale_shift_table = self.create_parameter([2, dim], default_initializer=normal)
         self.linear = nn.Linear(dim, out)
 
-    def forward(self, x, now, zero, x_mask):
+    def forward(self, x, params_t, params_0, x_mask):
         def modulated(x, t):
             shift, scale = ((self.scale_shift_table + t[:, None])[:, i, None, None] for i in (0, 1))
             return modulate(x, shift, scale, self.ops)
 
-        x = modulated(x, now.t)
+        x = modulated(x, params_t.t)
         if x_mask is not None:  # as released: conditioning frames are modulated again, on top of that, at t = 0
-            x = self.ops.where(x_mask[:, :, None, None], x, modulated(x, zero.t))
+            x = self.ops.where(x_mask[:, :, None, None], x, modulated(x, params_0.t))
         return self.linear(x)
 
 
@@ -150,7 +150,7 @@ class Conditions:
 
 @dataclass
 class State:
-    """All that does not change from step to step of one video: the result of `STDiT2.precompute`."""
+    """The result of `STDiT2.precompute`: everything that stays the same in all steps of a video."""
 
     kv: list[tuple[paddle.Tensor, paddle.Tensor]]  # per block: keys and values [B, L, heads, d] of the caption
     y_mask: paddle.Tensor  # bool [B, L]
@@ -259,12 +259,12 @@ class STDiT2(nn.Layer):
         -> float32 [B, 2C, T, H, W]: ε, then the variance logits (-1 … 1, Improved DDPM eq. 15).
         """
         H, W = x.shape[3:]
-        tokens, now = self.embed_patches(x, state), self.timestep_params(t, state)
-        zero = None if x_mask is None else self.params_at_zero(t, state)
+        tokens, params_t = self.embed_patches(x, state), self.timestep_params(t, state)
+        params_0 = None if x_mask is None else self.params_at_zero(t, state)
         x_mask = None if x_mask is None else x_mask.astype("bool")
         for i, block in enumerate(self.blocks):  # (dy2static knows no zip(strict=True))
-            tokens = block(tokens, state.kv[i], state.y_mask, now, zero, x_mask, state.rotary)
-        return self.unpatchify(self.final_layer(tokens, now, zero, x_mask), H, W).astype("float32")
+            tokens = block(tokens, state.kv[i], state.y_mask, params_t, params_0, x_mask, state.rotary)
+        return self.unpatchify(self.final_layer(tokens, params_t, params_0, x_mask), H, W).astype("float32")
 
     def embed_patches(self, x, state: State):
         """Tokens with positions [B, T, S, D] of x [B, C, T, H, W]; odd sizes are padded with zeros."""
@@ -293,13 +293,16 @@ class STDiT2(nn.Layer):
     def params_at_zero(self, t, state: State) -> TimestepParams:
         """adaLN-single parameters of conditioning frames, cached in the state."""
         if state.at_zero is None:
-            zero = self.timestep_params(paddle.zeros_like(t), state)
-            # as released: the size is added here, unlike to the embedding of t
-            state.at_zero = replace(zero, t=zero.t + state.size)
+            params_0 = self.timestep_params(paddle.zeros_like(t), state)
+            # as released: the size is added here, but not to the embedding of t
+            state.at_zero = replace(params_0, t=params_0.t + state.size)
         return state.at_zero
 
     def modulated_input(self, x, t, state: State):
-        """Input of the first spatial attention, [B, T, S, D], if all frames are denoised: TeaCache's indicator."""
+        """Input of the first spatial attention, [B, T, S, D], as if all frames were denoised.
+
+        TeaCache estimates from its change how much the output would change (`runtime.step_cache`).
+        """
         shift, scale, *_ = modulation(self.blocks[0].scale_shift_table, self.timestep_params(t, state).t_spatial)
         return modulate(self.embed_patches(x, state), shift, scale)
 

@@ -1,4 +1,8 @@
-"""Which models of a pipeline are in memory: all of them, or T5 and the transformer by turns."""
+"""Which models of a pipeline are in memory.
+
+`Resident` keeps all of them; `Offloaded` keeps T5 and the transformer alternately. `OpenSora` uses either through the
+same attributes: transformer, text, vae and text_for(captions).
+"""
 
 import gc
 from collections.abc import Callable, Sequence

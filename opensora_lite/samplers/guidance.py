@@ -26,7 +26,7 @@ class CFG:
     denoiser: STDiT2, or a wrapper with the same methods. conditions: a `stdit2.Conditions` of B videos. scale: s above;
     1 turns guidance off, which halves the work. channels: guide only the first latent channels (None: all of them).
     interval: the smallest and the largest timestep with guidance, (0, 999) at most; outside it, a step costs half
-    (arXiv:2404.07724: guidance at the noisiest timesteps costs variety, at the last ones it changes little).
+    (arXiv:2404.07724: guidance reduces diversity at the noisiest timesteps and changes little at the last ones).
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class CFG:
                 null = denoiser.null_caption[:L].astype(conditions.y.dtype).expand([B, 1, L, -1])
                 y, y_mask = paddle.concat([conditions.y, null]), paddle.concat([conditions.y_mask] * 2)
                 conditions = replace(conditions, y=y, y_mask=y_mask)
-            self.state = denoiser.precompute(conditions)  #           of both halves of the batch
+            self.state = denoiser.precompute(conditions)  # with guidance, of both halves of the batch
             self.state_cond = self.state if scale == 1 else self.state.first(B)
 
     def __call__(self, x, t: int, x_mask=None) -> Prediction:

@@ -1,10 +1,10 @@
 """What all samplers share: the loop from noise to latents, frame masks, and the source of noise.
 
-A frame mask [B, T] holds one number per frame (`masks`): 1 for generated frames, 0 for conditioning frames, and an edit
-ratio r between for edited ones. With n steps counted down from n − 1 to 0, a frame of ratio r waits unchanged until
-step int(r · n); there noise is added for that timestep, and from there on the frame is denoised. In the denoiser's
-x_mask, frames that wait or have just been noised are conditioning frames (t = 0). Conditioning frames (r = 0) are
-noised and denoised once, in the very last step. All of this as released.
+A frame mask [B, T] holds one number per frame (`masks`): 1 for generated frames, 0 for conditioning frames, and the
+edit ratio r, between 0 and 1, for edited frames. With n steps counted down from n − 1 to 0, a frame of ratio r waits
+unchanged until step int(r · n); there noise is added for that timestep, and from there on the frame is denoised. In the
+denoiser's x_mask, frames that wait or have just been noised count as conditioning frames (t = 0). Conditioning frames
+(r = 0) are noised and denoised once, in the very last step. All of this as released.
 
 Source: hpcaitech/Open-Sora v1.1, opensora/schedulers/iddpm/gaussian_diffusion.py, p_sample.
 """
@@ -46,7 +46,10 @@ class NoiseSource:
         self.shape = tuple(shape)
 
     def __call__(self, rows: Sequence[bool] | None = None) -> paddle.Tensor:
-        """float32 [B, C, T, H, W]. rows: the videos that need noise; the others get zeros, and draw nothing."""
+        """float32 [B, C, T, H, W].
+
+        rows: the videos that need noise; the others get zeros, and their generators don't advance.
+        """
         rows = [True] * len(self.rngs) if rows is None else rows
         draws = (
             rng.standard_normal(self.shape, np.float32) if needed else np.zeros(self.shape, np.float32)
@@ -95,7 +98,7 @@ class Sampler:
         """Denoise z; yields every Step, the last of which holds the result in `sample`.
 
         predict: (x_t, timestep, x_mask) -> Prediction, such as a CFG. z: [B, C, T, H, W], noise, with reference latents
-        in conditioning and edited frames. frame_mask: float32 [B, T], see above, or None. noise_fn: a NoiseSource;
+        in conditioning and edited frames. frame_mask: float32 [B, T], see the module, or None. noise_fn: a NoiseSource;
         DDIM and DPM-Solver without a frame mask don't need one. Raises OpenSoraError where it is missing.
         """
         noise_fn = noise_fn or _no_noise

@@ -40,7 +40,7 @@ def pipeline(models, engine):
     pipe = OpenSora.from_pretrained(**models, device="cpu")
     if engine:
         return pipe.compile(precision=engine)
-    pipe._pays_off = lambda *request: False  # nothing is compiled on its own
+    pipe._worth_compiling = lambda *request: False  # nothing is compiled on its own
     return pipe
 
 
