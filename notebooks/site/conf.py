@@ -15,7 +15,7 @@ from math_core import LatexError, LatexToMathML
 from sphinx.util import logging
 
 sys.path.insert(0, str(Path(__file__).parent))
-from docstrings import process
+from docstrings import plain_types, process
 
 project = "opensora_lite"
 language = "en"
@@ -35,7 +35,6 @@ PAGE = """{title}
 .. automodule:: {module}
    :members:
    :special-members: __call__
-   :show-inheritance:
    :member-order: bysource
 """
 
@@ -151,5 +150,6 @@ def setup(app) -> dict:
     app.connect("source-read", link_files_outside)
     app.connect("source-read", list_modules)
     app.connect("autodoc-process-docstring", process)
+    app.connect("autodoc-process-signature", plain_types)
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_display, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

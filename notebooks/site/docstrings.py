@@ -10,7 +10,7 @@ import inspect
 import re
 
 SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
-ITEM = re.compile(r"([*\w]+(?:, [*\w]+)*): +(.*)")
+ITEM = re.compile(r"([*_a-z][*\w]*(?:, [*\w]+)*): +(.*)")
 SECTION = re.compile(r"(Args|Arguments|Returns|Raises|Yields|Attributes|Shapes|Example|Examples|Notes?|Sources?):$")
 FIELD = re.compile(r"^ {4}(\w+): [^#\n]*  # (.+(?:\n {8,}# .+)*)", re.MULTILINE)
 
@@ -82,3 +82,20 @@ def process(app, what: str, name: str, thing: object, options, lines: list[str])
     lines[:] = blocks("\n".join(lines))
     if what == "class" and dataclasses.is_dataclass(thing):
         lines += [*fields(thing), ""]
+
+
+def plain_types(app, what: str, name: str, thing: object, options, signature: str | None, returns: str | None):
+    """Sphinx's autodoc-process-signature: `Annotated[int, bounds]` becomes int."""
+    return signature and without_annotated(signature), returns and without_annotated(returns)
+
+
+def without_annotated(text: str) -> str:
+    while (start := re.search(r"(?:\w+\.)*Annotated\[", text)) is not None:
+        depth, first, end = 1, None, start.end()
+        while depth:
+            depth += (text[end] in "[({") - (text[end] in "])}")
+            if text[end] == "," and depth == 1 and first is None:
+                first = end
+            end += 1
+        text = text[: start.start()] + text[start.end() : first] + text[end:]
+    return text
