@@ -135,15 +135,24 @@ def link_files_outside(app, docname: str, source: list[str]) -> None:
 
 
 def list_modules(app, docname: str, source: list[str]) -> None:
-    """`<!-- modules: io errors -->` becomes a table of these modules, or of the modules of these packages."""
-
-    def replaced(match: re.Match) -> str:
-        parents = [f"opensora_lite.{name}" for name in match[1].split()]
-        found = [name for parent in parents for name in modules() if f"{name}.".startswith(f"{parent}.")]
+    """`<!-- modules: io errors -->` becomes a table of these modules and packages; `*` stands for all others."""
+    groups = re.findall(r"<!-- modules: (.+) -->", source[0])
+    left = modules()
+    tables = {}
+    for group in sorted(groups, key=lambda group: "*" in group):  # the others come last
+        found = [
+            module
+            for name in group.split()
+            for module in left
+            if name == "*" or f"{module}.".startswith(f"opensora_lite.{name}.")
+        ]
+        found = list(dict.fromkeys(found))
+        left = [module for module in left if module not in found]
         names = "\n   ".join(found)
-        return f"```{{eval-rst}}\n.. autosummary::\n\n   {names}\n\n.. toctree::\n   :hidden:\n\n   {names}\n```"
-
-    source[0] = re.sub(r"<!-- modules: (.+) -->", replaced, source[0])
+        tables[group] = (
+            f"```{{eval-rst}}\n.. autosummary::\n\n   {names}\n\n.. toctree::\n   :hidden:\n\n   {names}\n```"
+        )
+    source[0] = re.sub(r"<!-- modules: (.+) -->", lambda match: tables[match[1]], source[0])
 
 
 def setup(app) -> dict:

@@ -79,6 +79,10 @@ def fields(cls: type) -> list[str]:
 
 def process(app, what: str, name: str, thing: object, options, lines: list[str]) -> None:
     """Sphinx's autodoc-process-docstring."""
+    home = getattr(thing, "__module__", None) or ""
+    if what in ("method", "function", "attribute") and home.startswith("paddle"):
+        lines[:] = [f"``{home}.{getattr(thing, '__name__', '')}``"]  # not the whole page of Paddle's reference
+        return
     lines[:] = blocks("\n".join(lines))
     if what == "class" and dataclasses.is_dataclass(thing):
         lines += [*fields(thing), ""]

@@ -58,6 +58,7 @@ class Command(argparse.ArgumentParser):
     """
 
     def parse_known_args(self, args=None, namespace=None):
+        """Add the options of this command, then parse."""
         name = self.prog.split()[-1]
         if name == "doctor":
             self.set_defaults(run=doctor)

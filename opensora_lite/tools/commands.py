@@ -24,6 +24,7 @@ from opensora_lite.tools.stopping import reports_when_stopped, stop_if_asked
 
 
 def add_explain_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `opensora-lite explain`."""
     parser.add_argument("strategy", help='such as "0;0,1,0,-1,1"')
     parser.add_argument(
         "--references", type=int, metavar="N", **SEVERAL, help="number of frames of each reference; 1 is a picture [1]"
@@ -41,6 +42,7 @@ def explain(a: argparse.Namespace) -> None:
 
 
 def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `opensora-lite evaluate`."""
     add = parser.add_argument
     add("--model", default="tiny", help='"tiny", or a folder with stdit/, t5/ and vae/ [tiny]')
     add("--prompts", type=int, default=100, metavar="N", help="how many of the 100 prompts [100]")
@@ -88,6 +90,7 @@ def evaluate(a: argparse.Namespace) -> None:
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `opensora-lite train`."""
     parser.epilog = (
         "Several GPUs: python -m paddle.distributed.launch --gpus 0,1 .venv/bin/opensora-lite train RECIPE --out FOLDER"
     )
@@ -150,6 +153,7 @@ def train(a: argparse.Namespace) -> None:
 
 
 def add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `opensora-lite sweep`."""
     parser.epilog = (
         "The same command continues a sweep that was stopped, and tries failed runs again. Exit code 1: runs failed."
         " A notebook is a program, and so is what a scheduler sends: give only those that you trust."

@@ -35,7 +35,8 @@ MAX_NAME = 200  # bytes of a file name without numbers and suffix; most file sys
 
 
 def add_generate_options(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Defaults are in brackets. README.md shows the five tasks."
+    """Add the options of `opensora-lite generate`."""
+    parser.epilog = "Defaults are in brackets. notebooks/guide/masks.md shows the five tasks."
     group = parser.add_argument_group("prompts")
     add_prompts(group)
     add = group.add_argument
@@ -222,6 +223,7 @@ def free_path(path: Path) -> Path:
 
 
 def add_encode_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `opensora-lite encode-text`."""
     add_prompts(parser)
     add_settings(parser, "loops", loops=1)
     add = parser.add_argument

@@ -26,15 +26,21 @@ TREES = {module: ast.parse(source) for module, source in SOURCES.items()}
 
 
 def undocumented(path: str, node: ast.AST, inherited: frozenset = frozenset()) -> Iterator[str]:
-    """Public functions and classes in a node without a docstring.
+    """Public functions and classes in a node without a docstring. A method of one line may do without.
 
     inherited: names that the class's docstring or its base class documents.
     """
+    in_class = isinstance(node, ast.ClassDef)
     for child in node.body:
         if not isinstance(child, (ast.ClassDef, ast.FunctionDef)) or child.name.startswith("_"):
             continue
         decorators = [ast.unparse(decorator).split(".")[-1] for decorator in child.decorator_list]
-        if not ({"overload", "setter"} & {*decorators} or ast.get_docstring(child) or child.name in inherited):
+        if not (
+            {"overload", "setter"} & {*decorators}
+            or ast.get_docstring(child)
+            or child.name in inherited
+            or (in_class and len(child.body) == 1)
+        ):
             yield f"{path}.{child.name}"
         if isinstance(child, ast.ClassDef):
             bases = [base for base in map(ast.unparse, child.bases) if base in CLASSES]
