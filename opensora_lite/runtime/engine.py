@@ -93,6 +93,7 @@ class Symbol:
         return Symbol(op.reshape(self.node, np.array(shape, np.int64), special_zero=False))
 
     def flatten(self, start, stop):
+        """As Paddle's flatten; axes from 0."""
         n = self.shape
         return self.reshape([*n[:start], math.prod(n[start : stop + 1]), *n[stop + 1 :]])
 
