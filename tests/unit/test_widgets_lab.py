@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import threading
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -326,6 +327,16 @@ def test_previews_are_small_rare_and_gone_in_the_end(fake, monkeypatch):
     assert set(fake.decoded) == {(4, 4, 8, 8)}  # [C, T, h, w] of four frames
     assert len(fake.decoded) == 1 + 2  # the duration of the first isn't known before; then at most 10 % of 100 seconds
     assert previews[-1] == b"" and all(preview.startswith(b"\xff\xd8") for preview in previews[:-1])
+
+
+def test_a_run_is_compiled_in_its_thread(pipe):
+    engine = pytest.importorskip("opensora_lite.runtime.engine")
+    if getattr(engine, "ov", None) is None or not engine.available():
+        pytest.skip("needs OpenVINO")
+    lab = TaskLab(pipe, num_sampling_steps=30)  # from so many steps on compiling pays off
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "the model runs uncompiled", RuntimeWarning)
+        assert len(lab.generate(wait=True)) == pipe.settings.num_frames
 
 
 def test_closing_ends_the_run(fake):
