@@ -16,7 +16,7 @@ from opensora_lite.runtime import engine, memory
 from opensora_lite.runtime.memory import estimate_memory, stdit_parameters, t5_parameters, vae_parameters
 from opensora_lite.runtime.offload import Resident
 from opensora_lite.samplers import CFG, SAMPLERS, NoiseSource
-from opensora_lite.stdit2 import SIZES, STDiT2, STDiT2Config
+from opensora_lite.stdit2 import SIZES, Conditions, STDiT2, STDiT2Config
 from opensora_lite.text import EMBEDDINGS, new_encoder
 from opensora_lite.tools import cli
 from opensora_lite.vae import FrameVAE, new_autoencoder
@@ -99,10 +99,10 @@ def test_denoising(D, heads, videos, num_frames, size, guidance_scale):
     model = STDiT2(STDiT2Config(**config))
     y, mask = paddle.randn([videos, 1, 12, 96]), paddle.ones([videos, 12], "int64")
     height, width = size
-    sizes = dict(num_frames=num_frames, height=height, width=width, ar=height / width, fps=24)
+    conditions = Conditions.shared(y, mask, (num_frames, height // 8, width // 8), height, width, 24)
 
     def two_steps():
-        predict = CFG(model, y, mask, guidance_scale, **sizes)
+        predict = CFG(model, conditions, guidance_scale)
         noise = NoiseSource(list(range(videos)), (4, num_frames, height // 8, width // 8))
         steps = SAMPLERS["iddpm"](10).sample(predict, noise(), None, noise)
         next(steps), next(steps)
