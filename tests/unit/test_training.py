@@ -533,7 +533,7 @@ def test_stopped_after_the_last_step(micro, trained, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"sheet_every": 2, "sheet_prompts": ("|5|x",)}, "|5|"),
+        ({"sheet_every": 2, "sheet_prompts": ("|5|x",)}, "schedule"),
         ({"vae": {"init": "nowhere"}}, "nowhere"),
         ({"diffusion": {"init": "tiny"}}, "d_model"),
     ],
