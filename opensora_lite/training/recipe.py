@@ -65,6 +65,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Size = Annotated[str, AfterValidator(_check_size)]
+Lengths = Annotated[dict[Annotated[int, Field(ge=1)], Share], AfterValidator(_check_shares)]
+FrameMasks = Annotated[dict[str, Share], AfterValidator(_check_masks)]
 
 
 def parse_size(name: str) -> tuple[int, int]:
@@ -186,9 +188,7 @@ class Stage:
     """A part of the diffusion training: clip lengths, batch size and timesteps."""
 
     steps: Count
-    lengths: Annotated[
-        dict[Annotated[int, Field(ge=1)], Share], AfterValidator(_check_shares)
-    ]  # frames of a clip: share of the steps
+    lengths: Lengths  # frames of a clip: share of the steps
     batch: Count  # videos of the longest length; shorter ones come in up to 8 times as many, at equal cost
     times: tuple[Whole, Whole] = (0, TRAIN_STEPS)  # t is uniform from the first to below the second
 
@@ -214,9 +214,7 @@ class DiffusionRecipe(Learning):
     high_noise: Share = 0.0  # b: timesteps with SNR < 1 are weighted by SNR^-b, at most 50
     caption_dropout: Share = 0.1  # share of the videos trained without caption, for classifier-free guidance
     full_captions: Share = 0.4  # share of the videos with the full caption; the others get a partial one
-    frame_masks: Annotated[dict[str, Share], AfterValidator(_check_masks)] = Field(
-        default_factory=lambda: {**FRAME_MASKS}
-    )
+    frame_masks: FrameMasks = Field(default_factory=FRAME_MASKS.copy)  # kind of mask: share of the videos
     hidden_size: Count = 144  # of STDiT2
     depth: Count = 6
     num_heads: Count = 6
