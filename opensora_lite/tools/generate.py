@@ -116,7 +116,7 @@ def make_videos(a: argparse.Namespace, todo: list[tuple[Job, Path]], settings: S
 
     jobs = [job for job, _ in todo]
     captions = list(dict.fromkeys(caption for job in jobs for caption in job.captions))
-    model = dict(model=a.model, stdit=a.stdit, t5=a.t5, vae=a.vae, sequential=a.sequential)
+    parts = dict(stdit=a.stdit, t5=a.t5, vae=a.vae, sequential=a.sequential)
     device = set_device(a.device)
     embeddings = None
     if a.text_embeddings:
@@ -127,7 +127,8 @@ def make_videos(a: argparse.Namespace, todo: list[tuple[Job, Path]], settings: S
     at_once = replace(settings, batch_size=min(settings.batch_size, len(jobs)))
     estimate = for_settings(
         at_once,
-        **model,
+        model=a.model,
+        **parts,
         dtype=resolve_dtype(a.dtype, device),
         device=device,
         micro_batch_size=max(a.micro_batch_size or 1, 1),
@@ -136,7 +137,12 @@ def make_videos(a: argparse.Namespace, todo: list[tuple[Job, Path]], settings: S
     refuse_what_cannot_fit(at_once, estimate, device)
     start = time.perf_counter()
     pipe = OpenSora.from_pretrained(
-        **model, device=a.device, dtype=a.dtype, micro_batch_size=a.micro_batch_size, text_embeddings=embeddings
+        a.model,
+        **parts,
+        device=a.device,
+        dtype=a.dtype,
+        micro_batch_size=a.micro_batch_size,
+        text_embeddings=embeddings,
     )
     print(f"loaded in {time.perf_counter() - start:.1f} s")
     for caption in captions:
