@@ -411,7 +411,8 @@ def test_frames_that_refer_to_missing_ones_are_not_counted(tmp_path):
         stream = source.streams.video[0]
         packets = [packet for packet in source.demux(stream) if packet.size]
         start = [i for i, packet in enumerate(packets) if packet.is_keyframe][1]
-        copy = target.add_stream_from_template(stream)
+        new = hasattr(target, "add_stream_from_template")  # PyAV 14
+        copy = target.add_stream_from_template(stream) if new else target.add_stream(template=stream)
         for packet in packets[start:]:
             packet.stream = copy
             target.mux(packet)
