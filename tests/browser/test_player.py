@@ -52,6 +52,7 @@ class Player:
     def slide(self, name: str, value: int) -> None:
         """Drag the thumb by the mouse."""
         slider = self.slider(name)
+        slider.evaluate("(slider) => slider.scrollIntoView({ block: 'center' })")  # the status bar may cover it
         box, most, thumb = slider.bounding_box(), int(slider.get_attribute("max")), 16
         places = [
             box["x"] + thumb / 2 + (box["width"] - thumb) * at / most for at in (int(slider.input_value()), value)
