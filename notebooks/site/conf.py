@@ -55,6 +55,7 @@ for module in modules():
     (SITE.parent / "api" / f"{module}.rst").write_text(text, encoding="utf-8")
 
 autosummary_generate = False
+autodoc_inherit_docstrings = False  # not those of Paddle
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 toc_object_entries_show_parents = "hide"
