@@ -41,9 +41,9 @@ LIBRARIES = 50e6  # code and buffers from the first caption and the first matrix
 KEPT_SHARE = 0.7  # freed blocks below 32 MB that the C library keeps, as a share of denoising + decoding …
 MOST_KEPT = 220e6  # … at most
 # A compiled model, on a CPU:
-ENGINE = 175e6  # bytes of the engine itself
-COMPILING_COPIES = 3.0  # float32 copies of STDiT2 and the VAE at most while a program is compiled …
-COMPILED_COPIES = 1.5  # … and afterwards
+ENGINE = 130e6  # bytes of OpenVINO itself
+COMPILED_COPIES = 1.2  # float32 copies of the weights of STDiT2 and the VAE …
+STORED = 64e6  # … and two more while a program is stored in the cache folder, which happens up to this size
 COMPILED_DENOISING = 0.95  # denoising, as a share of the uncompiled estimate without scores; kept while decoding
 COMPILED_DECODING = {"fp32": 1.05, "bf16": 0.65}  # decoding, as a share of the uncompiled estimate
 
@@ -231,7 +231,8 @@ def estimate_memory(
     compiling = left = 0.0
     if compiled and on_cpu:
         copy = 4 / size * (weights["stdit"] + weights["vae"])
-        compiling, left = ENGINE + COMPILING_COPIES * copy, ENGINE + COMPILED_COPIES * copy
+        left = ENGINE + COMPILED_COPIES * copy
+        compiling = left + 2 * min(copy, STORED)
         denoising = COMPILED_DENOISING * _denoising_work(*of_step, scores=False)
         decoding, process = COMPILED_DECODING[compiled] * decoding, LIBRARIES
     return MemoryEstimate(weights, text, denoising, decoding, process, sequential, compiling, left)
