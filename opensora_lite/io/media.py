@@ -369,6 +369,7 @@ def _video_stream(container: "av.container.InputContainer", given: object) -> "a
     if not context.width * context.height:  # what some decoders leave behind that have met max_pixels
         raise MediaError(f"{given} has frames of no size, or of more than {MAX_PIXELS / 4e6:.3g} megapixels")
     check_pixels(given, context.width, context.height, 4)
+    check_length(given, stream.frames, context.height, context.width, MAX_VIDEO_PIXELS)  # 0 where it is not stated
     return stream
 
 
