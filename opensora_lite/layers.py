@@ -86,7 +86,7 @@ class Ops:
         return vector.expand(x.shape) if on_cpu() else vector
 
 
-EAGER = Ops()
+EAGER = Ops()  # (not a default of functions: `paddle.jit.to_static` fails on such)
 
 # ---------------------------------------------------------------------------------------------------------------------
 #   Attention
@@ -134,8 +134,9 @@ class RotaryEmbedding(nn.Layer):
         return angles.cos(), angles.sin(), upper - upper.T  #                            blocks [[0, 1], [-1, 0]]
 
 
-def rotate(x, rotary, ops=EAGER):
+def rotate(x, rotary, ops=None):
     """Rotates each channel pair (2i, 2i + 1) of x [B, n, heads, d] by the angle of its position (RoFormer, eq. 34)."""
+    ops = ops or EAGER
     cos, sin, rotate_pairs = (table.astype(x.dtype) for table in rotary)
     return x * ops.expand_as(cos, x) + ops.matmul(x, rotate_pairs) * ops.expand_as(sin, x)
 
@@ -273,15 +274,15 @@ def position_embedding(h, w, dim, scale):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def modulate(x, shift, scale, ops=EAGER):
+def modulate(x, shift, scale, ops=None):
     """adaLN: LayerNorm(x) · (1 + scale) + shift, the norm without parameters of its own."""
-    D = x.shape[-1]
+    D, ops = x.shape[-1], ops or EAGER
     if math.prod(shift.shape) == D:  # one vector for all tokens: passed as the norm's weights, two passes fewer
         return ops.layer_norm(x, (1 + scale).reshape([D]), shift.reshape([D]))
     return ops.layer_norm(x) * ops.expand_as(1 + scale, x) + ops.expand_as(shift, x)
 
 
-def modulation(table, t, t0=None, x_mask=None, ops=EAGER):
+def modulation(table, t, t0=None, x_mask=None, ops=None):
     """The k modulation vectors of a layer: its learned table [k, D] plus adaLN-single parameters.
 
     t, t0: [B, k, D], at the timestep and at 0. x_mask [B, T] selects t for denoised frames, t0 for conditioning frames;
@@ -289,5 +290,6 @@ def modulation(table, t, t0=None, x_mask=None, ops=EAGER):
     """
     vectors = (table + t)[:, None]  #                                                    (B, 1, k, D)
     if x_mask is not None:
+        ops = ops or EAGER
         vectors = ops.where(x_mask[:, :, None, None], vectors, (table + t0)[:, None])  #  (B, T, k, D)
     return vectors.split(table.shape[0], 2)
