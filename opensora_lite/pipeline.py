@@ -42,7 +42,9 @@ if TYPE_CHECKING:  # these import paddle
     from opensora_lite.trace import Trace
     from opensora_lite.vae import FrameVAE
 
-COMPILED_TOKENS = 30 * 16 * 16  # tokens × steps from which compiling pays off: 30 steps of 16×64×64
+COMPILED_TOKENS = (
+    10 * 16 * 16
+)  # tokens × steps from which compiling pays off, even the first time: 10 steps of 16×64×64
 COMPILED_PARAMETERS = 200_000_000  # of STDiT2: larger ones are compiled only on request, for memory's sake
 
 
@@ -152,7 +154,7 @@ class OpenSora:
         """Compile transformer and VAE decoder for each size when it is first used; returns the pipeline itself.
 
         precision: "fp32", "bf16", or "auto" for bf16 where the processor supports it (`runtime.engine`). Without this
-        call, fp32 is compiled when the saved time exceeds the compile time (from 30 steps of 16×64×64 on) and memory
+        call, fp32 is compiled when the saved time exceeds the compile time (from 10 steps of 16×64×64 on) and memory
         allows. Traces with attention, and models with hooks, run uncompiled.
         Raises DeviceError for a precision that this machine doesn't have.
         """
