@@ -85,7 +85,8 @@ def execute(run: Run, notebook: Path, cwd: Path, out: Path, has_output: bool) ->
                 start_timeout=300,
                 # cwd= would change the folder of the whole worker, whose other threads run other notebooks
                 resources={"metadata": {"path": str(cwd)}},
-                extra_arguments=["--IPKernelApp.log_level=40"],  # no warning that TCP is not encrypted
+                # no warning that TCP is not encrypted; no error where shutting down interrupts a kernel
+                extra_arguments=["--IPKernelApp.log_level=50"],
             )
         except papermill.PapermillExecutionError as failure:
             error = ": ".join([failure.ename, *failure.evalue.strip().splitlines()[:1]])
