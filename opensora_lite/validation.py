@@ -51,7 +51,7 @@ MUST_BE = {  # pydantic's error types in words; {…} are fields of the error's 
     "tuple_type": "a list",
     "dict_type": "a dictionary",
     "dataclass_type": "a group of fields",
-    "literal_error": "one of {expected}",
+    "literal_error": "{expected}",
     "greater_than_equal": "at least {ge}",
     "greater_than": "more than {gt}",
     "less_than_equal": "at most {le}",
