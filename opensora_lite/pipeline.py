@@ -42,9 +42,8 @@ if TYPE_CHECKING:  # these import paddle
     from opensora_lite.trace import Trace
     from opensora_lite.vae import FrameVAE
 
-COMPILED_TOKENS = (
-    10 * 16 * 16
-)  # tokens × steps from which compiling pays off, even the first time: 10 steps of 16×64×64
+# tokens × steps from which compiling pays off, even the first time: 10 steps of 16×64×64
+COMPILED_TOKENS = 10 * 16 * 16
 COMPILED_PARAMETERS = 200_000_000  # of STDiT2: larger ones are compiled only on request, for memory's sake
 
 
@@ -326,8 +325,9 @@ class OpenSora:
 
     def _engine(self, videos: int, settings: Settings, trace: "Trace | None") -> "Engine | None":
         """The compiled models, where they should make these videos."""
-        hooks = (part._forward_pre_hooks or part._forward_post_hooks for part in self.stdit.sublayers(True))
-        if (trace is not None and trace.attention) or any(hooks):  # which a compiled model would not call
+        parts = self.stdit.sublayers(include_self=True) + self.vae.model.sublayers(include_self=True)
+        hooks = any(part._forward_pre_hooks or part._forward_post_hooks for part in parts)
+        if hooks or (trace is not None and trace.attention):  # a compiled model would not call the hooks
             return None
         if self._precision is not None or not self._worth_compiling(videos, settings):
             return self.engine

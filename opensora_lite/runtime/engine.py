@@ -27,7 +27,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -398,8 +398,8 @@ def store(key: dict, blob: bytes) -> None:
 
     A disk that is full or read-only is no error.
     """
-    path = _path(key)
     with contextlib.suppress(OpenSoraError, OSError):
+        path = _path(key)
         with atomic_write(path) as temporary:
             temporary.write_bytes(hashlib.sha256(blob).digest() + blob)
         left = CACHE_BYTES
@@ -506,7 +506,7 @@ class Engine:
         more = self.config.model_max_length - L
         y = paddle.concat([cond.y, paddle.zeros([B, 1, more, channels], cond.y.dtype)], 2)
         y_mask = paddle.concat([cond.y_mask, paddle.zeros([B, more], cond.y_mask.dtype)], 1)
-        return EngineState(self.stdit.precompute(stdit2.replace(cond, y=y, y_mask=y_mask)))
+        return EngineState(self.stdit.precompute(replace(cond, y=y, y_mask=y_mask)))
 
     def modulated_input(self, x, t, state: EngineState):
         """As in STDiT2."""

@@ -136,6 +136,11 @@ def test_it_is_used_where_it_pays_off(pipe, monkeypatch):
     model(PROMPT, num_sampling_steps=32)
     hook.remove()
     assert made == [0] * 32  # hooks are called
+    made.clear()
+    hook = pipe.vae.model.decoder.register_forward_post_hook(lambda *_: made.append(0))
+    model(PROMPT, num_sampling_steps=32)
+    hook.remove()
+    assert made == [0]  # those of the VAE too; they are not traced into the compiled decoder
 
 
 # ---------------------------------------------------------------------------------------------------------------------
