@@ -145,7 +145,9 @@ def _readable(
         return raised
     loc, missing = problem["loc"], problem["type"] in ("missing", "missing_argument")
     names = tuple(getattr(cls, "__dataclass_fields__", ()))
-    place = _place(loc[:-1], given, names) + f".{loc[-1]}" if missing and loc else _place(loc, given, names)
+    place = _place(loc, given, names)
+    if missing and loc:  # the last part of `loc` is not in `given`
+        place = _place(loc[:-1], given, names) + (f"[{loc[-1]}]" if isinstance(loc[-1], int) else f".{loc[-1]}")
     name = what + place
     if names:
         name = f"{what}: {place[1:]}" if what and place else what or place[1:]
