@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import nbformat
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 SHOTS = Path(__file__).parent / "shots"
@@ -219,6 +220,9 @@ class Lab:
                 time.sleep(0.5)
                 path = Path(folder) / f"{name}_{'dark' if dark else 'light'}_{kind}.png"
                 self.page.locator(selector).first.screenshot(path=path, animations="disabled")
+                with Image.open(path) as picture:
+                    smaller = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+                smaller.save(path, optimize=True)
 
     def close(self) -> None:
         """Shut the kernel down."""
