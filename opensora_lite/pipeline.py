@@ -219,7 +219,7 @@ class OpenSora:
         engine = self._engine(len(jobs), at_once, trace)
         self._check_memory(at_once, engine)
         if trace is not None:
-            trace.modules(self.stdit)
+            trace.modules(self.stdit)  # raises for an unknown name, before anything is computed
             trace.clear()
         start = time.perf_counter()
         for first in range(0, len(jobs), settings.batch_size):

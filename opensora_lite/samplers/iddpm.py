@@ -23,7 +23,7 @@ class IDDPM(Sampler):
         log_min, log_max = float(s.posterior_log_variance[index]), float(np.log(s.betas[index]))
         fraction = (prediction.variance_logits + 1) / 2
         log_variance = fraction * log_max + (1 - fraction) * log_min
-        # 4. a draw; the last step returns the mean
+        # 4. a draw; the last step returns the mean (as released: noise is drawn all the same)
         noise = noise_fn()
         if index == 0:
             return x_0, mean

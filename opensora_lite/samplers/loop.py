@@ -109,6 +109,7 @@ class Sampler:
         for index in reversed(range(steps)):
             x_t, active, x_mask = x, None, None
             if frame_mask is not None:
+                # as released: noise is drawn in every step, also where no frame starts
                 noised = self.schedule.add_noise(x, noise_fn(needs_noise), index)
                 x_t = paddle.where(_per_frame(starts == index), noised, x)
                 x_mask, active = starts > index, _per_frame(starts >= index)
