@@ -221,7 +221,7 @@ class Lab:
                 path = Path(folder) / f"{name}_{'dark' if dark else 'light'}_{kind}.png"
                 self.page.locator(selector).first.screenshot(path=path, animations="disabled")
                 with Image.open(path) as picture:
-                    smaller = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+                    smaller = picture.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
                 smaller.save(path, optimize=True)
 
     def close(self) -> None:
