@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from opensora_lite import Video, read_video
+from opensora_lite.device import import_paddle
 from opensora_lite.liteworld import world
 from opensora_lite.prompts import read_prompts
 from opensora_lite.request import Settings, flags_of, model_defaults
@@ -115,6 +116,7 @@ def test_what_cannot_be_done_is_one_message_and_exit_code_2(media, capsys, monke
     def loading(*_, **__):
         raise AssertionError("a model was loaded")
 
+    import_paddle()  # as the command imports it: Paddle 2.6 prints a warning about OMP_NUM_THREADS to stderr
     monkeypatch.setattr("opensora_lite.stdit2.load_stdit", loading)
     (media / "three.txt").write_text("a\nb\nc")
     (media / "half.png").write_bytes((media / "wave.png").read_bytes()[:500])
