@@ -121,3 +121,11 @@ def peer(tmp_path_factory):
     peer = Peer(interpreter(), tmp_path_factory.mktemp("peer"))
     yield peer
     peer.close()
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> tuple[Path, Path]:
+    """The installed wheel, built once: its environment's Python and its site-packages."""
+    from wheels import installed_wheel
+
+    return installed_wheel(tmp_path_factory.mktemp("wheel"))

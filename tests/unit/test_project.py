@@ -1,11 +1,8 @@
 """The project around the package: its pins, its import time, what is committed, the wheel."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from wheels import run
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -130,30 +128,9 @@ def test_no_committed_file_is_large():
 # ------------------------------------------------------------------------------------------------- the wheel
 
 
-def test_the_wheel_generates_a_video_from_another_folder(tmp_path):
+def test_the_wheel_generates_a_video_from_another_folder(wheel, tmp_path):
     """A wheel, in an environment of its own, with none of the repository on its path."""
-    # Build from a copy: setuptools writes build/ and *.egg-info beside the sources, and would pack what an older
-    # build left there.
-    source = tmp_path / "source"
-    source.mkdir()
-    for package in ("opensora_lite", "widgets"):
-        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "LICENSE", "README.md"):
-        shutil.copy(ROOT / name, source)
-    run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source], cwd=tmp_path)
-    (wheel,) = tmp_path.glob("opensora_lite-*.whl")
-
-    # Paddle and the rest are hundreds of megabytes, so the environment borrows them from the one the tests run in: a
-    # .pth file puts those site-packages at the end of its path. Python reads no .pth files in a folder that was
-    # added so, hence an editable install of this repository over there does not come along.
-    environment = tmp_path / "environment"
-    venv.create(environment, with_pip=False, symlinks=True)
-    python = environment / "bin" / "python"
-    run([sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel], cwd=tmp_path)
-    own = Path(run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], cwd=tmp_path).strip())
-    borrowed = [folder for folder in sys.path if Path(folder).name in {"site-packages", "dist-packages"}]
-    (own / "borrowed.pth").write_text("\n".join(borrowed))
-
+    python, own = wheel
     installed = own / "opensora_lite" / "weights" / "tiny"
     shipped = ROOT / "opensora_lite" / "weights" / "tiny"
     wanted = {path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file()}
@@ -172,11 +149,3 @@ def test_the_wheel_generates_a_video_from_another_folder(tmp_path):
     run([*generate, "--num-sampling-steps", "2", "--save-dir", ".", "--sample-name", "wheel"], cwd=elsewhere)
     (video,) = elsewhere.glob("wheel*.mp4")
     assert video.stat().st_size > 0
-
-
-def run(command: list, cwd: Path) -> str:
-    """stdout of a command that has to succeed, without this process's PYTHON… variables; its stderr if it fails."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    child = subprocess.run([str(part) for part in command], cwd=cwd, env=clean, capture_output=True, text=True)
-    assert child.returncode == 0, f"{command}\n{child.stdout[-2000:]}\n{child.stderr[-4000:]}"
-    return child.stdout
