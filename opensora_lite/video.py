@@ -1,6 +1,7 @@
 """`Video`: frames that a notebook plays and that can be saved; `Reference`: an image or clip to condition on.
 
-Frames are uint8 RGB, [T, H, W, 3]: T frames of H rows and W columns. Files are read and written in io/media.py.
+Frames are uint8 RGB, [T, H, W, 3]: T frames of H rows and W columns. Files are read in io/media.py, and written in
+io/writing.py.
 """
 
 import html
@@ -15,9 +16,9 @@ import numpy as np
 from pydantic import Field
 
 from opensora_lite.errors import MediaError, SizeError
-from opensora_lite.io import media
-from opensora_lite.io.files import atomic_write
-from opensora_lite.io.media import MAX_KEPT_PIXELS, MAX_PIXELS, StrPath, check_length, check_target
+from opensora_lite.io import media, writing
+from opensora_lite.io.media import MAX_KEPT_PIXELS, MAX_PIXELS, StrPath, check_length
+from opensora_lite.io.writing import check_target as check_target
 from opensora_lite.validation import Whole, check
 
 if TYPE_CHECKING:
@@ -90,11 +91,11 @@ class Video:
             return f"<p>{label}</p><p>To play it here: <code>{html.escape(INSTALL)}</code></p>"
         if len(self) > 1:
             try:
-                data = media.mp4_bytes(self.frames, self.fps)
+                data = writing.mp4_bytes(self.frames, self.fps)
             except MediaError as error:  # a PyAV without an h264 encoder
                 note = str(error)
         else:
-            data = media.png_bytes(media.to_image(self.frames[0]))
+            data = writing.png_bytes(writing.to_image(self.frames[0]))
         if len(data) > MAX_EMBEDDED_BYTES:
             note = f"{len(data) / 1e6:.1f} MB is too much for a notebook: save() it to play it"
         height, width = self.height, self.width
@@ -119,7 +120,7 @@ class Video:
         while True:
             scale = min(rows / self.height, 4 * rows / self.width, 1.0)
             sheet = self.contact_sheet(columns=4, scale=scale, frames=chosen, labels=len(chosen) > 1)
-            data = media.png_bytes(sheet)
+            data = writing.png_bytes(sheet)
             if len(data) <= MAX_EMBEDDED_BYTES or rows <= 8:
                 return data, sheet.height, sheet.width
             rows //= 2
@@ -136,19 +137,8 @@ class Video:
         there is unchanged. A directory is only replaced if it holds nothing but such frames. Missing parent
         directories are created. Raises MediaError, also if `path` exists and `overwrite` is False.
         """
-        target = check_target(path, len(self), self.fps, overwrite)
-        with atomic_write(target, MediaError) as temporary:
-            media.write_video(temporary, self.frames, self.fps, path)
-            if target.suffix.lower() in (".mp4", ".gif"):
-                try:
-                    found = media.probe_video(temporary, path).num_frames
-                except MediaError as error:  # FFmpeg gives varying reasons where memory ends
-                    reason = "it could not be read back; perhaps there is not enough memory"
-                    raise MediaError(f"{path} was not saved: {reason}") from error
-                if found != len(self):
-                    raise MediaError(f"{path} was not saved: {len(self)} frames were written, {found} came back")
-        self.path = target
-        return target
+        self.path = writing.save_video(self.frames, self.fps, path, overwrite)
+        return self.path
 
     def spread(self, most: int) -> list[int]:
         """The indices of at most `most` frames, evenly spaced from the first to the last."""
@@ -192,7 +182,7 @@ class Video:
             x, y = place % columns * step_x, place // columns * step_y
             if labels:
                 draw.text((x + 1, y + 1), str(index), fill="black", font=font)
-            sheet.paste(media.to_image(self.frames[index]).resize((width, height), resample), (x, y + above))
+            sheet.paste(writing.to_image(self.frames[index]).resize((width, height), resample), (x, y + above))
         return sheet
 
     def _index(self, i: int) -> int:
@@ -284,7 +274,7 @@ class Reference:
             if missing:
                 raise MediaError(f"{self.name} has changed: frame {min(missing)} is no longer there")
         elif self.num_frames == 1:
-            image = self._content if _is_pil(self._content) else media.to_image(self._content[0])
+            image = self._content if _is_pil(self._content) else writing.to_image(self._content[0])
             out[:] = _resize_crop_image(image, covering, size)
         else:
             for place, index in enumerate(indices):

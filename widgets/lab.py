@@ -26,7 +26,7 @@ from opensora_lite.widgets.widget import Widget, encoded, module, plural, still_
 from PIL import Image, ImageDraw
 
 from opensora_lite.errors import MaskStrategyError, OpenSoraError, PromptError
-from opensora_lite.io.media import mp4_bytes
+from opensora_lite.io.writing import mp4_bytes
 from opensora_lite.masks import MaskStrategy
 from opensora_lite.pipeline import Progress
 from opensora_lite.prompts import split_prompt

@@ -18,7 +18,7 @@ from PIL import Image
 
 from opensora_lite import video as video_module
 from opensora_lite.errors import MediaError, SizeError
-from opensora_lite.io import media
+from opensora_lite.io import media, writing
 from opensora_lite.video import Video, count_frames, open_reference, read_image, read_reference, read_video
 
 
@@ -149,7 +149,7 @@ def test_html_without_an_encoder(monkeypatch):
     def broken(*_):
         raise MediaError("no <h264> here")
 
-    monkeypatch.setattr(media, "mp4_bytes", broken)
+    monkeypatch.setattr(writing, "mp4_bytes", broken)
     shown = Video(smooth())._repr_mimebundle_()["text/html"]
     assert "data:image/png" in shown and "no &lt;h264&gt; here" in shown
 
@@ -316,20 +316,20 @@ def test_save_spares_what_is_there(tmp_path):
 def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch, name):
     old = Video(noise(2, 16, 16)).save(tmp_path / name)
     before = {p.name: p.read_bytes() for p in ([old] if old.is_file() else old.iterdir())}
-    write = media.WRITERS[old.suffix]
+    write = writing.WRITERS[old.suffix]
 
     def full(path, frames, fps):
         write(path, frames, fps)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(media.WRITERS, old.suffix, full)
+    monkeypatch.setitem(writing.WRITERS, old.suffix, full)
     assert message(Video(smooth(3)).save, old) == f"{old} cannot be written: No space left on device"
 
     def interrupted(path, frames, fps):
         write(path, frames, fps)
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(media.WRITERS, old.suffix, interrupted)
+    monkeypatch.setitem(writing.WRITERS, old.suffix, interrupted)
     with pytest.raises(KeyboardInterrupt):
         Video(smooth(3)).save(old)
     assert {p.name: p.read_bytes() for p in ([old] if old.is_file() else old.iterdir())} == before
@@ -351,8 +351,8 @@ def test_a_directory_comes_back_if_it_cannot_be_replaced(tmp_path, monkeypatch):
 
 
 def test_a_lost_frame_is_noticed(tmp_path, monkeypatch):
-    write = media.WRITERS[".mp4"]
-    monkeypatch.setitem(media.WRITERS, ".mp4", lambda path, frames, fps: write(path, frames[1:], fps))
+    write = writing.WRITERS[".mp4"]
+    monkeypatch.setitem(writing.WRITERS, ".mp4", lambda path, frames, fps: write(path, frames[1:], fps))
     path = tmp_path / "a.mp4"
     assert message(Video(smooth(5)).save, path) == f"{path} was not saved: 5 frames were written, 4 came back"
     assert os.listdir(tmp_path) == []
@@ -363,7 +363,7 @@ def test_what_cannot_be_read_back_is_not_saved(monkeypatch, tmp_path):
         raise MediaError("cannot be read")
 
     path = tmp_path / "a.mp4"
-    monkeypatch.setattr(media, "probe_video", decoded)
+    monkeypatch.setattr(writing, "probe_video", decoded)
     said = "it could not be read back; perhaps there is not enough memory"
     assert message(Video(smooth(5)).save, path) == f"{path} was not saved: {said}"
     assert list(tmp_path.iterdir()) == []
