@@ -68,6 +68,27 @@ def golden_stdit(golden):
 
 
 @pytest.fixture(scope="session")
+def rflow_losses(recorded):
+    """rflow_losses("plain" | "masked" | "dropped") -> the arguments of rectified flow's training losses, and the loss.
+
+    In "dropped", the original replaced some captions by the null caption; here it stands in `y`.
+    """
+
+    def case(name: str):
+        tensors = dict(recorded("12/rflow_training_losses")[name])
+        inputs = {key: tensors[key] for key in ("t", "noise", "y", "fps", "height", "width")}
+        inputs |= {"x_0": tensors["x_start"], "mask": tensors["text_mask"]}
+        if name == "masked":
+            inputs["x_mask"] = tensors["frame_mask"].astype(bool)
+        if name == "dropped":
+            null = recorded("12/stdit3_qknorm_weights")["y_embedder"]["y_embedding"]
+            inputs["y"] = np.where(tensors["drop"][:, None, None, None] == 1, null, tensors["y"])
+        return inputs, tensors["loss"]
+
+    return case
+
+
+@pytest.fixture(scope="session")
 def pipe():
     """The small model, loaded once."""
     from opensora_lite import OpenSora

@@ -70,7 +70,10 @@ def random_batch(model: str, height: int, width: int, frames: int, kept: tuple =
     return batch
 
 
-@pytest.mark.parametrize("module", ["stdit2_torch", "losses_torch", "speed_torch", "serve", "run", "client"])
+TORCH = ["stdit2_torch", "losses_torch", "stdit3_torch", "rflow_torch", "speed_torch"]
+
+
+@pytest.mark.parametrize("module", [*TORCH, "serve", "run", "client"])
 def test_the_peer_imports_nothing_of_ours(module):
     """Parity is of independent code. And client.py, which runs in a process with Paddle, must not bring torch there."""
     names = set()
@@ -81,7 +84,7 @@ def test_the_peer_imports_nothing_of_ours(module):
             names.add(node.module.partition(".")[0])
     allowed = {"numpy", "safetensors", *sys.stdlib_module_names}
     if module not in ("client", "serve"):
-        allowed |= {"torch", "transformers", "diffusers", "serve", "stdit2_torch", "losses_torch", "speed_torch"}
+        allowed |= {"torch", "transformers", "diffusers", "serve", *TORCH}
     assert names <= allowed
 
 

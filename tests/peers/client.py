@@ -43,7 +43,7 @@ class Peer:
         if inputs is not None:
             request["inputs"] = str(self.folder / f"{self.requests}_inputs.safetensors")
             save_file({name: np.ascontiguousarray(array) for name, array in inputs.items()}, request["inputs"])
-        if do in ("forward", "losses") if wants is None else wants:
+        if do in ("forward", "losses", "transform") if wants is None else wants:
             request["outputs"] = str(outputs)
         with contextlib.suppress(BrokenPipeError):  # of a process that has ended: it gives no line below
             print(json.dumps(request), file=self.process.stdin, flush=True)
