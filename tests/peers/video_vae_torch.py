@@ -1,13 +1,13 @@
-"""The video VAE of Open-Sora 1.2 in PyTorch, written apart from opensora_lite/video_vae.py, for training and comparison.
+"""The video VAE of Open-Sora 1.2 in PyTorch, for training and comparison, written apart from opensora_lite/video_vae.py.
 
 It has the tensor names of the released checkpoint and is differentiable. It imports nothing from opensora_lite.
 
-    vae = load("tests/golden/12/vae")                    # or VideoVAE(spatial, TemporalVAE(filters=32, …), shift, scale)
-    posterior = vae.encode(video)                        # mean, logvar [B, C, T_z, h, w]
-    video = vae.decode(posterior.mean, num_frames)       # [B, 3, T, H, W]
+    vae = load("tests/golden/12/vae")  # or VideoVAE(spatial, TemporalVAE(filters=16, …), shift, scale)
+    posterior = vae.encode(video)  # mean, logvar [B, C, T_z, h, w]
+    video = vae.decode(posterior.mean, num_frames)  # [B, 3, T, H, W]
 
-    temporal = TemporalVAE(filters=32, num_groups=8, num_res_blocks=2)     # to train on chunks of 17 frames
-    posterior = temporal.encode(x)                       # x [B, 4, 17, h, w] -> mean, logvar [B, 4, 5, h, w]
+    temporal = TemporalVAE(filters=16, num_groups=8, num_res_blocks=1)  # to train on chunks of 17 frames
+    posterior = temporal.encode(x)    # x [B, 4, 17, h, w] -> mean, logvar [B, 4, 5, h, w]
     x = temporal.decode(posterior.sample(), 17)
 
 Axes: B videos · T frames · H, W height and width in pixels, h, w in latents · C latent channels · T_z latent frames.
