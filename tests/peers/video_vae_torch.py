@@ -1,6 +1,6 @@
-"""The video VAE of Open-Sora 1.2 in PyTorch, for training and comparison, written apart from opensora_lite/video_vae.py.
+"""The video VAE of Open-Sora 1.2 in PyTorch: for training, and for comparison with opensora_lite/video_vae.py.
 
-It has the tensor names of the released checkpoint and is differentiable. It imports nothing from opensora_lite.
+It has the tensor names of the released checkpoint, is differentiable, and imports nothing from opensora_lite.
 
     vae = load("tests/golden/12/vae")  # or VideoVAE(spatial, TemporalVAE(filters=16, …), shift, scale)
     posterior = vae.encode(video)  # mean, logvar [B, C, T_z, h, w]
