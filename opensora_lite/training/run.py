@@ -103,6 +103,7 @@ def start_processes(recipe: Recipe):
     Raises OpenSoraError if the batches can't be divided evenly among the processes.
     """
     if dist.ParallelEnv().world_size > 1 and not dist.is_initialized():
+        use_plain_store()
         dist.init_parallel_env()
     n = dist.get_world_size()
     batches = {stage.batch_of(length) for stage in recipe.diffusion.stages for length in stage.lengths}
@@ -111,6 +112,17 @@ def start_processes(recipe: Recipe):
         raise OpenSoraError(
             f"batches of {sorted(batches)} can't be divided among {n} processes; choose multiples of {n}"
         )
+
+
+def use_plain_store():
+    """Let the processes meet through Paddle's older TCP store.
+
+    The one on libuv, Paddle 3's default, aborts at times (SIGABRT, one run in six on a busy machine) when process 0
+    ends, and paddle.distributed.launch then reports the run as failed.
+    """
+    flag = "FLAGS_tcp_store_using_libuv"
+    if flag in paddle.base.core.globals():  # Paddle 2.6 has only the older one
+        paddle.set_flags({flag: False})
 
 
 def claim(out: Path, recipe: Recipe):
