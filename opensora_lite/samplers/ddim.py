@@ -5,6 +5,7 @@ Source: Denoising Diffusion Implicit Models, arXiv:2010.02502.
 
 import math
 
+from opensora_lite.errors import OpenSoraError
 from opensora_lite.samplers.loop import Sampler
 
 
@@ -12,10 +13,13 @@ class DDIM(Sampler):
     """x_{t-1} from the predicted x_0 and ε.
 
     spacing: as in `Sampler`. eta: 0 adds no noise, 1 as much as DDPM (DDIM, eq. 16).
+    Raises OpenSoraError for other values: above 1, the noise of a step can exceed the variance that it must have.
     """
 
     def __init__(self, spacing: str | int, eta: float = 0.0):
         super().__init__(spacing)
+        if not 0 <= eta <= 1:
+            raise OpenSoraError(f"eta is {eta!r}, but DDIM takes 0 (no noise) to 1 (as much as DDPM)")
         self.eta = eta
 
     def step(self, x_t, prediction, index, noise_fn=None, previous=None):

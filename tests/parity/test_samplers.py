@@ -181,6 +181,8 @@ def test_ddim_with_eta_draws_noise_and_without_does_not():
     z = paddle.randn(SHAPE)
     assert np.array_equal(run(DDIM(5), z), run(DDIM(5), z))
     assert relative_error(run(DDIM(5, eta=1.0), z), run(DDIM(5), z)) > 0.1
+    with pytest.raises(OpenSoraError, match="eta"):
+        DDIM(5, eta=2.0)
 
 
 # ----------------------------------------------------------------------------------------------------- noise, guidance
