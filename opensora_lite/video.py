@@ -4,6 +4,7 @@ Frames are uint8 RGB, [T, H, W, 3]: T frames of H rows and W columns. Files are 
 io/writing.py.
 """
 
+import contextlib
 import html
 import math
 import operator
@@ -18,6 +19,7 @@ from pydantic import Field
 from opensora_lite.errors import MediaError, SizeError
 from opensora_lite.io import media, writing
 from opensora_lite.io.media import MAX_KEPT_PIXELS, MAX_PIXELS, StrPath, check_length
+from opensora_lite.io.metadata import read_info
 from opensora_lite.io.writing import check_target as check_target
 from opensora_lite.validation import Whole, check
 
@@ -38,7 +40,8 @@ class Video:
     """Frames and their rate; as the last line of a notebook cell it plays.
 
     frames: uint8 [T, H, W, 3], RGB, T >= 1 (not copied). fps: frames per second, 0.01 … 1000.
-    path: where it was saved, or None. prompt: shown with the video, or None.
+    path: where it was saved, or None. prompt: shown with the video, or None. info: how it was made, which `save` writes
+    into the file's metadata (`provenance`), or None.
     Raises MediaError for anything else.
     """
 
@@ -46,6 +49,7 @@ class Video:
     fps: float = 24.0
     path: "Path | None" = None
     prompt: "str | None" = None
+    info: "dict[str, Any] | None" = None
 
     def __post_init__(self) -> None:
         _check_frames(self.frames)
@@ -129,15 +133,17 @@ class Video:
         """Write the video in the format of the suffix of `path`. Returns the path, which becomes `self.path` too.
 
         .mp4    h264, plays in browsers
+        .webm   VP9, plays in browsers
         .gif    at most 50 fps, 256 colours per frame; its clock counts hundredths of a second
+        .webp   shown like a picture, as a .gif is, with all colours; its clock counts milliseconds
         .png    one frame only, lossless
         (none)  a directory of frame_0000.png, frame_0001.png …, lossless
 
-        The file appears at `path` when it is complete (an mp4 or gif is decoded before); after a failure, whatever was
+        The file appears at `path` when it is complete (a video or gif is decoded before); after a failure, whatever was
         there is unchanged. A directory is only replaced if it holds nothing but such frames. Missing parent
         directories are created. Raises MediaError, also if `path` exists and `overwrite` is False.
         """
-        self.path = writing.save_video(self.frames, self.fps, path, overwrite)
+        self.path = writing.save_video(self.frames, self.fps, path, overwrite, self.info)
         return self.path
 
     def spread(self, most: int) -> list[int]:
@@ -195,6 +201,7 @@ class Video:
 def read_video(path: StrPath) -> Video:
     """All frames of a video file in display order, upright, at the average frame rate of the file (24 if unknown).
 
+    `Video.info` is how it was made, if this library wrote it.
     Raises MediaError, also for more than MAX_KEPT_PIXELS pixels in all.
     """
     file, kind = media.check_source(path)
@@ -206,7 +213,10 @@ def read_video(path: StrPath) -> Video:
     frames = np.empty((info.num_frames, *size, 3), np.uint8)
     for index, frame in media.decode_video(file, path, range(info.num_frames)):
         frames[index] = frame
-    return Video(frames, info.fps)
+    video = Video(frames, info.fps)
+    with contextlib.suppress(MediaError):  # metadata that Pillow refuses
+        video.info = read_info(path)
+    return video
 
 
 def read_image(path: StrPath) -> np.ndarray:

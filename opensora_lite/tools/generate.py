@@ -50,7 +50,7 @@ def add_generate_options(parser: argparse.ArgumentParser) -> None:
     add("--prompt-as-path", action="store_true", help="name files after their prompts, and skip those that exist")
     add("--overwrite", action="store_true", help="replace files that exist; otherwise they are an error")
     add("--skip-existing", action="store_true", help="make only the videos whose files are missing, with their seeds")
-    add("--save-format", choices=("mp4", "gif", "png"), help="[mp4; png for a single frame]")
+    add("--save-format", choices=("mp4", "webm", "gif", "webp", "png"), help="[mp4; png for a single frame]")
     group = parser.add_argument_group("the model")
     add = group.add_argument
     add("--model", help='"tiny", or a folder with stdit/, t5/ and vae/ [tiny]')

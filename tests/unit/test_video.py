@@ -273,16 +273,17 @@ def test_save_follows_a_link(tmp_path):
 
 def test_save_errors(tmp_path):
     video = Video(smooth(3))
-    for name, suffix in (("a.webm", ".webm"), ("a.txt", ".txt"), ("a.", ".")):
+    for name, suffix in (("a.mkv", ".mkv"), ("a.txt", ".txt"), ("a.", ".")):
         if name == "a." and sys.version_info < (3, 14):
             continue  # no suffix before 3.14
         assert message(video.save, tmp_path / name) == (
-            f'{tmp_path / name}: a video cannot be saved as "{suffix}"; what works: .mp4, .gif, .png (one frame), '
+            f'{tmp_path / name}: a video cannot be saved as "{suffix}"; what works: .mp4, .webm, .gif, '
+            ".webp, .png (one frame), "
             "or a name without a suffix (a directory of PNG frames)"
         )
-    assert "a .png holds one frame, and this video has 3; use .mp4, .gif" in message(video.save, tmp_path / "a.png")
+    assert "a .png holds one frame, and this video has 3; use .mp4, .webm" in message(video.save, tmp_path / "a.png")
     fast = Video(smooth(3), fps=60)
-    assert message(fast.save, tmp_path / "a.gif").endswith("at most 50 frames per second, not 60; use .mp4")
+    assert message(fast.save, tmp_path / "a.gif").endswith("at most 50 frames per second, not 60; use .webp or .mp4")
     assert message(video.save, tmp_path / ".mp4").endswith(".mp4 has no file name to save under")
     assert message(video.save, "..") == ".. has no file name to save under"
     assert message(video.save, "") == "a path was expected, not ''"
@@ -312,21 +313,21 @@ def test_save_spares_what_is_there(tmp_path):
     assert count_frames(old) == 3
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.webp", "a"])
 def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch, name):
     old = Video(noise(2, 16, 16)).save(tmp_path / name)
     before = {p.name: p.read_bytes() for p in ([old] if old.is_file() else old.iterdir())}
     write = writing.WRITERS[old.suffix]
 
-    def full(path, frames, fps):
-        write(path, frames, fps)
+    def full(path, frames, fps, comment):
+        write(path, frames, fps, comment)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setitem(writing.WRITERS, old.suffix, full)
     assert message(Video(smooth(3)).save, old) == f"{old} cannot be written: No space left on device"
 
-    def interrupted(path, frames, fps):
-        write(path, frames, fps)
+    def interrupted(path, frames, fps, comment):
+        write(path, frames, fps, comment)
         raise KeyboardInterrupt
 
     monkeypatch.setitem(writing.WRITERS, old.suffix, interrupted)
@@ -352,7 +353,7 @@ def test_a_directory_comes_back_if_it_cannot_be_replaced(tmp_path, monkeypatch):
 
 def test_a_lost_frame_is_noticed(tmp_path, monkeypatch):
     write = writing.WRITERS[".mp4"]
-    monkeypatch.setitem(writing.WRITERS, ".mp4", lambda path, frames, fps: write(path, frames[1:], fps))
+    monkeypatch.setitem(writing.WRITERS, ".mp4", lambda path, frames, *rest: write(path, frames[1:], *rest))
     path = tmp_path / "a.mp4"
     assert message(Video(smooth(5)).save, path) == f"{path} was not saved: 5 frames were written, 4 came back"
     assert os.listdir(tmp_path) == []
