@@ -63,19 +63,20 @@ def space_timesteps(spacing: str | int, train_steps: int = TRAIN_STEPS) -> list[
 class Schedule:
     """The linear schedule at the timesteps of a run; all tables [steps], index 0 the least noise.
 
-    spacing, train_steps: as in `space_timesteps`. dtype: of the tables; sampling uses float32, training float64.
+    spacing, train_steps: as in `space_timesteps`. Tables are float32, in sampling and in training.
     timesteps: those that are visited. betas: of one step of the run.
     alphas_cumprod: ᾱ; alphas_cumprod_prev: ᾱ one step closer to the data, 1 at index 0.
     posterior_*: of q(x_{t-1} | x_t, x_0) (DDPM, eq. 7).
     """
 
-    def __init__(self, spacing: str | int = TRAIN_STEPS, train_steps: int = TRAIN_STEPS, dtype: type = np.float32):
+    def __init__(self, spacing: str | int = TRAIN_STEPS, train_steps: int = TRAIN_STEPS):
         self.timesteps = np.array(space_timesteps(spacing, train_steps))
         kept = alphas_cumprod(train_steps)[self.timesteps]
-        # as released: float32 from here on, which changes the very last step by about 2e-4
-        self.betas = (1 - kept / np.append(1.0, kept[:-1])).astype(dtype)
-        self.alphas_cumprod = np.cumprod(1 - self.betas)
-        self.alphas_cumprod_prev = np.append(dtype(1), self.alphas_cumprod[:-1])
+        # as released: float32 from here on, which changes the very last step, and the training loss at t = 0, by 2e-4
+        self.betas = (1 - kept / np.append(1.0, kept[:-1])).astype(np.float32)
+        # PyTorch's cumprod accumulates float32 in float64
+        self.alphas_cumprod = np.cumprod(1 - self.betas, dtype=np.float64).astype(np.float32)
+        self.alphas_cumprod_prev = np.append(np.float32(1), self.alphas_cumprod[:-1])
         noise = 1 - self.alphas_cumprod
         self.posterior_variance = self.betas * (1 - self.alphas_cumprod_prev) / noise
         self.posterior_mean_x_0 = self.betas * np.sqrt(self.alphas_cumprod_prev) / noise

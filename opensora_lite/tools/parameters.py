@@ -2,7 +2,8 @@
 
 papermill inserts a cell with the given values after the cell tagged `parameters`. It only warns about a name that this
 cell doesn't have: the value then goes into an unused variable, and the notebook runs with its default. It doesn't check
-types either: `-p mask_strategy 0` passes a number. A notebook refuses both, before any slow cell, with three lines:
+types either: `-p mask_strategy 0` passes a number. A notebook refuses both, before any slow cell, with the three lines
+below. `-p` knows no lists: `-p image_size "[64, 64]"` passes text, which these lines replace by the list.
 
     before = dict(globals())  #      at the end of the imports; names that appear later are parameters
     steps: int = 20  #               in the cell tagged `parameters`: name, type and default
@@ -13,7 +14,7 @@ import contextlib
 import difflib
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
 import yaml
@@ -58,15 +59,20 @@ def check_value(kind: Any, value: Any, name: str) -> Any:
     return check(kind, list(value) if isinstance(value, tuple) else value, name)
 
 
-def given_parameters(namespace: Mapping[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+def given_parameters(namespace: MutableMapping[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     """Name -> value of a notebook's parameters: the declared ones, and all names that appeared since `before`.
+
+    Texts that stand for a list, a dictionary, a truth value or None of the declared type are replaced by it, in
+    `namespace` too (`from_text`).
 
     namespace: the notebook's `globals()`. before: a copy made ahead of the parameters cell; a name in it counts as
     given if its value is another object now. Names that begin with `_`, such as IPython's, are left out. `before` is
     emptied, so that only declared names count when somebody runs the parameters cell again by hand: by then the
     variables of later cells exist too.
     """
-    declared = {name: namespace[name] for name in namespace.get("__annotations__", ()) if name in namespace}
+    kinds = namespace.get("__annotations__", {})
+    declared = {name: from_text(kind, namespace[name]) for name, kind in kinds.items() if name in namespace}
+    namespace.update(declared)
     appeared = {
         name: value
         for name, value in namespace.items()
@@ -77,6 +83,26 @@ def given_parameters(namespace: Mapping[str, Any], before: dict[str, Any]) -> di
     return declared | appeared
 
 
+def from_text(kind: Any, value: Any) -> Any:
+    """The list, dictionary, truth value or None of type `kind` that the text `value` is in YAML; else `value` itself.
+
+    >>> from_text(list[int], "[64, 64]"), from_text(str, "[64, 64]")
+    ([64, 64], '[64, 64]')
+    """
+    if not isinstance(value, str) or _fits(kind, value):
+        return value
+    read = _read_yaml(value)  # no number: papermill has read those, except where text was asked for
+    return read if isinstance(read, (list, dict, bool, type(None))) and _fits(kind, read) else value
+
+
+def _read_yaml(text: str) -> object:
+    """What `text` is in YAML; `text` itself if it is none, or not such as JSON can hold."""
+    with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
+        read = yaml.safe_load(text)
+        return read if _fits(JsonValue, read) else text
+    return text
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
     """For a message about an unknown name: 'did you mean "seed"?', or "" if no known name is similar."""
     similar = difflib.get_close_matches(str(name), known, n=1)
@@ -85,15 +111,12 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 def _advice(kind: Any, name: str, value: object) -> str:
     """The papermill option that passes the value that was probably meant; "" if unknown."""
-    if isinstance(value, (bool, int, float)) and _fits(kind, ""):
+    if isinstance(value, (bool, int, float, type(None))) and _fits(kind, ""):
         return f"; papermill passes text with -r {name} {shown(value)}"
     if not isinstance(value, str) or len(value) > MAX_ADVICE:
         return ""
-    guesses: list[object] = [[value]]
-    with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
-        guesses.insert(0, yaml.safe_load(value))
-    for guess in guesses:
-        if _fits(JsonValue, guess) and _fits(kind, guess):
+    for guess in (_read_yaml(value), [value]):
+        if _fits(kind, guess):
             return f"; papermill passes YAML with -y {shlex.quote(json.dumps({name: guess}, ensure_ascii=False))}"
     return ""
 

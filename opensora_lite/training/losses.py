@@ -20,11 +20,11 @@ from opensora_lite.schedule import Schedule
 class TrainingSchedule:
     """The tables of `Schedule` for all 1000 timesteps as tensors, indexed by one timestep per video.
 
-    Computed in float64 and rounded to float32 once, as in the original's training.
+    As released, in training too: the betas are rounded to float32, and all tables are computed from those in float32.
     """
 
     def __init__(self):
-        schedule = Schedule(dtype=np.float64)
+        schedule = Schedule()
         abar = schedule.alphas_cumprod
         tables = dict(
             signal=np.sqrt(abar),
@@ -36,7 +36,7 @@ class TrainingSchedule:
             least_log_variance=schedule.posterior_log_variance,
             most_log_variance=np.log(schedule.betas),
         )
-        self.tables = {name: paddle.to_tensor(table.astype(np.float32)) for name, table in tables.items()}
+        self.tables = {name: paddle.to_tensor(table) for name, table in tables.items()}
 
     def __call__(self, name: str, t):
         """Table `name` at t int64 [B], broadcastable to [B, C, T, H, W]."""

@@ -103,6 +103,8 @@ def test_what_is_not_declared_is_refused(given, words):
     [
         ("prompt", 0, "0"),
         ("prompt", True, "True"),
+        ("prompt", None, "None"),
+        ("prompt", -1.5, "-1.5"),
         ("image_size", "[64, 64]", [64, 64]),
         ("references", "['a.png', 'b.png']", ["a.png", "b.png"]),
         ("references", "it's.png", ["it's.png"]),
@@ -118,6 +120,59 @@ def test_the_advice_works_when_it_is_pasted(papermill, tmp_path, name, given, me
     injected = prepared(tmp_path / "out.ipynb", advice)
     assert injected[name] == meant
     check_parameters(DECLARED, {name: injected[name]})
+
+
+VALUES = {
+    "prompt": "[close up] a red car, 16:9",
+    "references": ["a b.png", "it's.mp4", "C:\\clips\\new.mp4"],
+    "image_size": [48, 80],
+    "steps": 30,
+    "guidance_scale": 7.5,
+    "quiet": True,
+    "condition_frames": None,
+    "options": {"a": [1, "b"], "c": None},
+}
+
+
+@pytest.mark.parametrize("option", ["-p", "-y", "-f"])
+def test_values_of_every_kind_can_be_passed(papermill, tmp_path, option):
+    """`-p` takes the text of one value, `-y` YAML, `-f` a YAML file; papermill's own command line reads them."""
+    (tmp_path / "values.yaml").write_text(json.dumps(VALUES))
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in VALUES.items()}
+    options = {
+        "-p": [word for name, text in texts.items() for word in ("-p", name, text)],
+        "-y": ["-y", json.dumps(VALUES)],
+        "-f": ["-f", str(tmp_path / "values.yaml")],
+    }
+    namespace = {**prepared(tmp_path / "out.ipynb", options[option]), "__annotations__": DECLARED}
+    check_parameters(DECLARED, given_parameters(namespace, {}))
+    assert {name: namespace[name] for name in VALUES} == VALUES
+
+
+@pytest.mark.parametrize(
+    "name, text, meant",
+    [
+        ("references", "['a.png', 'b.png']", ["a.png", "b.png"]),  # as Python writes it
+        ("references", "[a.png, b.png]", ["a.png", "b.png"]),
+        ("references", "- a.png\n- b.png", ["a.png", "b.png"]),
+        ("references", "[]", []),
+        ("quiet", "false", False),
+        ("condition_frames", "null", None),
+        ("references", "a.png", "a.png"),  # no list, which the check refuses
+        ("references", "[1, 2]", "[1, 2]"),
+        ("references", "['a.png'", "['a.png'"),
+        ("image_size", "[64, wide]", "[64, wide]"),
+        ("steps", "20", "20"),  # text was asked for, with -r
+        ("steps", "1:30", "1:30"),  # 90 in YAML
+        ("options", "{a: 2020-01-01}", "{a: 2020-01-01}"),  # which JSON has not
+        ("prompt", "[64, 64]", "[64, 64]"),
+        ("prompt", "null", "null"),
+    ],
+)
+def test_a_text_that_is_a_list_of_the_declared_kind_is_that_list(name, text, meant):
+    namespace = {name: text, "__annotations__": DECLARED}
+    assert given_parameters(namespace, {}) == {name: meant}
+    assert namespace[name] == meant
 
 
 def test_a_notebook_without_parameters_says_so():

@@ -30,6 +30,5 @@ def test_the_losses_of_the_original(recorded, golden_stdit, case):
     errors = {name: np.abs(value.numpy() / tensors[name] - 1) for name, value in losses.items()}
     print(f"\ntraining losses, {case}: " + ", ".join(f"{name} {error.max():.1e}" for name, error in errors.items()))
     assert relative_error(losses["mse"].numpy(), tensors["mse"]) < 1e-5
-    np.testing.assert_allclose(losses["vb"].numpy()[1:], tensors["vb"][1:], rtol=1e-4)
-    np.testing.assert_allclose(losses["vb"].numpy()[:1], tensors["vb"][:1], rtol=1e-2)  # rounding noise, see golden
+    np.testing.assert_allclose(losses["vb"].numpy(), tensors["vb"], rtol=1e-4)
     np.testing.assert_allclose(losses["loss"].numpy(), losses["mse"].numpy() + losses["vb"].numpy(), rtol=1e-6)

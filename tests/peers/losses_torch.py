@@ -11,16 +11,17 @@ import math
 
 import torch
 
-BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+# As released: betas are rounded to float32, and the tables are computed from those in float32.
+BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64).float()
 ABAR = (1 - BETAS).cumprod(0)  # ᾱ_t
-ABAR_BEFORE = torch.cat([torch.ones(1, dtype=torch.float64), ABAR[:-1]])  # ᾱ_{t-1}
+ABAR_BEFORE = torch.cat([torch.ones(1), ABAR[:-1]])  # ᾱ_{t-1}
 VARIANCE = BETAS * (1 - ABAR_BEFORE) / (1 - ABAR)  # β̃_t, of q(x_{t-1} | x_t, x_0): DDPM, eq. 7
 LOG_VARIANCE = torch.cat([VARIANCE[1:2], VARIANCE[1:]]).log()  # log 0 at t = 0 is replaced by its neighbour
 
 
 def pick(table, t):
-    """table[t] in the shape [B, 1, 1, 1, 1]; computed in float64, used in float32."""
-    return table[t].float()[:, None, None, None, None]
+    """table[t] in the shape [B, 1, 1, 1, 1]."""
+    return table[t][:, None, None, None, None]
 
 
 def noised(x_0, t, noise):
@@ -63,7 +64,7 @@ def training_losses(model, x_0, t, noise, x_mask=None, **conditions):
         x_t = torch.where(x_mask[:, None, :, None, None], x_t, noised(x_0, torch.zeros_like(t), noise))
     epsilon, v = model(x_t, t, x_mask=x_mask, **conditions).chunk(2, 1)
 
-    guess = (x_t - pick((1 - ABAR).sqrt(), t) * epsilon.detach()) / pick(ABAR.sqrt(), t)
+    guess = pick((1 / ABAR).sqrt(), t) * x_t - pick((1 / ABAR - 1).sqrt(), t) * epsilon.detach()
     mean = posterior_mean(guess, x_t, t)
     share = (v + 1) / 2
     log_variance = share * pick(BETAS.log(), t) + (1 - share) * pick(LOG_VARIANCE, t)  # IDDPM, eq. 15

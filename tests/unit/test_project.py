@@ -47,6 +47,15 @@ def test_environment_yml_has_the_pins_of_pyproject():
     assert pins(pip[:-1]) == wanted
 
 
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "notebooks/guide/usage.md"])
+def test_the_pins_that_ask_for_an_environment_of_its_own_are_those_of_pyproject(page):
+    """The pages name pins as the reason; each must be one that pip really gets."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = pins(re.findall(r"`([a-z_]+<[\d.]+)`", text))
+    declared = pins([line.partition(";")[0] for line in PYPROJECT["project"]["dependencies"]])
+    assert named and all(set(pin) <= set(declared[name]) for name, pin in named.items())
+
+
 def test_environment_yml_has_the_packages_of_the_design_card():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     names = {name for name, _ in pins(environment["dependencies"][-1]["pip"][:-1])}
