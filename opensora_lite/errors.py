@@ -1,10 +1,13 @@
 """The errors that a person can cause. Each says what was wrong, where, and what would be right.
 
 All are `OpenSoraError`, so one `except` catches them; the command line prints the message without a traceback and exits
-with 2. All but OutOfMemoryError are raised before a model runs.
+with 2. All but OutOfMemoryError are raised before a model runs. What is lost or changed without being a mistake is a
+`Note`, a warning.
 """
 
 import contextlib
+import sys
+import warnings
 from numbers import Real
 
 
@@ -38,6 +41,26 @@ class DeviceError(OpenSoraError):
 
 class OutOfMemoryError(OpenSoraError, MemoryError):
     """Not enough memory for a computation; results from before it are kept."""
+
+
+class Note(UserWarning):
+    """Something that a request loses, or that is changed in it: a caption that is cut, a size that is rounded.
+
+    The command line prints it as "note: …". `warnings.simplefilter("error", Note)` makes it an error.
+    """
+
+
+def note(text: str) -> None:
+    """Warn with a Note, at the line that called this package."""
+    level, frame = 1, sys._getframe()
+    package = __name__.partition(".")[0]
+    while frame.f_back is not None and _is_inside(frame.f_globals.get("__name__", ""), package):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, Note, stacklevel=level)
+
+
+def _is_inside(module: str, package: str) -> bool:
+    return module.partition(".")[0] in (package, "pydantic", "dataclasses")
 
 
 class NeedsMemory(contextlib.AbstractContextManager[None]):

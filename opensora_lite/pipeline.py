@@ -189,7 +189,7 @@ class OpenSora:
         unknown = sorted(set(settings) - set(known))
         if unknown:
             raise TypeError(f"unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
-        chosen = replace(self.settings, **settings)
+        chosen = self.settings.changed(**settings)
         single = isinstance(prompt, str)
         if not single and not isinstance(prompt, Sequence):
             raise PromptError(f"a prompt is text, or a list of texts, not {type(prompt).__name__}")

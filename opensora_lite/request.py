@@ -4,26 +4,32 @@ Everything that a person can get wrong is reported here, before a model is loade
 captions are cleaned, its references are open, and it says for each loop where every frame comes from.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field
+import numpy as np
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import ArgsKwargs
 
-from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, PromptError, SizeError, shown
+from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, PromptError, SizeError, note, shown
 from opensora_lite.io.checkpoints import read_json
 from opensora_lite.masks import MAX_FRAMES, MAX_LOOPS, Frame, MaskStrategy, start_steps
 from opensora_lite.prompts import prompts_per_loop, split_prompt
+from opensora_lite.sizes import parse_frames, parse_rate, parse_size
 from opensora_lite.validation import AsTuple, Whole, check, validated
 from opensora_lite.video import MAX_PIXELS, Reference, ReferenceSource, open_reference
 
 WEIGHTS = Path(__file__).parent / "weights"
 PIXELS_PER_LATENT = 8  # along each side; of the VAE that Open-Sora 1.1 was trained with
 IMAGE_FPS = 120  # as released: the frame rate that the model is conditioned on for an image
+MIN_FPS = 0.01  # of a Video
 MAX_AREA = MAX_PIXELS // 4  # pixels of one frame; `Video.save` could not read a larger one back
 
 SamplerName = Literal["iddpm", "ddim", "dpm-solver"]
@@ -36,27 +42,52 @@ References = ReferenceSource | Sequence[ReferenceSource] | None  # of one prompt
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def check_size(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) in pixels; one number is a square. Raises a SizeError that names the nearest sizes that work.
+def check_size(image_size: int | str | Sequence[int], pixels: int = 256 * 256) -> tuple[int, int]:
+    """(height, width) in pixels, rounded down to multiples of 8 as released; a Note says so. Raises SizeError.
 
-    >>> check_size(64), check_size([48, 80])
-    ((64, 64), (48, 80))
+    image_size: two numbers; one, for a square; or text as in `sizes.parse_size`. pixels: of text such as "16:9".
+
+    >>> check_size(64), check_size([48, 80]), check_size("16:9", pixels=64 * 64)
+    ((64, 64), (48, 80), (48, 80))
     """
     sides: Any = (image_size, image_size) if isinstance(image_size, Integral) else image_size
+    name = "image_size"
+    if isinstance(image_size, str):
+        name, sides = f"image_size {image_size.strip()} =", parse_size(image_size, pixels)
     height, width = check(Annotated[tuple[Whole, Whole], AsTuple], sides, "image_size", SizeError)
-    if max(height, 8) * max(width, 8) > MAX_AREA:
+    if min(height, width) < PIXELS_PER_LATENT:
+        raise SizeError(
+            f"image_size {shown(height)}×{shown(width)} is too small; height and width are at least 8 pixels"
+        )
+    if height * width > MAX_AREA:
         raise SizeError(
             f"image_size {shown(height)}×{shown(width)} is more than {MAX_AREA / 1e6:g} megapixels; make it smaller"
         )
-    for name, size in (("height", height), ("width", width)):
-        below = size - size % PIXELS_PER_LATENT
-        if size != below or size < PIXELS_PER_LATENT:
-            nearest = sorted({max(n, PIXELS_PER_LATENT) for n in (below, below + PIXELS_PER_LATENT)})
-            raise SizeError(
-                f"{name} {size} must be a multiple of {PIXELS_PER_LATENT}, the pixels per latent;"
-                f" the nearest are {' and '.join(map(str, nearest))}"
-            )
-    return height, width
+    rounded = height - height % PIXELS_PER_LATENT, width - width % PIXELS_PER_LATENT
+    if rounded != (height, width):
+        note(f"{name} {height}×{width} → {rounded[0]}×{rounded[1]}: sides are multiples of {PIXELS_PER_LATENT} pixels")
+    return rounded
+
+
+def check_rate(fps: float | str | Fraction) -> float:
+    """Frames per second, a whole number as int; text as in `sizes.parse_rate`. Raises SizeError.
+
+    >>> check_rate("30000/1001"), check_rate(24.0)
+    (29.97002997002997, 24)
+    """
+    value = parse_rate(fps) if isinstance(fps, str) else fps
+    value = float(value) if isinstance(value, Fraction) else value
+    rate = check(Annotated[float, Field(ge=1, le=1000)], value, "fps", SizeError)
+    return int(rate) if rate == int(rate) else rate
+
+
+def check_seeds(seed: int | Sequence[int]) -> int | tuple[int, ...]:
+    """A seed, or a tuple of seeds. Raises OpenSoraError."""
+    one = Annotated[Whole, Field(ge=0, le=2**63 - 1)]
+    seed = seed.tolist() if isinstance(seed, np.ndarray) else seed
+    if isinstance(seed, (list, tuple, range)):
+        return check(Annotated[tuple[one, ...], Field(min_length=1)], tuple(seed), "seed")
+    return check(one, seed, "seed")
 
 
 def _option(help: str, *flags: str, **bounds: Any) -> Any:
@@ -71,16 +102,20 @@ Timestep = Annotated[Whole, Field(ge=0, le=999)]
 class Settings:
     """Settings shared by all videos of a request; the defaults are those of the released 1.1 weights.
 
-    Raises an OpenSoraError for invalid values.
+    num_frames may be seconds ("4s"), image_size a name ("240p 16:9"), fps text ("29.97"): see `sizes`. Raises an
+    OpenSoraError for invalid values.
     """
 
-    num_frames: Annotated[Whole, _option("frames T of one loop", ge=1, le=MAX_FRAMES)] = 16
+    num_frames: Annotated[Whole, _option("frames T of one loop, or seconds such as 4s", ge=1, le=MAX_FRAMES)] = 16
     image_size: Annotated[
-        tuple[int, int], BeforeValidator(check_size), _option("height and width in pixels, multiples of 8")
+        tuple[int, int], BeforeValidator(check_size), _option("height and width in pixels; or 480x832, 240p, 240p 16:9")
     ] = (256, 256)
     fps: Annotated[
-        Whole,
-        _option("frame rate that the model is conditioned on; the video plays at fps // frame-interval", ge=1, le=1000),
+        int | float,
+        BeforeValidator(check_rate),
+        _option(
+            "frame rate that the model is conditioned on, such as 24 or 29.97; the video plays at fps / frame-interval"
+        ),
     ] = 24
     frame_interval: Annotated[
         Whole, _option("the model was trained on every N-th frame of its clips", ge=1, le=1000)
@@ -119,11 +154,28 @@ class Settings:
         Annotated[Whole, Field(ge=1, le=MAX_FRAMES)] | None,
         _option("frames at the end of a loop that the next loop is conditioned on", "--condition-frame-length"),
     ] = None
-    seed: Annotated[Whole, _option("the i-th video is made with seed + i", ge=0, le=2**63 - 1)] = 42
+    seed: Annotated[
+        int | tuple[int, ...],
+        BeforeValidator(check_seeds),
+        _option("the i-th video is made with seed + i; several: one for each prompt, or for each video"),
+    ] = 42
+    same_seed: Annotated[bool, _option("every prompt has the same seed; samples of a prompt differ")] = False
     batch_size: Annotated[
         Whole, _option("videos made at once; changes time and memory, not the videos", ge=1, le=10_000)
     ] = 1
     num_sample: Annotated[Whole, _option("videos for each prompt", ge=1, le=10_000)] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _frames_of_seconds(cls, given: Any) -> Any:
+        """num_frames as a number: how many frames "4s" are depends on the rate of the video."""
+        values = given
+        if isinstance(given, ArgsKwargs):
+            values = dict(zip(cls.__dataclass_fields__, given.args, strict=False)) | (given.kwargs or {})
+        if not isinstance(values, dict) or not isinstance(values.get("num_frames"), str):
+            return given
+        rates = Settings(**{name: values[name] for name in ("fps", "frame_interval") if name in values})
+        return ArgsKwargs((), values | {"num_frames": parse_frames(values["num_frames"], rates.video_fps)})
 
     def __post_init__(self) -> None:
         interval, n, c = self.guidance_interval, self.num_frames, self.condition_frames
@@ -140,11 +192,30 @@ class Settings:
             )
         if c is not None and c >= n:
             raise OpenSoraError(f"condition_frames is {c}, but a loop has {n} frames: give 1 to {n - 1}")
+        if self.video_fps < MIN_FPS:
+            raise OpenSoraError(
+                f"the video would play at {self.video_fps:.2g} frames per second, fps / frame_interval; give at least"
+                f" {MIN_FPS:g}"
+            )
+        if self.same_seed and isinstance(self.seed, tuple):
+            raise OpenSoraError("same_seed is for one seed, and seed is a list; give one of the two")
 
     @property
-    def video_fps(self) -> int:
-        """Frames per second at which a finished video plays."""
-        return max(self.fps // self.frame_interval, 1)
+    def video_fps(self) -> float:
+        """Frames per second at which a finished video plays; 8 fps with every 3rd frame are 8/3."""
+        return self.fps / self.frame_interval
+
+    @property
+    def seconds(self) -> float:
+        """Playing time of a finished video."""
+        return self.total_frames / self.video_fps
+
+    def changed(self, **changes: Any) -> "Settings":
+        """These settings with some changes; an image_size such as "16:9" keeps the number of pixels."""
+        if isinstance(changes.get("image_size"), str):
+            size = check_size(changes["image_size"], math.prod(self.image_size))
+            changes = {**changes, "image_size": size}
+        return replace(self, **changes)
 
     @property
     def total_frames(self) -> int:
@@ -156,6 +227,29 @@ def flags_of(setting: str) -> list[str]:
     """The flags of a setting on the command line, the preferred one first: ["--cache-threshold", "--reuse"]."""
     extra = Settings.__pydantic_fields__[setting].json_schema_extra  # type: ignore[attr-defined]
     return extra["flags"] or [f"--{setting.replace('_', '-')}"]
+
+
+def setting_from_text(name: str, text: str) -> Any:
+    """The value of a setting from the command line or a table's cell, not checked yet: `Settings` does that.
+
+    >>> setting_from_text("image_size", "48 80"), setting_from_text("seed", "7"), setting_from_text("cfg_channel", "0")
+    ([48, 80], 7, None)
+    """
+    words = text.split()
+    if name in ("image_size", "num_frames") and not all(word.isdigit() for word in words):
+        return text  # a name, or seconds
+    values = [_value(word) for word in words]
+    value = values[0] if len(values) == 1 else values
+    return None if name == "cfg_channel" and value == 0 else value
+
+
+def _value(word: str) -> Any:
+    if word.lower() in ("true", "false", "none"):
+        return {"true": True, "false": False, "none": None}[word.lower()]
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(word)
+    return word
 
 
 def model_folder(model: str | Path) -> Path:
@@ -232,6 +326,7 @@ def plan(
         return opened[key]
 
     jobs: list[Job] = []
+    seeds = iter(_seeds(settings, len(prompts)))
     rows = (
         prompts,
         _per_prompt(references, prompts, "references"),
@@ -246,8 +341,21 @@ def plan(
         strategy = MaskStrategy.parse(suffix.get("mask_strategy", strategy))
         strategy, frames = _resolve(strategy, found, settings)
         for sample in range(settings.num_sample):
-            jobs.append(Job(text, captions, found, frames, strategy, settings.seed + len(jobs), sample))
+            jobs.append(Job(text, captions, found, frames, strategy, next(seeds), sample))
     return jobs
+
+
+def _seeds(settings: Settings, prompts: int) -> list[int]:
+    """The seed of every video, in order. Raises OpenSoraError where a list of seeds has another length."""
+    seed, samples = settings.seed, settings.num_sample
+    if not isinstance(seed, tuple):
+        return [seed + (k if settings.same_seed else i * samples + k) for i in range(prompts) for k in range(samples)]
+    if len(seed) == prompts * samples:
+        return list(seed)
+    if len(seed) == prompts:
+        return [first + k for first in seed for k in range(samples)]
+    videos = f" or {prompts * samples} videos" if samples > 1 else ""
+    raise OpenSoraError(f"{len(seed)} seeds for {prompts} prompts{videos}; give one seed, or a list with one for each")
 
 
 def _per_prompt(values: Any, prompts: list[str], what: str) -> list:

@@ -6,11 +6,14 @@ Mistakes are one message and exit code 2, before a model is loaded. Existing fil
 """
 
 import argparse
+import contextlib
 import gc
 import io
 import sys
+import warnings
+from collections.abc import Iterator
 
-from opensora_lite.errors import OpenSoraError
+from opensora_lite.errors import Note, OpenSoraError
 from opensora_lite.tools.stopping import Terminated, stoppable
 
 COMMANDS = {
@@ -35,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # for terminals that cannot show a file's name
     arguments = parser().parse_args([with_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)])
     try:
-        with stoppable():
+        with stoppable(), printed_notes():
             return arguments.run(arguments) or 0
     except (OpenSoraError, OSError, RecursionError) as error:  # RecursionError: JSON nested thousands deep
         print(f"opensora-lite: error: {error}", file=sys.stderr)
@@ -49,6 +52,24 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         if argv is None:  # the process ends: no collection of all of Paddle's objects, which takes half a second
             gc.freeze()
+
+
+@contextlib.contextmanager
+def printed_notes() -> Iterator[None]:
+    """A block in which a Note is a line "note: …", once for each text; other warnings are as they were."""
+    others, said = warnings.showwarning, set()
+
+    def show(message, category, *where, **more):
+        if not issubclass(category, Note):
+            others(message, category, *where, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            print(f"note: {message}", flush=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Note)
+        warnings.showwarning = show
+        yield
 
 
 class Command(argparse.ArgumentParser):

@@ -89,13 +89,7 @@ def generate(a: argparse.Namespace) -> None:
     if not todo:
         return
     height, width = settings.image_size
-    loops = ""
-    if settings.loops > 1:
-        loops = f" in {settings.loops} loops of {settings.num_frames}, each taking over {settings.condition_frames}"
-    print(
-        f"{len(todo)} video(s) of {settings.total_frames} frames{loops}, {height}×{width} pixels:"
-        f" {settings.sampler}, {settings.num_sampling_steps} steps, guidance {settings.guidance_scale:g}"
-    )
+    print(f"{len(todo)} video(s) of {described(settings)}")
     if trained_sizes and settings.image_size not in trained_sizes:
         sizes = ", ".join(f"{h}×{w}" for h, w in trained_sizes)
         print(f"note: this model was trained at {sizes}; at {height}×{width}, generated frames are blurred")
@@ -104,6 +98,20 @@ def generate(a: argparse.Namespace) -> None:
     rest = "the same command with --skip-existing makes the others"
     with reports_when_stopped(lambda: f"{len(saved)} of {len(todo)} video(s) are saved; {rest}"):
         make_videos(a, todo, settings, saved)
+
+
+def described(settings: Settings) -> str:
+    """One line: frames, seconds, pixels, and how they are sampled."""
+    frames = "1 frame" if settings.total_frames == 1 else f"{settings.total_frames} frames"
+    if settings.loops > 1:
+        frames += f" in {settings.loops} loops of {settings.num_frames}, each taking over {settings.condition_frames}"
+    if settings.total_frames > 1:
+        frames += f", {settings.seconds:.3g} s at {settings.video_fps:.4g} fps"
+    height, width = settings.image_size
+    return (
+        f"{frames}, {height}×{width} pixels: {settings.sampler}, {settings.num_sampling_steps} steps,"
+        f" guidance {settings.guidance_scale:g}"
+    )
 
 
 def make_videos(a: argparse.Namespace, todo: list[tuple[Job, Path]], settings: Settings, saved: list[Path]) -> None:

@@ -1,21 +1,20 @@
 """Command-line options that several commands share; those of settings are made from the fields of `Settings`.
 
-A setting is declared once, in request.py: its type, bounds, help and flags. argparse only converts text to numbers;
-bounds are checked by `Settings`.
+A setting is declared once, in request.py: its type, bounds, help and flags. argparse only collects words; `Settings`
+checks them.
 """
 
 import argparse
 import os
-from dataclasses import replace
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any
 
 from opensora_lite.errors import OpenSoraError, PromptError
 from opensora_lite.prompts import read_prompts
-from opensora_lite.request import Settings, flags_of, model_defaults
+from opensora_lite.request import Settings, flags_of, model_defaults, setting_from_text
 
 FIELDS = Settings.__pydantic_fields__  # type: ignore[attr-defined]
+SEVERAL_WORDS = ("image_size", "guidance_interval", "seed")
 SEVERAL: dict[str, Any] = dict(nargs="+", action="extend")  # one or more words, and the flag may be repeated
 
 
@@ -31,7 +30,7 @@ def add_settings(group: argparse._ActionsContainer, *settings: str, **defaults: 
             default = default if default == other else f"{default} with tiny, {other} otherwise"
         group.add_argument(
             *flags_of(name),
-            **_conversion(field.annotation),
+            **_words(name),
             dest=name,
             default=defaults.get(name),
             help=f"{field.description} [{default}]".removesuffix(" []").replace("%", "%%"),
@@ -40,16 +39,15 @@ def add_settings(group: argparse._ActionsContainer, *settings: str, **defaults: 
 
 def chosen_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given, by name."""
-    chosen = {name: value for name, value in vars(arguments).items() if name in FIELDS and value is not None}
-    if chosen.get("cfg_channel") == 0:
-        chosen["cfg_channel"] = None
-    return chosen
+    given = {name: value for name, value in vars(arguments).items() if name in FIELDS and value is not None}
+    texts = {name: value if isinstance(value, str) else " ".join(map(str, value)) for name, value in given.items()}
+    return {name: setting_from_text(name, text) for name, text in texts.items()}
 
 
 def settings_from(arguments: argparse.Namespace, defaults: Settings) -> Settings:
     """`defaults`, with the settings that were given. Raises OpenSoraError where no video can be made with them."""
     try:
-        return replace(defaults, **chosen_settings(arguments))
+        return defaults.changed(**chosen_settings(arguments))
     except OpenSoraError as error:
         named = [(name, flags_of(name)[0]) for name in FIELDS if "_" in name and name in str(error)]
         hints = [f" ({name} is {flag})" for name, flag in named if flag != f"--{name.replace('_', '-')}"]
@@ -60,20 +58,18 @@ def _shown(name: str, value: Any) -> str:
     """A default as it would be given on the command line."""
     if value is None:
         return "0" if name == "cfg_channel" else ""
+    if value is False:
+        return ""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _conversion(annotation: Any) -> dict[str, Any]:
-    """argparse's `type` and `nargs` for a setting's type: int, float, a Literal, a tuple, or one of these or None."""
-    while get_origin(annotation) is not tuple and get_args(annotation):
-        if get_origin(annotation) is Literal:
-            return {"type": str}
-        alternatives = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
-        (annotation,) = (kind for kind in alternatives if kind is not NoneType)
-    if get_origin(annotation) is tuple:
-        items = get_args(annotation)
-        return _conversion(items[0]) | {"nargs": len(items), "metavar": "N"}
-    return {"type": annotation, "metavar": "N"}
+def _words(name: str) -> dict[str, Any]:
+    """argparse's arguments for a setting: a switch, several words, or one."""
+    if FIELDS[name].annotation is bool:
+        return {"action": "store_const", "const": "true"}
+    if name in SEVERAL_WORDS:
+        return {"nargs": "+", "metavar": "N"}
+    return {"metavar": "N"}
 
 
 def as_path(text: str) -> Path:

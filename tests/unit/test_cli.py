@@ -85,7 +85,11 @@ def test_16_frames_of_a_clip_of_7_name_the_strategy_that_fits(media, capsys):
         (["--prompt-path", "nowhere.txt"], "nowhere.txt"),
         (["--prompt-path", "three.txt", "--start-index", "3"], "--start-index"),
         (["--prompt-path", "three.txt", "--end-index", "-1"], "--end-index"),
-        (["--prompt", "a car", "--image-size", "240", "426"], "424"),
+        (["--prompt", "a car", "--image-size", "240", "4"], "at least 8"),
+        (["--prompt", "a car", "--image-size", "300p"], "240p"),
+        (["--prompt", "a car", "--image-size", "64", "64", "64"], "image_size"),
+        (["--prompt", "a car", "--num-frames", "x"], "4s"),
+        (["--prompt", "a car", "--seed", "1", "2"], "2 seeds for 1 prompts"),
         (["--prompt", "a car", "--loop", "2"], "--condition-frame-length"),
         (["--prompt", "a car", "--cfg-scale", "nan"], "--cfg-scale"),
         (["--prompt", "a car", "--cfg-channel", "5"], "cfg_channel"),
@@ -132,9 +136,9 @@ def test_what_cannot_be_done_is_one_message_and_exit_code_2(media, capsys, monke
 @pytest.mark.parametrize("name", [field.name for field in fields(Settings)])
 def test_every_setting_is_an_option(name):
     """Its flags, its type and what it does are read from the field."""
-    others = {"image_size": (48, 80), "guidance_interval": (100, 900), "sampler": "ddim"}
+    others = {"image_size": (48, 80), "guidance_interval": (100, 900), "sampler": "ddim", "same_seed": True}
     given = others.get(name, 3)
-    words = given if isinstance(given, tuple) else (given,)
+    words = given if isinstance(given, tuple) else () if given is True else (given,)
     for flag in flags_of(name):
         more = ["--loop", "2", "--num-frames", "8"] if name == "condition_frames" else []
         more += ["--condition-frame-length", "2"] if name == "loops" else []
@@ -229,7 +233,8 @@ def test_loops_are_announced_before_the_run(media, capsys):
         *TINY,
     )
     assert code == 0
-    assert out.startswith("1 video(s) of 7 frames in 2 loops of 4, each taking over 1, 64×64 pixels")
+    said = "1 video(s) of 7 frames in 2 loops of 4, each taking over 1, 0.292 s at 24 fps, 64×64 pixels"
+    assert out.startswith(said)
     assert len(read_video(media / "samples" / "sample_0.gif")) == 7
 
 
@@ -247,6 +252,27 @@ def test_sizes_the_model_was_not_trained_at_and_words_it_does_not_read_are_said(
     )
     assert code == 0
     assert "trained at 64×64, 48×80, 80×48; at 32×32" in out and "reads 32 tokens" in out
+
+
+def test_sizes_lengths_and_rates_by_name(media, capsys):
+    """What is taken is said before a model is loaded."""
+    arguments = ["--num-frames", "0.5s", "--image-size", "16:9", "--fps", "8", "--frame-interval", "3"]
+    code, out, err = run(capsys, "generate", "--prompt", "a car", "--num-sampling-steps", 2, *arguments)
+    assert code == 0, err
+    before, _, _ = out.partition("loaded")
+    assert before.startswith("note: image_size 16:9 = 48×85 → 48×80")
+    assert "1 frame, 48×80 pixels" in before
+    made = read_video(media / "samples" / "sample_0.mp4") if (media / "samples" / "sample_0.mp4").exists() else None
+    assert made is None  # half a second at 8/3 frames per second is one frame, a picture
+
+
+def test_seeds_on_the_command_line():
+    def chosen(*words):
+        return settings_from(cli.parser().parse_args(["generate", *words]), Settings())
+
+    assert chosen("--seed", "7").seed == 7
+    assert chosen("--seed", "7", "1").seed == (7, 1)
+    assert chosen("--same-seed").same_seed and not chosen().same_seed
 
 
 def test_explain_and_generate_agree_on_loops(capsys):

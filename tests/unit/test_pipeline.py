@@ -1,5 +1,9 @@
 """The pipeline: what is refused before a model runs, the five tasks, loops, batches and seeds."""
 
+import json
+import warnings
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,10 +13,19 @@ import pytest
 from common import psnr
 
 from opensora_lite import MaskStrategy, OpenSora, Settings, Video
-from opensora_lite.errors import CheckpointError, DeviceError, MaskStrategyError, OpenSoraError, PromptError, SizeError
+from opensora_lite.errors import (
+    CheckpointError,
+    DeviceError,
+    MaskStrategyError,
+    Note,
+    OpenSoraError,
+    PromptError,
+    SizeError,
+)
 from opensora_lite.liteworld import world
 from opensora_lite.request import SAMPLER_NAMES, check_size, model_defaults, model_folder, plan
 from opensora_lite.samplers import SAMPLERS
+from opensora_lite.sizes import PIXELS, size_by_name
 
 FAST = dict(num_sampling_steps=4, num_frames=4)
 
@@ -29,13 +42,15 @@ def clip(num_frames=16, place="ocean", time="sunset", subject="car", seed=0, dir
 @pytest.mark.parametrize(
     "size, word",
     [
-        ((240, 426), "424 and 432"),
-        ((4, 64), "nearest are 8"),
-        ((0, 64), "height"),
-        ((-8, 64), "height"),
+        ((4, 64), "at least 8"),
+        ((0, 64), "at least 8"),
+        ((-8, 64), "at least 8"),
         ((64,), "image_size"),
         (None, "image_size"),
-        ("big", "image_size"),
+        ("big", "240p"),
+        ("240p 16:9 4:3", "480x832"),
+        ("240p 100:1", "longer side"),
+        ("4x64", "at least 8"),
         ((64.9, 64), "whole number"),
         ((8, 10**9), "megapixels"),
     ],
@@ -53,9 +68,80 @@ def test_sizes_that_8_divides_are_taken(size):
 
 
 @pytest.mark.parametrize(
+    "size, taken, said",
+    [
+        ((224, 300), (224, 296), "224×300 → 224×296"),  # PaddleMIX's README, 4.2
+        ("240p", (240, 424), "240p = 240×426 → 240×424"),
+        ("240p 16:9", (240, 424), "240p 16:9 = 240×426 → 240×424"),
+        ("9:16 480P", (848, 480), "= 854×480 → 848×480"),
+        ("480x832", (480, 832), None),  # height first, as in (480, 832)
+        ("480 × 832", (480, 832), None),
+        ("512", (512, 512), None),
+        ("16:9", (192, 336), "192×341"),  # as many pixels as 256×256
+        ("1:1", (256, 256), None),
+        ("240p 5:4", (280, 352), "285×357"),  # not in the table: as many pixels
+    ],
+)
+def test_sizes_by_name_are_taken_and_rounded_down_with_a_note(size, taken, said):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert Settings(image_size=size).image_size == taken
+    assert [w.category for w in caught] == [Note] * (said is not None)
+    assert all(said in str(w.message) and w.filename == __file__ for w in caught)
+
+
+def test_a_ratio_keeps_the_pixels_of_the_settings():
+    with pytest.warns(Note, match="48×85 → 48×80"):
+        assert model_defaults("tiny")[0].changed(image_size="16:9").image_size == (48, 80)
+
+
+def test_sizes_and_lengths_by_name_equal_the_release():
+    """Those of Open-Sora 1.2, whose buckets are those of 1.1; a ratio is height to width there."""
+    recorded = json.loads((Path(__file__).parents[1] / "golden" / "12" / "sizes12.json").read_text(encoding="utf-8"))
+    sizes = recorded["image_size"]
+    compared = [(name, ratio) for name in sizes if name in PIXELS for ratio in sizes[name] if sizes[name][ratio]]
+    assert len(compared) == 8 * 17 + 3
+    for name, ratio in compared:
+        assert size_by_name(name, Fraction(ratio.replace(":", "/"))) == tuple(sizes[name][ratio])
+        assert PIXELS[name] == recorded["num_pixels"][name]
+
+
+@pytest.mark.parametrize(
+    "settings, frames, fps",
+    [
+        (dict(num_frames="4s"), 32, 8),  # "4s 480×854" of the release has 32 frames
+        (dict(num_frames="2s"), 16, 8),
+        (dict(num_frames="1.5 S", frame_interval=1), 36, 24),
+        (dict(num_frames="0.001s"), 1, 8),
+        (dict(num_frames="20"), 20, 8),
+        (dict(fps=8), 16, 8 / 3),  # the release plays it at 2 fps, a quarter slower
+        (dict(fps="29.97", frame_interval=1, num_frames="1s"), 30, 29.97),
+        (dict(fps="30000/1001", frame_interval=1), 16, 30000 / 1001),
+        (dict(fps=Fraction(24000, 1001), frame_interval=2), 16, 12000 / 1001),
+    ],
+)
+def test_lengths_in_seconds_and_rates_that_are_fractions(settings, frames, fps):
+    made = Settings(**settings)
+    assert made.num_frames == frames
+    assert made.video_fps == pytest.approx(fps, rel=1e-12)
+    assert made.seconds == pytest.approx(frames / fps)
+    assert replace(made, seed=1).num_frames == frames
+
+
+@pytest.mark.parametrize(
     "settings, word",
     [
         (dict(num_frames=0), "num_frames"),
+        (dict(num_frames="4 s 2"), "seconds"),
+        (dict(num_frames="0s"), "seconds"),
+        (dict(num_frames="99999s"), "at most"),
+        (dict(fps="fast"), "29.97"),
+        (dict(fps="1/0"), "29.97"),
+        (dict(fps=float("inf")), "fps"),
+        (dict(fps=1, frame_interval=1000), "frames per second"),
+        (dict(seed=[]), "seed"),
+        (dict(seed=[1, -2]), "seed"),
+        (dict(seed=[1, 2], same_seed=True), "same_seed"),
         (dict(num_frames=1.5), "whole number"),
         (dict(num_sampling_steps=1), "at least 2"),
         (dict(num_sampling_steps=1001), "at most 1000"),
@@ -340,6 +426,27 @@ def test_seeds_and_samples(pipe):
     a, b = pipe("a car", num_sample=2, seed=9, **FAST)
     assert not np.array_equal(a.frames, b.frames)
     np.testing.assert_array_equal(b.frames, pipe("a car", seed=10, **FAST).frames)
+
+
+def test_a_seed_for_each_prompt_or_one_for_all():
+    def seeds(prompts, **settings):
+        return [job.seed for job in plan(["a car", "a boat", "a bird"][:prompts], settings=Settings(**settings))]
+
+    assert seeds(3, seed=5, num_sample=2) == [5, 6, 7, 8, 9, 10]
+    assert seeds(3, seed=5, same_seed=True) == [5, 5, 5]
+    assert seeds(3, seed=5, same_seed=True, num_sample=2) == [5, 6] * 3  # samples of a prompt differ
+    assert seeds(2, seed=[7, 1]) == [7, 1]
+    assert seeds(2, seed=[7, 1], num_sample=2) == [7, 8, 1, 2]
+    assert seeds(1, seed=[4, 8, 9], num_sample=3) == [4, 8, 9]
+    for prompts, seed in ((3, [1, 2]), (1, [1, 2])):
+        with pytest.raises(OpenSoraError, match="2 seeds for"):
+            seeds(prompts, seed=seed)
+
+
+def test_a_list_of_seeds_gives_the_videos_of_these_seeds(pipe):
+    a, b = pipe(["a car", "a boat"], seed=[3, 1], **FAST)
+    np.testing.assert_array_equal(b.frames, pipe("a boat", seed=1, **FAST).frames)
+    np.testing.assert_array_equal(a.frames, pipe("a car", seed=3, **FAST).frames)
 
 
 def test_what_a_single_prompt_and_a_list_give(pipe):

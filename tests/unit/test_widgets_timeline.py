@@ -94,7 +94,7 @@ def test_what_does_not_fit_changes_nothing(timeline):
         ("loops", 0, MaskStrategyError),
         ("references", [PICTURE], MaskStrategyError),
         ("references", ["no such file.png"], MediaError),
-        ("image_size", (63, 64), SizeError),
+        ("image_size", (4, 64), SizeError),
     ]:
         with pytest.raises(error):
             setattr(timeline, name, value)
