@@ -247,7 +247,7 @@ class Reference:
     """A reference image or clip after `open_reference`: size and length are known, frames are decoded on request.
 
     name: for messages: the path as it was given, or the kind of object. num_frames: 1 for an image.
-    height, width: pixels of a frame, upright.
+    height, width: pixels of a frame, upright. file: where it was read, or None.
     """
 
     name: str
@@ -255,6 +255,7 @@ class Reference:
     height: int
     width: int
     _content: Any  # a clip's file, its frames [T, H, W, 3], or an image
+    file: Path | None = None
 
     def frames(self, indices: Sequence[int], height: int, width: int) -> np.ndarray:
         """The frames of those indices (0 … num_frames - 1, in any order): uint8 [n, height, width, 3].
@@ -315,9 +316,9 @@ def open_reference(source: ReferenceSource) -> Reference:
     file, kind = media.check_source(source)
     if kind == "image":
         image = media.read_image_file(file, source)
-        return Reference(str(source), 1, image.height, image.width, image)
+        return Reference(str(source), 1, image.height, image.width, image, file)
     info = media.probe_video(file, source)
-    return Reference(str(source), info.num_frames, info.height, info.width, file)
+    return Reference(str(source), info.num_frames, info.height, info.width, file, file)
 
 
 def count_frames(source: ReferenceSource) -> int:

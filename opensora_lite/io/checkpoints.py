@@ -44,6 +44,7 @@ class Tensor:
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]  # as stored; bf16 as float32
     layout: str  # "torch" or "paddle": the orientation of a Linear's weight
+    file: Path  # which holds it
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     tensors = {}
     for name, (shape, dtype) in shapes.items():
         read = functools.partial(_read_bf16 if dtype == "BF16" else _read_tensor, path, name)
-        tensors[name] = Tensor(shape, read, LAYOUTS[written])
+        tensors[name] = Tensor(shape, read, LAYOUTS[written], path)
     return tensors
 
 
@@ -215,7 +216,7 @@ def read_pdparams(path: Path) -> dict[str, Tensor]:
     def read(array: np.ndarray) -> np.ndarray:
         return _widened(array) if array.dtype == np.uint16 else array  # Paddle gives bf16 to numpy as its 16 bits
 
-    return {name: Tensor(a.shape, functools.partial(read, a), "paddle") for name, a in arrays.items()}
+    return {name: Tensor(a.shape, functools.partial(read, a), "paddle", path) for name, a in arrays.items()}
 
 
 def read_config(folder: str | Path) -> dict:

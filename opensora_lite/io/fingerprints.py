@@ -1,0 +1,93 @@
+"""Fingerprints of models, which say whether two files or folders hold the same one.
+
+The fingerprint of a part of a model (stdit, t5, vae) is the SHA-256 of the sorted list of the SHA-256 of its files:
+config.json, the weights (every shard) and T5's tokenizer. For the VAE of the small model, this prints the same:
+
+    sha256sum config.json diffusion_pytorch_model.safetensors | cut -c -64 | LC_ALL=C sort | sha256sum
+
+Names and places of files don't matter, contents do. A gigabyte takes about a second; so the fingerprints of models
+outside of this package are kept in the cache folder, and hold as long as size and time of the files stay the same.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from opensora_lite.errors import CheckpointError, OpenSoraError
+from opensora_lite.io.checkpoints import open_checkpoint
+from opensora_lite.io.files import write_json
+from opensora_lite.machine import cache_folder
+
+PACKAGE = Path(__file__).parents[1]
+MOST = 1000  # parts in the cache
+
+
+def sha256(file: str | Path) -> str:
+    """The SHA-256 of a file as 64 hexadecimal digits, as `sha256sum` prints it. Raises OSError."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as handle:
+        while block := handle.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(part: str | Path) -> str:
+    """The fingerprint of a part of a model: of a folder, or of the file of its weights. Raises CheckpointError."""
+    place = Path(os.path.realpath(part))
+    try:
+        files = _files(place)
+        stamps = [[status.st_size, status.st_mtime_ns] for status in map(os.stat, files)]
+        known = _read_cache()
+        entry = known.get(str(place))
+        if isinstance(entry, dict) and entry.get("stamps") == stamps and isinstance(entry.get("fingerprint"), str):
+            return entry["fingerprint"]
+        lines = sorted(f"{sha256(file)}\n" for file in files)
+    except OSError as error:
+        raise CheckpointError(f"{part} cannot be read ({error.strerror or error})") from error
+    found = hashlib.sha256("".join(lines).encode()).hexdigest()
+    if not place.is_relative_to(PACKAGE):
+        known.pop(str(place), None)
+        known[str(place)] = {"stamps": stamps, "fingerprint": found}
+        with contextlib.suppress(OpenSoraError):  # a folder that can't be written to
+            write_json(_cache(), dict(list(known.items())[-MOST:]))
+    return found
+
+
+def find(wanted: str, candidates: Iterable[Path]) -> Path | None:
+    """The part of a model with that fingerprint: among `candidates`, or where this machine has loaded it before."""
+    known = [Path(place) for place, entry in _read_cache().items() if entry.get("fingerprint") == wanted]
+    for part in (*candidates, *known):
+        with contextlib.suppress(CheckpointError):
+            if fingerprint(part) == wanted:
+                return part
+    return None
+
+
+def _files(part: Path) -> list[Path]:
+    """The files that a part is loaded from."""
+    if part.suffix == ".pdparams":
+        weights = {part}
+    else:
+        weights = {tensor.file for tensor in open_checkpoint(part).values()}
+    folder = part if part.is_dir() else part.parent
+    others = [file for name in ("config.json", "spiece.model") if (file := folder / name).exists()]
+    return [*sorted(weights), *others]
+
+
+def _cache() -> Path:
+    return cache_folder() / "fingerprints.json"
+
+
+def _read_cache() -> dict[str, Any]:
+    """{path of a part: its fingerprint, and size and time of its files}, the latest last."""
+    try:
+        known = json.loads(_cache().read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return (
+        {place: entry for place, entry in known.items() if isinstance(entry, dict)} if isinstance(known, dict) else {}
+    )
