@@ -126,7 +126,7 @@ def test_names_of_2022_become_those_of_today():
 
 
 def test_tensors_under_both_names_are_refused(weights):
-    tensors = {name: Tensor(value.shape, lambda: None, "torch") for name, value in weights.items()}
+    tensors = {name: Tensor(value.shape, lambda: None, "torch", Path()) for name, value in weights.items()}
     tensors["old.weight"] = tensors["linear.weight"]
     with pytest.raises(CheckpointError, match=r"holds the same tensors under old and new names: old.weight"):
         check_state_dict(Toy(), tensors, rename={"old.weight": "linear.weight"})
@@ -153,7 +153,7 @@ def test_every_tensor_that_does_not_fit_is_named(tmp_path, weights):
 
 
 def test_computed_tensors_may_be_absent_or_left_over(weights):
-    tensors = {name: Tensor(value.shape, lambda v=value: v, "torch") for name, value in weights.items()}
+    tensors = {name: Tensor(value.shape, lambda v=value: v, "torch", Path()) for name, value in weights.items()}
     with pytest.raises(CheckpointError, match=r"unexpected: pos_embed"):
         check_state_dict(Toy(), {**tensors, "pos_embed": tensors["linear.bias"]})
     assert set(
@@ -249,7 +249,7 @@ SD_VAE = dict(
 def test_released_checkpoints_fit_exactly(golden, checkpoint, make, computed):
     """Names and shapes of the released files against models of that size, which are never allocated."""
     shapes = json.loads((golden / "full_size_tensors.json").read_text())[checkpoint]
-    released = {name: Tensor(tuple(shape), lambda: None, "torch") for name, shape in shapes.items()}
+    released = {name: Tensor(tuple(shape), lambda: None, "torch", Path()) for name, shape in shapes.items()}
     with paddle.LazyGuard():
         model = make()
     renamed = rename_2022(released)
