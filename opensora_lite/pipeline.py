@@ -20,11 +20,13 @@ from opensora_lite.request import (
     IMAGE_FPS,
     PIXELS_PER_LATENT,
     Job,
+    ModelSpec,
     References,
     Settings,
     captions_of,
     model_defaults,
     model_folder,
+    model_spec,
     plan,
 )
 from opensora_lite.runtime import memory
@@ -64,10 +66,11 @@ class OpenSora:
     """Open-Sora 1.1: a T5 text encoder, a video transformer (STDiT2) and a VAE.
 
     models: a `runtime.offload.Resident` or `Offloaded`; `from_pretrained` makes them. settings: defaults of a call.
+    spec: what notes about captions are based on.
     """
 
-    def __init__(self, models: Resident | Offloaded, settings: Settings = Settings()):
-        self.models, self.settings = models, settings
+    def __init__(self, models: Resident | Offloaded, settings: Settings = Settings(), spec: ModelSpec = ModelSpec()):
+        self.models, self.settings, self.spec = models, settings, spec
         self._precision: str | None = None  # the argument of `compile`, if it was called
 
     @property
@@ -116,6 +119,7 @@ class OpenSora:
         if text_embeddings is not None and (t5 is not None or sequential):
             raise OpenSoraError("with text_embeddings no T5 is loaded: leave out t5 and sequential")
         paths, settings = _find_parts(model, {"stdit": stdit, "t5": t5, "vae": vae}, text_embeddings is None)
+        spec = model_spec(model, stdit=stdit, t5=t5)
         dtype = resolve_dtype(dtype, set_device(device))
         for path in paths.values():  # check that all parts exist before loading the first
             read_config(path)
@@ -134,20 +138,21 @@ class OpenSora:
                 given = text_embeddings
                 embeddings = given if isinstance(given, TextEmbeddings) else TextEmbeddings.read(given)
                 check_compatible(config, embeddings.width, embeddings.max_length, frame_vae)
-                return cls(Resident(load_transformer(), embeddings, frame_vae), settings)
+                spec = ModelSpec(embeddings, spec.known_words)
+                return cls(Resident(load_transformer(), embeddings, frame_vae), settings, spec)
             width = read_config(paths["t5"]).get("d_model", config.caption_channels)
             check_compatible(config, width, config.model_max_length, frame_vae)
             load_text = functools.partial(load_text_encoder, paths["t5"], config.model_max_length, dtype)
             if sequential:
-                return cls(Offloaded(load_transformer, load_text, frame_vae), settings)
-            return cls(Resident(load_transformer(), load_text(), frame_vae), settings)
+                return cls(Offloaded(load_transformer, load_text, frame_vae), settings, spec)
+            return cls(Resident(load_transformer(), load_text(), frame_vae), settings, spec)
 
     def encode_text(self, prompts: str | Sequence[str], loops: int = 1) -> "TextEmbeddings":
         """T5's vectors of `prompts`, to be saved and given to `from_pretrained` in place of T5.
 
         loops: of the videos that they will be used for, as prompts can have a |0| schedule. Raises PromptError.
         """
-        return self.text.embed(captions_of([prompts] if isinstance(prompts, str) else prompts, loops))
+        return self.text.embed(captions_of([prompts] if isinstance(prompts, str) else prompts, loops, self.spec))
 
     def compile(self, precision: str = "auto") -> "OpenSora":
         """Compile transformer and VAE decoder for each size when it is first used; returns the pipeline itself.
@@ -195,7 +200,7 @@ class OpenSora:
             raise PromptError(f"a prompt is text, or a list of texts, not {type(prompt).__name__}")
         given: Any = [references] if single else references
         strategies: Any = [mask_strategy] if single else mask_strategy
-        jobs = plan(prompt, given, strategies, chosen)
+        jobs = plan(prompt, given, strategies, chosen, self.spec)
         videos = [video for _, video in self.generate(jobs, chosen, on_step, trace)]
         return videos[0] if single and chosen.num_sample == 1 else videos
 

@@ -8,6 +8,7 @@ suffix, `prompts_per_loop` gives one caption for each loop, `clean_caption` norm
 """
 
 import bisect
+import difflib
 import html
 import json
 import os
@@ -32,6 +33,7 @@ def _rules(*table: tuple[str, str]) -> list[tuple[re.Pattern, str]]:
     return [(re.compile(pattern), replacement) for pattern, replacement in table]
 
 
+_WORD = r"[^\W_]+"  # letters and digits
 _HOST = r"[a-z0-9.-]+\.(?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b/?(?!@)"
 _FILE_TYPE = "(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)"
 
@@ -129,6 +131,35 @@ def _clean_once(text: str) -> str:
     return _apply(_WORDS, text).strip()
 
 
+def removed(text: str, cleaned: str) -> list[str]:
+    """The parts of a caption with the letters and digits that cleaning removed, in lower case.
+
+    cleaned: `clean_caption(text)`.
+
+    >>> removed("A red汽车 car, see https://cars.com", "a red car, see")
+    ['汽车', 'https://cars.com']
+    """
+    import ftfy
+
+    text = html.unescape(ftfy.fix_text(urllib.parse.unquote_plus(text))).lower()
+    words, kept = list(re.finditer(_WORD, text)), re.findall(_WORD, cleaned)
+    parts = []
+    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, [w.group() for w in words], kept, False).get_opcodes():
+        if tag in ("delete", "replace"):
+            start, end = words[i1].start(), words[i2 - 1].end()
+            parts += [text[start + a : start + b] for a, b in _removed_spans(text[start:end], "".join(kept[j1:j2]))]
+    return list(dict.fromkeys(parts))
+
+
+def _removed_spans(text: str, kept: str) -> list[tuple[int, int]]:
+    """(start, end) of the parts of `text` whose letters and digits are not in `kept`."""
+    places = [place for place, character in enumerate(text) if re.match(_WORD, character)]
+    matcher = difflib.SequenceMatcher(None, [text[place] for place in places], kept, False)
+    return [
+        (places[i1], places[i2 - 1] + 1) for tag, i1, i2, _, _ in matcher.get_opcodes() if tag in ("delete", "replace")
+    ]
+
+
 def _apply(rules: list[tuple[re.Pattern, str]], text: str) -> str:
     for pattern, replacement in rules:
         text = pattern.sub(replacement, text)
@@ -183,22 +214,35 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def prompts_per_loop(prompt: str, loops: int) -> list[str]:
-    """One cleaned caption for each of `loops` loops. prompt: the text of `split_prompt`.
+    """One cleaned caption for each of `loops` loops, as in `captions_per_loop`.
+
+    Raises PromptError as that does, and for a caption of which nothing is left by cleaning.
+
+    >>> prompts_per_loop("|0|A cat.|2|a dog", loops=3)
+    ['a cat.', 'a cat.', 'a dog']
+    """
+    captions = captions_per_loop(prompt, loops)
+    cleaned = {caption: cleaned_caption(caption) for caption in dict.fromkeys(captions)}
+    return [cleaned[caption] for caption in captions]
+
+
+def captions_per_loop(prompt: str, loops: int) -> list[str]:
+    """One caption, not cleaned, for each of `loops` loops. prompt: the text of `split_prompt`.
 
     `|0|a cat|2|a dog` is a schedule: "a cat" from loop 0 on, "a dog" from loop 2 on. Any other prompt is the caption of
     all loops. Source: `process_prompts` in Open-Sora 1.1's inference-long.py.
 
-    Raises PromptError for a caption that is empty or becomes so by cleaning, and for a schedule whose loops don't start
-    at 0, don't increase, or are never reached.
+    Raises PromptError for an empty prompt, and for a schedule whose loops don't start at 0, don't increase, or are
+    never reached.
 
-    >>> prompts_per_loop("|0|A cat.|2|a dog", loops=3)
-    ['a cat.', 'a cat.', 'a dog']
+    >>> captions_per_loop("|0|A cat.|2|a dog", loops=3)
+    ['A cat.', 'A cat.', 'a dog']
     """
     check(Annotated[Whole, Field(ge=1)], loops, "loops", PromptError)
     if not prompt.strip():
         raise PromptError("the prompt is empty: say what the video shows")
     if not prompt.lstrip().startswith("|"):
-        return [_cleaned(prompt)] * loops
+        return [prompt] * loops
 
     parts = prompt.lstrip()[1:].split("|")
     try:
@@ -213,11 +257,11 @@ def prompts_per_loop(prompt: str, loops: int) -> list[str]:
             f"the captions of the schedule start at loops {shown(starts)}; the first must start at loop 0, the others"
             f" in increasing order, and before loops={loops}"
         )
-    captions = [_cleaned(caption) for caption in captions]
     return [captions[bisect.bisect(starts, loop) - 1] for loop in range(loops)]
 
 
-def _cleaned(caption: str) -> str:
+def cleaned_caption(caption: str) -> str:
+    """`clean_caption`, which must leave something. Raises PromptError."""
     if len(caption) > MAX_CAPTION:
         raise PromptError(f"a caption has {len(caption)} characters, of which the model reads 200 tokens: shorten it")
     cleaned = clean_caption(caption)

@@ -7,6 +7,7 @@ captions are cleaned, its references are open, and it says for each loop where e
 import contextlib
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -18,16 +19,27 @@ import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import ArgsKwargs
 
-from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, PromptError, SizeError, note, shown
-from opensora_lite.io.checkpoints import read_json
+from opensora_lite.errors import (
+    CheckpointError,
+    MaskStrategyError,
+    OpenSoraError,
+    PromptError,
+    SizeError,
+    note,
+    printable,
+    shown,
+)
+from opensora_lite.io.checkpoints import read_config, read_json
 from opensora_lite.masks import MAX_FRAMES, MAX_LOOPS, Frame, MaskStrategy, start_steps
-from opensora_lite.prompts import prompts_per_loop, split_prompt
+from opensora_lite.prompts import captions_per_loop, cleaned_caption, removed, split_prompt
 from opensora_lite.sizes import parse_frames, parse_rate, parse_size
+from opensora_lite.tokenizer import CaptionTokenizer, Reader, open_tokenizer
 from opensora_lite.validation import AsTuple, Whole, check, validated
 from opensora_lite.video import MAX_PIXELS, Reference, ReferenceSource, open_reference
 
 WEIGHTS = Path(__file__).parent / "weights"
 PIXELS_PER_LATENT = 8  # along each side; of the VAE that Open-Sora 1.1 was trained with
+MODEL_MAX_LENGTH = 200  # tokens of a caption that the released model reads
 IMAGE_FPS = 120  # as released: the frame rate that the model is conditioned on for an image
 MIN_FPS = 0.01  # of a Video
 MAX_AREA = MAX_PIXELS // 4  # pixels of one frame; `Video.save` could not read a larger one back
@@ -272,15 +284,89 @@ def model_defaults(model: str | Path = "tiny") -> tuple[Settings, list[tuple[int
     model: as in `model_folder`. Read from `pipeline.json` there; without one, the defaults of the released weights.
     Raises CheckpointError.
     """
-    path = model_folder(model) / "pipeline.json"
+    settings, sizes, _ = _read_pipeline(model_folder(model))
+    return settings, sizes
+
+
+def _read_pipeline(folder: Path) -> tuple[Settings, list[tuple[int, int]], list[str]]:
+    """A model's Settings, the sizes and the words that it was trained on (empty: any). Raises CheckpointError."""
+    path = folder / "pipeline.json"
     if not os.path.lexists(path):
-        return Settings(), []
+        return Settings(), [], []
     values = read_json(path)
     try:
         sizes = [check_size(size) for size in check(list, values.pop("trained_sizes", []), "trained_sizes")]
-        return Settings(**values), sizes
+        words = check(list[str], values.pop("known_words", []), "known_words")
+        return Settings(**values), sizes, words
     except OpenSoraError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a plan must know of the models; the default knows nothing, so that nothing is said about captions.
+
+    reader: of captions. known_words: of the captions that a small model was trained on; empty: any.
+    """
+
+    reader: Reader | None = None
+    known_words: frozenset[str] = frozenset()
+
+    def losses(self, caption: str, cleaned: str) -> list[str]:
+        """What the model doesn't read or know of a caption, in words. Raises PromptError where nothing is left."""
+        losses = []
+        if parts := removed(caption, cleaned):
+            losses.append(f"cleaning removes {_quoted(parts)}")
+        unknown = self.reader.unknown(cleaned) if self.reader else []
+        if unknown:
+            losses.append(f"the tokenizer does not know {_quoted(unknown)}")
+        read = cleaned
+        for part in sorted(unknown, key=len, reverse=True):
+            read = read.replace(part, " ")
+        if unknown and not any(character.isalnum() for character in read):
+            raise PromptError(
+                f"nothing is left of the caption {shown(caption)}: {'; '.join(losses)}; describe the video in English"
+            )
+        if self.known_words:
+            words = dict.fromkeys(re.findall(r"[^\W_]+(?:-[^\W_]+)*", read))
+            if strange := [word for word in words if not self._knows(word)]:
+                losses.append(f"this small model was trained without {_quoted(strange)}")
+        unread = self.reader.count_tokens(cleaned) - self.reader.max_length if self.reader else 0
+        if self.reader and unread > 0:
+            losses.append(f"the model reads {self.reader.max_length} tokens, the last {unread} are left out")
+        return losses
+
+    def _knows(self, word: str) -> bool:
+        return word in self.known_words or all(part in self.known_words for part in word.split("-"))
+
+
+def _quoted(parts: Sequence[str], most: int = 5) -> str:
+    shown_parts = ", ".join(f'"{printable(part):.60}"' for part in parts[:most])
+    return shown_parts + (f" and {len(parts) - most} more" if len(parts) > most else "")
+
+
+def model_spec(
+    model: str | Path | None = None, *, stdit: str | Path | None = None, t5: str | Path | None = None
+) -> ModelSpec:
+    """The ModelSpec of a model, read from its files without Paddle; arguments as of `OpenSora.from_pretrained`.
+
+    t5 alone: of the released model. Without a tokenizer, nothing is said about tokens; loading T5 says what is missing.
+    Raises CheckpointError.
+    """
+    words: list[str] = []
+    if model is not None or (stdit is None and t5 is None):
+        folder = model_folder("tiny" if model is None else model)
+        words = _read_pipeline(folder)[2]
+        stdit, t5 = stdit or folder / "stdit", t5 or folder / "t5"
+    if t5 is None:
+        return ModelSpec(known_words=frozenset(words))
+    texts = Path(t5) if os.path.isdir(t5) else Path(t5).parent
+    if not (texts / "spiece.model").exists():
+        return ModelSpec(known_words=frozenset(words))
+    config = read_config(stdit) if stdit is not None else {}
+    max_length = config.get("model_max_length", MODEL_MAX_LENGTH)
+    check(Annotated[Whole, Field(ge=1)], max_length, "the STDiT2 config: model_max_length", CheckpointError)
+    return ModelSpec(CaptionTokenizer(open_tokenizer(texts), max_length), frozenset(words))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -306,8 +392,11 @@ def plan(
     references: Sequence[References] | None = None,
     mask_strategies: str | MaskStrategy | Sequence[str | MaskStrategy | None] | None = None,
     settings: Settings = Settings(),
+    spec: ModelSpec = ModelSpec(),
 ) -> list[Job]:
     """The jobs of a request, in order: for each prompt `settings.num_sample` videos.
+
+    Notes say what is lost of captions: what cleaning removes, and with `spec` what the model doesn't read or know.
 
     prompts: a prompt or a list of them, each possibly with a JSON suffix and a |0| schedule.
     references, mask_strategies: None, or one entry per prompt: the references of that prompt (None, a path, several
@@ -336,13 +425,23 @@ def plan(
         if not isinstance(prompt, str):
             raise PromptError(f"a prompt is text, not {type(prompt).__name__}")
         text, suffix = split_prompt(prompt)
-        captions = tuple(prompts_per_loop(text, settings.loops))
+        captions = _read_captions(text, settings.loops, spec)
         found = tuple(open_once(source) for source in _sources(suffix.get("reference_path", given)))
         strategy = MaskStrategy.parse(suffix.get("mask_strategy", strategy))
         strategy, frames = _resolve(strategy, found, settings)
         for sample in range(settings.num_sample):
             jobs.append(Job(text, captions, found, frames, strategy, next(seeds), sample))
     return jobs
+
+
+def _read_captions(prompt: str, loops: int, spec: ModelSpec) -> tuple[str, ...]:
+    """Cleaned captions, one for each loop; one Note for each says what is lost of it. Raises PromptError."""
+    captions = captions_per_loop(prompt, loops)
+    cleaned = {caption: cleaned_caption(caption) for caption in captions}
+    for caption, clean in cleaned.items():
+        if losses := spec.losses(caption, clean):
+            note(f"caption {shown(caption)}: {'; '.join(losses)}")
+    return tuple(cleaned[caption] for caption in captions)
 
 
 def _seeds(settings: Settings, prompts: int) -> list[int]:
@@ -422,12 +521,14 @@ def _resolve(
     return continued, frames
 
 
-def captions_of(prompts: Sequence[str], loops: int = 1) -> list[str]:
-    """The cleaned captions of `prompts` for videos with `loops` loops, without repetitions. Raises PromptError.
+def captions_of(prompts: Sequence[str], loops: int = 1, spec: ModelSpec = ModelSpec()) -> list[str]:
+    """The cleaned captions of `prompts` for videos with `loops` loops, without repetitions; Notes as in `plan`.
+
+    Raises PromptError.
 
     >>> captions_of(["|0|A car|1|A boat", 'A car.{"mask_strategy": "0", "reference_path": "a.png"}'], loops=2)
     ['a car', 'a boat', 'a car.']
     """
     if not prompts:
         raise PromptError("no prompt was given")
-    return list(dict.fromkeys(c for prompt in prompts for c in prompts_per_loop(split_prompt(prompt)[0], loops)))
+    return list(dict.fromkeys(c for prompt in prompts for c in _read_captions(split_prompt(prompt)[0], loops, spec)))

@@ -29,6 +29,7 @@ from opensora_lite.io.checkpoints import (
 )
 from opensora_lite.io.files import write_safetensors
 from opensora_lite.lean_imports import lean_paddlenlp
+from opensora_lite.tokenizer import open_tokenizer
 from opensora_lite.validation import Whole, known_fields, validated
 
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one tensor under two names; files hold one or both
@@ -141,6 +142,10 @@ class TextEmbeddings:
         self.check([caption])
         return self.captions[caption].count
 
+    def unknown(self, caption: str) -> list[str]:
+        """Nothing: T5 read the captions elsewhere, where `opensora-lite encode-text` or `encode_text` said it."""
+        return []
+
     def pieces(self, caption: str) -> list[str]:
         """As of TextEncoder. Raises PromptError if the caption has no vectors here."""
         self.check([caption])
@@ -217,16 +222,9 @@ def load_text_encoder(path: str | Path, max_length: int, dtype: str = "float32")
 
     Raises CheckpointError, before anything is allocated, where files are missing, broken or of another model.
     """
-    import sentencepiece
-
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     config, tensors = read_config(path), with_both_embeddings(open_checkpoint(path))
-    if not (folder / "spiece.model").exists():
-        raise CheckpointError(f"no tokenizer at {folder / 'spiece.model'}: a T5 folder holds it beside its weights")
-    try:
-        tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder / 'spiece.model'} is no sentencepiece model ({error})") from error
+    tokenizer = open_tokenizer(folder)
     what = f"T5 checkpoint {path}"
     model = build_meta(new_encoder, config)
     check_state_dict(model, tensors, what=what)

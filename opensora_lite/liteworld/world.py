@@ -20,6 +20,7 @@ The shipped model was trained on exactly these pixels; tests/golden/world holds 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Annotated, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -52,6 +53,7 @@ COLORS: dict[Color, tuple[float, float, float]] = {
 
 HELD_OUT = 10_000_000  # evaluations use seeds from here on, training uses smaller ones
 
+ADJECTIVES = ("breathtaking", "beautiful")
 VERBS = {"car": "driving", "boat": "sailing", "balloon": "floating", "bird": "flying"}
 PREPOSITIONS = {"car": "on", "boat": "on", "balloon": "over", "bird": "over"}
 
@@ -178,11 +180,21 @@ def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
     return caption_place(scene, rng) if scene.subject is None else caption_subject(scene, scene.subject, rng)
 
 
+def vocabulary() -> list[str]:
+    """Every word of the captions, sorted: what a model that was trained on them knows."""
+    captions = [f"a {adjective} scene over" for adjective in ADJECTIVES]
+    for place, time in product(PLACES, TIMES):
+        captions.append(caption(Scene(place, time)))
+        kinds = product(SUBJECTS, COLORS, DIRECTIONS)
+        captions += [caption(Scene(place, time, subject, color, way)) for subject, color, way in kinds]
+    return sorted({word for text in captions for word in text.split()})
+
+
 def caption_place(scene: Scene, rng: np.random.Generator | None) -> str:
     """Such as "the ocean at noon" or "a cyberpunk-style city"; with `rng` also "a breathtaking sunrise scene"."""
     adjective = ""
     if rng is not None and rng.random() < 0.4:
-        adjective = ("breathtaking", "beautiful")[rng.integers(2)]
+        adjective = ADJECTIVES[rng.integers(2)]
         if scene.time in ("sunrise", "sunset"):
             return f"a {adjective} {scene.time} " + ("scene", f"over the {scene.place}")[rng.integers(2)]
     if scene.time == "cyberpunk":

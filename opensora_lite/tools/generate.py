@@ -11,8 +11,17 @@ from itertools import count
 from os.path import lexists
 from pathlib import Path
 
-from opensora_lite.errors import CheckpointError, OpenSoraError
-from opensora_lite.request import Job, Settings, captions_of, model_defaults, model_folder, plan
+from opensora_lite.errors import CheckpointError, OpenSoraError, note, shown
+from opensora_lite.request import (
+    Job,
+    ModelSpec,
+    Settings,
+    captions_of,
+    model_defaults,
+    model_folder,
+    model_spec,
+    plan,
+)
 from opensora_lite.tools.options import (
     FIELDS,
     SEVERAL,
@@ -20,6 +29,7 @@ from opensora_lite.tools.options import (
     add_prompts,
     add_settings,
     as_path,
+    chosen_settings,
     read_given_prompts,
     settings_from,
 )
@@ -78,7 +88,8 @@ def generate(a: argparse.Namespace) -> None:
     if released and a.model is None:
         defaults, trained_sizes = Settings(), []
     settings = settings_from(a, defaults)
-    jobs = plan(read_given_prompts(a), a.reference_path, a.mask_strategy, settings)
+    spec = model_spec(a.model, stdit=a.stdit, t5=a.t5)
+    jobs = plan(read_given_prompts(a), a.reference_path, a.mask_strategy, settings, spec)
     todo = list(zip(jobs, target_paths(a, jobs, settings), strict=True))
     if a.skip_existing or (a.prompt_as_path and not a.overwrite):
         for path in (path for _, path in todo if lexists(path)):
@@ -132,6 +143,9 @@ def make_videos(a: argparse.Namespace, todo: list[tuple[Job, Path]], settings: S
 
         embeddings = TextEmbeddings.read(a.text_embeddings)
         embeddings.check(captions)
+        for caption in captions:
+            for loss in ModelSpec(embeddings).losses(caption, caption):
+                note(f"caption {shown(caption)}: {loss}")
     at_once = replace(settings, batch_size=min(settings.batch_size, len(jobs)))
     estimate = for_settings(
         at_once,
@@ -153,10 +167,6 @@ def make_videos(a: argparse.Namespace, todo: list[tuple[Job, Path]], settings: S
         text_embeddings=embeddings,
     )
     print(f"loaded in {time.perf_counter() - start:.1f} s")
-    for caption in captions:
-        unread = pipe.text.count_tokens(caption) - pipe.text.max_length
-        if unread > 0:
-            print(f'note: the model reads {pipe.text.max_length} tokens; the last {unread} of "{caption}" are left out')
 
     batches = -(-len(jobs) // settings.batch_size)
     total = batches * settings.loops * settings.num_sampling_steps
@@ -259,7 +269,7 @@ def encode_text(a: argparse.Namespace) -> None:
         raise CheckpointError("give --model or --text-encoder-pretrained-path, not both")
     if a.out.suffix != ".safetensors":
         raise OpenSoraError(f"--out {a.out} must be a file NAME.safetensors")
-    captions = captions_of(read_given_prompts(a), a.loops)
+    captions = captions_of(read_given_prompts(a), chosen_settings(a)["loops"], model_spec(a.model, t5=a.t5))
     check_writable(a.out.parent)
     if not a.overwrite:
         refuse_existing([a.out])

@@ -40,7 +40,9 @@ def add_settings(group: argparse._ActionsContainer, *settings: str, **defaults: 
 def chosen_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given, by name."""
     given = {name: value for name, value in vars(arguments).items() if name in FIELDS and value is not None}
-    texts = {name: value if isinstance(value, str) else " ".join(map(str, value)) for name, value in given.items()}
+    texts = {
+        name: " ".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in given.items()
+    }
     return {name: setting_from_text(name, text) for name, text in texts.items()}
 
 

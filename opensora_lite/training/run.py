@@ -21,6 +21,7 @@ from opensora_lite.device import set_device
 from opensora_lite.errors import OpenSoraError
 from opensora_lite.io.checkpoints import read_safetensors
 from opensora_lite.io.files import write_json, write_safetensors
+from opensora_lite.liteworld import world
 from opensora_lite.pipeline import OpenSora
 from opensora_lite.request import Settings, plan
 from opensora_lite.runtime.offload import Resident
@@ -271,7 +272,7 @@ def export(recipe: Recipe, out: Path, text, stdit):
 
 
 def pipeline_defaults(recipe: Recipe) -> dict:
-    """pipeline.json: default Settings of the model, and the sizes it was trained on."""
+    """pipeline.json: default Settings of the model, and the sizes and words it was trained on."""
     w = recipe.world
     sizes = [parse_size(size) for size, _ in Counter(w.sizes).most_common()]
     longest = max(length for stage in recipe.diffusion.stages for length in stage.lengths)
@@ -284,13 +285,14 @@ def pipeline_defaults(recipe: Recipe) -> dict:
         guidance_scale=4.0,
         cfg_channel=None,
         trained_sizes=[list(size) for size in sizes],
+        known_words=world.vocabulary(),
     )
 
 
 def sheet_settings(recipe: Recipe) -> Settings:
     """Settings of the sample sheets: those of the finished model, with the recipe's seed."""
     values = pipeline_defaults(recipe)
-    del values["trained_sizes"]
+    del values["trained_sizes"], values["known_words"]
     return Settings(**{**values, "seed": recipe.seed})
 
 

@@ -23,7 +23,7 @@ from opensora_lite.errors import (
     SizeError,
 )
 from opensora_lite.liteworld import world
-from opensora_lite.request import SAMPLER_NAMES, check_size, model_defaults, model_folder, plan
+from opensora_lite.request import SAMPLER_NAMES, check_size, model_defaults, model_folder, model_spec, plan
 from opensora_lite.samplers import SAMPLERS
 from opensora_lite.sizes import PIXELS, size_by_name
 
@@ -205,6 +205,55 @@ def test_a_request_is_checked_without_a_model():
     ]:
         with pytest.raises(kind, match=message):
             plan(prompts, references, strategies)
+
+
+@pytest.mark.parametrize(
+    "prompt, said",
+    [
+        ("a red car driving right on the ocean at sunset", []),
+        ("A beautiful, cyberpunk-style CITY.", []),  # the tokenizer has no full stop; that is no loss
+        ("红色 car on the 海洋 at sunset", ['cleaning removes "红色", "海洋"']),
+        ("красная car", ['tokenizer does not know "красная"']),
+        ("a car 🚗", ['tokenizer does not know "🚗"']),
+        ("a dragon over the castle", ['without "dragon", "castle"']),
+        ("a red car, " + "very " * 300, ["reads 32 tokens", 'without "very"']),
+    ],
+)
+def test_what_is_lost_of_a_prompt_is_one_note_in_python(pipe, prompt, said):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pipe(prompt, num_frames=1, num_sampling_steps=2)
+    notes = [str(w.message) for w in caught if w.category is Note]
+    assert len(notes) == bool(said)
+    assert all(text in notes[0] for text in said)
+    assert all(w.filename == __file__ for w in caught if w.category is Note)
+
+
+def test_a_caption_of_which_nothing_is_left_is_an_error(pipe):
+    for prompt in ("красная машина", "|0|a car|1|🚗"):
+        with pytest.raises(PromptError, match="English"):
+            pipe(prompt, loops=2, condition_frames=1, **FAST)
+    with pytest.raises(PromptError, match="English"):
+        pipe.encode_text("красная")
+
+
+def test_what_a_plan_knows_of_the_models():
+    tiny = model_folder("tiny")
+    assert model_spec("tiny").known_words == set(world.vocabulary())
+    by_name = model_spec(stdit=tiny / "stdit" / "model.safetensors", t5=tiny / "t5" / "model.safetensors")
+    assert by_name.known_words == set() and by_name.reader.max_length == 32  # weights by name may be of any model
+    assert model_spec(stdit=tiny / "stdit").reader is None  # with text embeddings
+    assert plan("a dragon 红")[0].captions == ("a dragon",)  # without a model
+
+
+def test_notes_with_text_embeddings(pipe):
+    with pytest.warns(Note, match="reads 32 tokens"):
+        embeddings = pipe.encode_text("a red car, " + "very " * 30)
+    other = OpenSora.from_pretrained("tiny", text_embeddings=embeddings)
+    with pytest.warns(Note, match="reads 32 tokens"):
+        other("a red car, " + "very " * 30, num_frames=1, num_sampling_steps=2)
+    with pytest.raises(PromptError, match="do not hold"):
+        other("a boat", num_frames=1, num_sampling_steps=2)
 
 
 def test_one_prompt_is_not_its_letters():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from opensora_lite import prompts
 from opensora_lite.errors import PromptError
-from opensora_lite.prompts import clean_caption, prompts_per_loop, read_prompts, split_prompt
+from opensora_lite.prompts import clean_caption, prompts_per_loop, read_prompts, removed, split_prompt
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CAPTIONS = json.loads((GOLDEN / "captions.json").read_text(encoding="utf-8"))
@@ -85,6 +85,32 @@ def test_cleaning_rules(text, expected):
 def test_cleaning_any_text(text):
     result = result_or_prompt_error(clean_caption, text)
     assert result is None or result == result.strip()
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("a red car", []),
+        ("A Café &amp; a bär, don't", []),  # another case, entities and punctuation are no loss
+        ("红色 car on the 海洋 at sunset", ["红色", "海洋"]),
+        ("a red红色car", ["红色"]),
+        ("see https://cars.com/red now", ["https://cars.com/red"]),
+        ("a cat, free shipping, page 5", ["free shipping, page 5"]),
+        ("a <i>red</i> car", ["i"]),
+        ("photo 1920x1080 by @bob", ["1920x1080", "bob"]),
+        ("ａ　red　car", []),  # full width
+        ("红色 car 红色", ["红色"]),
+    ],
+)
+def test_what_cleaning_removes_is_named(text, parts):
+    assert removed(text, clean_caption(text)) == parts
+
+
+@given(anything)
+def test_what_cleaning_removes_of_any_text(text):
+    cleaned = result_or_prompt_error(clean_caption, text)
+    if cleaned is not None:
+        assert all(isinstance(part, str) and part for part in removed(text, cleaned))
 
 
 # -- split_prompt

@@ -17,6 +17,7 @@ from common import relative_error
 from opensora_lite import OpenSora, OpenSoraError
 from opensora_lite.errors import CheckpointError
 from opensora_lite.io.files import atomic_write
+from opensora_lite.request import model_folder
 from opensora_lite.samplers import CFG
 from opensora_lite.schedule import alphas_cumprod
 from opensora_lite.stdit2 import Conditions
@@ -458,7 +459,9 @@ def test_a_run_leaves_a_model(trained):
     assert len(trained.diffusion) == 6 and trained.vae == []
     kinds = [record.kind.split("x")[0] for record in trained.diffusion]
     assert kinds[:2] == ["1", "1"] and set(kinds[2:]) <= {"2", "4"}
-    assert json.loads((trained.folder / "pipeline.json").read_text())["trained_sizes"] == [[64, 64], [48, 80], [80, 48]]
+    written = json.loads((trained.folder / "pipeline.json").read_text())
+    assert written["trained_sizes"] == [[64, 64], [48, 80], [80, 48]]
+    assert written["known_words"] == json.loads((model_folder("tiny") / "pipeline.json").read_text())["known_words"]
 
 
 def test_what_is_written_is_what_was_trained(micro, trained, tmp_path):

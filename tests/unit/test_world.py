@@ -22,6 +22,7 @@ from opensora_lite.liteworld.world import (
     render,
     sample_layout,
     sample_scene,
+    vocabulary,
 )
 from opensora_lite.validation import build
 
@@ -176,6 +177,14 @@ def test_captions_of_the_reference_scenes(entry):
 )
 def test_full_captions(scene, expected):
     assert caption(scene) == expected
+
+
+def test_the_vocabulary_is_that_of_the_captions():
+    """Of partial captions too: every word of the list is used, and no other one."""
+    scenes = [sample_scene(np.random.default_rng(i)) for i in range(300)]
+    rng = np.random.default_rng(0)
+    used = {word for scene in scenes for _ in range(10) for word in caption(scene, rng).split()}
+    assert sorted(used) == vocabulary()
 
 
 def test_partial_captions_are_true():
