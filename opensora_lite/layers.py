@@ -4,16 +4,23 @@ Axes: B videos · T frames · H, W latent height and width · C latent channels 
 tokens · D hidden size · d = D/heads · L caption tokens. x_mask [B, T] is True for denoised frames, False for
 conditioning frames, which the model sees at t = 0.
 
-Sources: hpcaitech/Open-Sora v1.1, opensora/models/layers/blocks.py (names and arithmetic); DiT, arXiv:2212.09748
-(adaLN-zero); PixArt-α, arXiv:2310.00426 (adaLN-single, cross-attention); RoFormer, arXiv:2104.09864 (rotary positions).
+Sources: hpcaitech/Open-Sora v1.1 and v1.2, opensora/models/layers/blocks.py (names and arithmetic); DiT,
+arXiv:2212.09748 (adaLN-zero); PixArt-α, arXiv:2310.00426 (adaLN-single, cross-attention); RoFormer, arXiv:2104.09864
+(rotary positions).
 Behaviour that looks wrong but that released weights depend on is marked `as released`.
 """
 
 import math
+from dataclasses import dataclass, fields
+from typing import Annotated, ClassVar
 
 import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
+from pydantic import Field
+
+from opensora_lite.errors import CheckpointError
+from opensora_lite.validation import AsTuple, Whole, known_fields
 
 MAX_SCORES = 2**26  # attention scores that are in memory at once; 256 MB in float32
 
@@ -142,11 +149,14 @@ def rotate(x, rotary, ops=None):
 
 
 class SelfAttention(nn.Layer):
-    """Self-attention over n tokens: those of one frame (spatial), or one token position in all frames (temporal)."""
+    """Self-attention over n tokens: those of one frame (spatial), or one token position in all frames (temporal).
 
-    def __init__(self, dim, num_heads, qk_norm, ops=EAGER):
+    qk_norm: RMSNorm on queries and keys. norm_first: it comes before the rotation (STDiT3), not after it (STDiT2).
+    """
+
+    def __init__(self, dim, num_heads, qk_norm, ops=EAGER, norm_first=False):
         super().__init__()
-        self.num_heads, self.ops = num_heads, ops
+        self.num_heads, self.norm_first, self.ops = num_heads, norm_first, ops
         self.qkv = nn.Linear(dim, 3 * dim)
         self.q_norm = RMSNorm(dim // num_heads, ops) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(dim // num_heads, ops) if qk_norm else nn.Identity()
@@ -157,9 +167,13 @@ class SelfAttention(nn.Layer):
         B, n, _ = x.shape
         qkv = self.qkv(x).reshape([B, n, 3, self.num_heads, -1])
         q, k, v = (qkv[:, :, i] for i in range(3))
-        if rotary is not None:  # as released: rotation before the norm, in temporal attention only
+        if self.norm_first:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:  # in temporal attention only
             q, k = rotate(q, rotary, self.ops), rotate(k, rotary, self.ops)
-        return self.q_norm(q), self.k_norm(k), v
+        if not self.norm_first:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return q, k, v
 
     def forward(self, x, rotary=None):
         return self.proj(self.ops.attention(*self.heads(x, rotary)).reshape(x.shape))
@@ -293,3 +307,127 @@ def modulation(table, t, t0=None, x_mask=None, ops=None):
         ops = ops or EAGER
         vectors = ops.where(x_mask[:, :, None, None], vectors, (table + t0)[:, None])  #  (B, T, k, D)
     return vectors.split(table.shape[0], 2)
+
+
+def add_gated(x, gate, h, ops=None):
+    """The gated residual x + gate · h."""
+    return x + (ops or EAGER).expand_as(gate, x) * h
+
+
+class FinalLayer(nn.Layer):
+    """adaLN and a projection to patches. [B, T, S, D] -> [B, T, S, rows · columns · 2C]"""
+
+    def __init__(self, dim, out, ops=EAGER):
+        super().__init__()
+        self.ops = ops
+        normal = nn.initializer.Normal(std=dim**-0.5)
+        self.scale_shift_table = self.create_parameter([2, dim], default_initializer=normal)
+        self.linear = nn.Linear(dim, out)
+
+    def forward(self, x, t, t0=None, x_mask=None):
+        """t, t0: [B, D], embeddings of the timestep and of 0. x_mask: as in `modulation`."""
+
+        def modulated(x, t):
+            shift, scale = ((self.scale_shift_table + t[:, None])[:, i, None, None] for i in (0, 1))
+            return modulate(x, shift, scale, self.ops)
+
+        x = modulated(x, t)
+        if x_mask is not None:  # as released: conditioning frames are modulated again, on top of that, at t = 0
+            x = self.ops.where(x_mask[:, :, None, None], x, modulated(x, t0))
+        return self.linear(x)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   What STDiT2 and STDiT3 share
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+Size = Annotated[Whole, Field(ge=1, le=2**14)]
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The sizes of a transformer; the defaults are those that both released models have.
+
+    Subclasses are `validated`: they check the annotations, and raise CheckpointError.
+    """
+
+    model_type: ClassVar[str]  # as config.json names it
+    released: ClassVar[dict]  # fields of config.json of which only this value is implemented
+
+    hidden_size: Annotated[Whole, Field(ge=12, le=2**14, multiple_of=12)] = 1152  # D
+    depth: Annotated[Whole, Field(ge=1, le=128)] = 28  # blocks
+    num_heads: Annotated[Whole, Field(ge=1, le=1024)] = 16
+    caption_channels: Size = 4096  # width of the T5 vectors
+    model_max_length: Annotated[Whole, Field(ge=1, le=1024)] = 200  # L, at most
+    input_sq_size: Annotated[Whole, Field(ge=1, le=2**16)] = 512  # pixels: positions are relative to this square's side
+    in_channels: Annotated[Whole, Field(ge=1, le=64)] = 4  # C
+    patch_size: Annotated[tuple[Size, Size, Size], AsTuple] = (1, 2, 2)  # frames, rows, columns of one token
+    mlp_ratio: Annotated[float, Field(gt=0, le=64)] = 4.0
+    qk_norm: bool = True  # RMSNorm on queries and keys
+
+    def __post_init__(self):
+        D, heads, what = self.hidden_size, self.num_heads, f"the {self.model_type} config"
+        if D % heads or (D // heads) % 2:
+            raise CheckpointError(f"{what}: hidden_size {D} must be an even multiple of num_heads {heads}")
+        if self.patch_size[0] != 1 or max(self.patch_size) > 64:
+            raise CheckpointError(f"{what}: patch_size {list(self.patch_size)} must be [1, rows, columns]")
+
+    @classmethod
+    def from_dict(cls, config: dict):
+        """From a released config.json; fields that concern training or speed only are ignored.
+
+        Raises CheckpointError for the config of another model, and for misspelt fields.
+        """
+        what = f"the {cls.model_type} config"
+        for name, needed in {"model_type": cls.model_type, "pred_sigma": True, **cls.released}.items():
+            if config.get(name, needed) != needed:
+                raise CheckpointError(f"{what}: {name} must be {needed!r}, not {config[name]!r:.60}")
+        return cls(**known_fields(config, [f.name for f in fields(cls)], what, CheckpointError))
+
+
+class VideoTransformer(nn.Layer):
+    """Base class: latents to tokens and back. Subclasses have `config`, `ops`, `x_embedder` and `y_embedder`."""
+
+    @property
+    def null_caption(self) -> paddle.Tensor:
+        """[L_max, caption_channels]: replaces the T5 vectors in the unconditional half of classifier-free guidance."""
+        return self.y_embedder.y_embedding
+
+    def embed_caption(self, y):
+        """Caption tokens [B, L, D] of T5 vectors y [B, 1, L, caption_channels]."""
+        return self.y_embedder(y.squeeze(1).astype(self.x_embedder.proj.weight.dtype))
+
+    def positions(self, H, W, height, width):
+        """`position_embedding` [S, D] of latents of H × W, for a video of height × width pixels (tensors)."""
+        rows, columns = self.config.patch_size[1:]
+        scale = (height * width).sqrt() / self.config.input_sq_size
+        positions = position_embedding(-(-H // rows), -(-W // columns), self.config.hidden_size, scale)
+        return positions.astype(self.x_embedder.proj.weight.dtype)
+
+    def embed_patches(self, x, state):
+        """Tokens with positions [B, T, S, D] of x [B, C, T, H, W]; odd sizes are padded with zeros."""
+        H, W = x.shape[3:]
+        rows, columns = self.config.patch_size[1:]
+        x = x.astype(state.positions.dtype)
+        if H % rows or W % columns:
+            x = self.ops.pad(x, -H % rows, -W % columns)
+        return self.x_embedder(x).flatten(2, 3) + state.positions
+
+    def unpatchify(self, tokens, H, W):
+        """[B, T, S, rows · columns · 2C] -> [B, 2C, T, H, W], without padding."""
+        B, T = tokens.shape[:2]
+        rows, columns = self.config.patch_size[1:]
+        h, w = -(-H // rows), -(-W // columns)
+        x = tokens.reshape([B, T, h, w, rows, columns, -1]).transpose([0, 6, 1, 2, 4, 3, 5])
+        return x.reshape([B, -1, T, h * rows, w * columns])[..., :H, :W]
+
+
+def trim_captions(y, y_mask):
+    """y [B, 1, L, caption_channels] and y_mask [B, L] without the padding that all captions share.
+
+    L becomes a multiple of 16. (Sums over a multiple of 16 terms have the same rounding whatever zeros follow, so a
+    caption gives equal bits in every batch.)
+    """
+    L = min(-(-int(y_mask.sum(1).max()) // 16) * 16, y.shape[2])
+    return y[:, :, :L], y_mask[:, :L]

@@ -4,12 +4,19 @@
 
 ᾱ_t (`alphas_cumprod`) falls from almost 1 at t = 0 to almost 0 at t = 999. A run of n steps visits n of the 1000
 timesteps ("respacing", Improved DDPM, arXiv:2102.09672, section 4), with betas such that ᾱ at those stays the same.
+
+Rectified flow (Open-Sora 1.2) needs no tables: t runs along a straight line from the data, t = 0, to noise, t = 1000.
+
+    x_t = (1 − t/1000) · x_0 + t/1000 · ε       v = x_0 − ε          (arXiv:2209.03003; v points to the data)
+
+What is chosen is at which t: see `shift_timesteps`, `flow_timesteps` and `logit_normal`.
 """
 
 import itertools
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from opensora_lite.errors import OpenSoraError, printable, shown
 
@@ -97,3 +104,61 @@ class Schedule:
         """The x_0 that x_t and its noise imply (DDPM, eq. 15); arrays or tensors of one shape."""
         abar = self.alphas_cumprod[index]
         return float(np.sqrt(1 / abar)) * x_t - float(np.sqrt(1 / abar - 1)) * epsilon
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Rectified flow
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def timestep_shift(height: ArrayLike, width: ArrayLike, num_frames: ArrayLike, base_size: float = 512) -> np.ndarray:
+    """How far `shift_timesteps` moves the timesteps of a video, float32: √(height · width) / base_size · √latents.
+
+    The more values a video has, the more noise it takes to hide it (Stable Diffusion 3, arXiv:2403.03206, section
+    5.3.2). height, width: pixels. num_frames: pictures, not latents. base_size: a field of the model's config; an
+    image of base_size × base_size pixels has shift 1. Numbers, or arrays of one shape, which is the result's.
+
+    >>> timestep_shift([512, 256], [512, 256], [1, 51])
+    array([1.       , 1.9364917], dtype=float32)
+    """
+    height, width, frames = (np.asarray(n, np.float32) for n in (height, width, num_frames))
+    # as released: 17 pictures are 5 latents, and 18 to 33 pictures count as 17. (Of 2 to 16 pictures the original makes
+    # 0 latents, and so t = 0; here they have the number that the VAE makes of them.)
+    latents = np.where(frames < 17, np.ceil(frames / 4), frames // 17 * 5).astype(np.float32)
+    return np.sqrt(height * width / np.float32(base_size**2)) * np.sqrt(latents)
+
+
+def shift_timesteps(t: ArrayLike, shift: ArrayLike) -> np.ndarray:
+    """Timesteps 0 … 1000 moved towards noise, s·t / (1 + (s − 1)·t) for t in 0 … 1, float32 (arXiv:2403.03206, eq. 23).
+
+    >>> shift_timesteps([0, 500, 1000], 3)
+    array([   0.,  750., 1000.], dtype=float32)
+    """
+    share, shift = np.asarray(t, np.float32) / np.float32(TRAIN_STEPS), np.asarray(shift, np.float32)
+    shifted = shift * share / (1 + (shift - 1) * share) * np.float32(TRAIN_STEPS)
+    # The original may round t = 1000 to 1000.0001; nothing is denoised there, since frames join when t <= 1000 · ratio.
+    return np.minimum(shifted, np.float32(TRAIN_STEPS))
+
+
+def flow_timesteps(steps: int, shift: float = 1.0, whole: bool = False) -> np.ndarray:
+    """The timesteps of a run in the order in which they are visited, float32 [steps]: 1000 … ; the last step ends at 0.
+
+    shift: of `shift_timesteps`. whole: round to whole numbers, before shifting, as some models are trained with.
+
+    >>> flow_timesteps(4), flow_timesteps(4, shift=3)
+    (array([1000.,  750.,  500.,  250.], dtype=float32), array([1000.,  900.,  750.,  500.], dtype=float32))
+    """
+    t = np.array([(1.0 - i / steps) * TRAIN_STEPS for i in range(steps)])
+    return shift_timesteps(np.round(t) if whole else t, shift)
+
+
+def logit_normal(normal: ArrayLike) -> np.ndarray:
+    """Timesteps 0 … 1000 for training, of normally distributed numbers, float32 (arXiv:2403.03206, eq. 19).
+
+    Most are near the middle, where the velocity is hardest to predict.
+
+    >>> logit_normal([-2, 0, 2]).round(1)
+    array([119.2, 500. , 880.8], dtype=float32)
+    """
+    normal = np.asarray(normal, np.float32)
+    return np.float32(TRAIN_STEPS) / (1 + np.exp(-normal))

@@ -4,17 +4,16 @@
 
 The output is the predicted noise ε (C channels) and the variance logits (C channels; Improved DDPM, eq. 15).
 Axes and sources: see `layers`; S = (H/2)(W/2). Names and arithmetic: hpcaitech/Open-Sora v1.1,
-opensora/models/stdit/stdit2.py, reproduced by tests/parity. Read from top to bottom: Block, FinalLayer, STDiT2, sizes.
+opensora/models/stdit/stdit2.py, reproduced by tests/parity. Read from top to bottom: Block, STDiT2, sizes.
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import ClassVar
 
 import paddle
 import paddle.nn as nn
-from pydantic import Field
 
 from opensora_lite.errors import CheckpointError
 from opensora_lite.io.checkpoints import build, build_meta, check_state_dict, load, open_checkpoint, read_config
@@ -22,17 +21,21 @@ from opensora_lite.layers import (
     EAGER,
     CaptionEmbedder,
     CrossAttention,
+    FinalLayer,
     Mlp,
     PatchEmbedder,
     RotaryEmbedding,
     SelfAttention,
     SizeEmbedder,
     TimestepEmbedder,
+    TransformerConfig,
+    VideoTransformer,
+    add_gated,
     modulate,
     modulation,
-    position_embedding,
+    trim_captions,
 )
-from opensora_lite.validation import AsTuple, Whole, known_fields, validated
+from opensora_lite.validation import validated
 
 # ---------------------------------------------------------------------------------------------------------------------
 #   Block
@@ -74,36 +77,12 @@ class Block(nn.Layer):
         )
 
         h = modulate(x, shift, scale, self.ops).reshape([B * T, S, D])  #                frames as batch
-        x = self.add(x, gate, self.attn(h).reshape([B, T, S, D]))
+        x = add_gated(x, gate, self.attn(h).reshape([B, T, S, D]), self.ops)
         h = modulate(x, shift_t, scale_t, self.ops).transpose([0, 2, 1, 3]).reshape([B * S, T, D])  # positions as batch
-        x = self.add(x, gate_t, self.attn_temp(h, rotary).reshape([B, S, T, D]).transpose([0, 2, 1, 3]))
+        h = self.attn_temp(h, rotary).reshape([B, S, T, D]).transpose([0, 2, 1, 3])
+        x = add_gated(x, gate_t, h, self.ops)
         x = x + self.cross_attn(x.reshape([B, T * S, D]), *kv, y_mask).reshape([B, T, S, D])
-        return self.add(x, gate_mlp, self.mlp(modulate(x, shift_mlp, scale_mlp, self.ops)))
-
-    def add(self, x, gate, h):
-        """The gated residual x + gate · h."""
-        return x + self.ops.expand_as(gate, x) * h
-
-
-class FinalLayer(nn.Layer):
-    """adaLN and a projection to patches. [B, T, S, D] -> [B, T, S, rows · columns · 2C]"""
-
-    def __init__(self, dim, out, ops=EAGER):
-        super().__init__()
-        self.ops = ops
-        normal = nn.initializer.Normal(std=dim**-0.5)
-        self.scale_shift_table = self.create_parameter([2, dim], default_initializer=normal)
-        self.linear = nn.Linear(dim, out)
-
-    def forward(self, x, params_t, params_0, x_mask):
-        def modulated(x, t):
-            shift, scale = ((self.scale_shift_table + t[:, None])[:, i, None, None] for i in (0, 1))
-            return modulate(x, shift, scale, self.ops)
-
-        x = modulated(x, params_t.t)
-        if x_mask is not None:  # as released: conditioning frames are modulated again, on top of that, at t = 0
-            x = self.ops.where(x_mask[:, :, None, None], x, modulated(x, params_0.t))
-        return self.linear(x)
+        return add_gated(x, gate_mlp, self.mlp(modulate(x, shift_mlp, scale_mlp, self.ops)), self.ops)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -139,13 +118,9 @@ class Conditions:
         return cls(y, y_mask, latent_size, *(paddle.full([1], float(n)) for n in numbers)).trimmed()
 
     def trimmed(self) -> "Conditions":
-        """Without the padding that all captions share; L becomes a multiple of 16.
-
-        (Sums over a multiple of 16 terms have the same rounding whatever zeros follow, so a caption gives equal bits
-        in every batch.)
-        """
-        L = min(-(-int(self.y_mask.sum(1).max()) // 16) * 16, self.y.shape[2])
-        return replace(self, y=self.y[:, :, :L], y_mask=self.y_mask[:, :L])
+        """Without the padding that all captions share, see `layers.trim_captions`."""
+        y, y_mask = trim_captions(self.y, self.y_mask)
+        return replace(self, y=y, y_mask=y_mask)
 
 
 @dataclass
@@ -165,44 +140,15 @@ class State:
         return replace(self, kv=[(k[:B], v[:B]) for k, v in self.kv], y_mask=self.y_mask[:B])
 
 
-Size = Annotated[Whole, Field(ge=1, le=2**14)]
-
-
 @validated(CheckpointError, "the STDiT2 config")
-class STDiT2Config:
+class STDiT2Config(TransformerConfig):
     """The sizes of an STDiT2; the defaults are those of OpenSora-STDiT-v2-stage3. Raises CheckpointError."""
 
-    hidden_size: Annotated[Whole, Field(ge=12, le=2**14, multiple_of=12)] = 1152  # D
-    depth: Annotated[Whole, Field(ge=1, le=128)] = 28  # blocks
-    num_heads: Annotated[Whole, Field(ge=1, le=1024)] = 16
-    caption_channels: Size = 4096  # width of the T5 vectors
-    model_max_length: Annotated[Whole, Field(ge=1, le=1024)] = 200  # L, at most
-    input_sq_size: Annotated[Whole, Field(ge=1, le=2**16)] = 512  # pixels: positions are relative to this square's side
-    in_channels: Annotated[Whole, Field(ge=1, le=64)] = 4  # C
-    patch_size: Annotated[tuple[Size, Size, Size], AsTuple] = (1, 2, 2)  # frames, rows, columns of one token
-    mlp_ratio: Annotated[float, Field(gt=0, le=64)] = 4.0
-    qk_norm: bool = True  # RMSNorm on queries and keys
-
-    def __post_init__(self):
-        D, heads = self.hidden_size, self.num_heads
-        if D % heads or (D // heads) % 2:
-            raise CheckpointError(f"the STDiT2 config: hidden_size {D} must be an even multiple of num_heads {heads}")
-        if self.patch_size[0] != 1 or max(self.patch_size) > 64:
-            raise CheckpointError(f"the STDiT2 config: patch_size {list(self.patch_size)} must be [1, rows, columns]")
-
-    @classmethod
-    def from_dict(cls, config: dict) -> "STDiT2Config":
-        """From a released config.json; fields that concern training or speed only are ignored.
-
-        Raises CheckpointError for the config of another model, and for misspelt fields.
-        """
-        for name, needed in {"model_type": "STDiT2", "pred_sigma": True, "no_temporal_pos_emb": False}.items():
-            if config.get(name, needed) != needed:
-                raise CheckpointError(f"the STDiT2 config: {name} must be {needed!r}, not {config[name]!r:.60}")
-        return cls(**known_fields(config, [f.name for f in fields(cls)], "the STDiT2 config", CheckpointError))
+    model_type: ClassVar[str] = "STDiT2"
+    released: ClassVar[dict] = {"no_temporal_pos_emb": False}
 
 
-class STDiT2(nn.Layer):
+class STDiT2(VideoTransformer):
     """The denoiser ε_θ(x_t, t, caption). ops: see `layers.Ops`."""
 
     def __init__(self, config: STDiT2Config, ops=EAGER):
@@ -224,11 +170,6 @@ class STDiT2(nn.Layer):
         )
         self.final_layer = FinalLayer(D, math.prod(config.patch_size) * 2 * config.in_channels, ops)
 
-    @property
-    def null_caption(self) -> paddle.Tensor:
-        """[L_max, caption_channels]: replaces the T5 vectors in the unconditional half of classifier-free guidance."""
-        return self.y_embedder.y_embedding
-
     def forward(self, x, timestep, y, mask, x_mask=None, *, num_frames, height, width, ar, fps):
         """One evaluation without caching, as in training; see `denoise` and `Conditions`. All numbers are [B]."""
         cond = Conditions(y, mask, tuple(x.shape[2:]), num_frames, height, width, ar, fps)
@@ -237,17 +178,14 @@ class STDiT2(nn.Layer):
     def precompute(self, cond: Conditions) -> State:
         """Once per video: embeddings of caption, size and length, and the cross-attention keys and values."""
         T, H, W = cond.latent_size
-        rows, columns = self.config.patch_size[1:]
-        dtype = self.x_embedder.proj.weight.dtype
-        scale = (cond.height[0] * cond.width[0]).sqrt() / self.config.input_sq_size
         size = [self.csize_embedder(paddle.stack([cond.height, cond.width], 1)), self.ar_embedder(cond.ar[:, None])]
-        y = self.y_embedder(cond.y.squeeze(1).astype(dtype))  #                          (B, L, D)
+        y = self.embed_caption(cond.y)
         return State(
             kv=[block.cross_attn.kv(y) for block in self.blocks],
             y_mask=cond.y_mask.astype("bool"),
             size=paddle.concat(size, -1),
             length=self.fl_embedder(cond.num_frames[:, None]) + self.fps_embedder(cond.fps[:, None]),
-            positions=position_embedding(-(-H // rows), -(-W // columns), self.config.hidden_size, scale).astype(dtype),
+            positions=self.positions(H, W, cond.height[0], cond.width[0]),
             rotary=self.rope(T),
         )
 
@@ -264,24 +202,8 @@ class STDiT2(nn.Layer):
         x_mask = None if x_mask is None else x_mask.astype("bool")
         for i, block in enumerate(self.blocks):  # (dy2static knows no zip(strict=True))
             tokens = block(tokens, state.kv[i], state.y_mask, params_t, params_0, x_mask, state.rotary)
-        return self.unpatchify(self.final_layer(tokens, params_t, params_0, x_mask), H, W).astype("float32")
-
-    def embed_patches(self, x, state: State):
-        """Tokens with positions [B, T, S, D] of x [B, C, T, H, W]; odd sizes are padded with zeros."""
-        H, W = x.shape[3:]
-        rows, columns = self.config.patch_size[1:]
-        x = x.astype(state.positions.dtype)
-        if H % rows or W % columns:
-            x = self.ops.pad(x, -H % rows, -W % columns)
-        return self.x_embedder(x).flatten(2, 3) + state.positions
-
-    def unpatchify(self, tokens, H, W):
-        """[B, T, S, rows · columns · 2C] -> [B, 2C, T, H, W], without padding."""
-        B, T = tokens.shape[:2]
-        rows, columns = self.config.patch_size[1:]
-        h, w = -(-H // rows), -(-W // columns)
-        x = tokens.reshape([B, T, h, w, rows, columns, -1]).transpose([0, 6, 1, 2, 4, 3, 5])
-        return x.reshape([B, -1, T, h * rows, w * columns])[..., :H, :W]
+        tokens = self.final_layer(tokens, params_t.t, None if params_0 is None else params_0.t, x_mask)
+        return self.unpatchify(tokens, H, W).astype("float32")
 
     def timestep_params(self, t, state: State) -> TimestepParams:
         """adaLN-single parameters at t."""

@@ -31,7 +31,7 @@ class TraceStep:
 
     loop: int  # 0 …
     number: int  # 1 … steps
-    timestep: int  # 999 … 0
+    timestep: float  # as in `samplers.Step`
     active: np.ndarray  # bool [T], frames that this step changed
     reused: bool = False  # whether the step cache returned the output (and so the attention) of an earlier step
     x_t: np.ndarray | None = None  # input
@@ -160,8 +160,8 @@ class Trace(Sequence[TraceStep]):
                 x_t=array(step.x_t),
                 x_0=array(step.x_0),
                 epsilon=array(prediction.epsilon),
-                eps_cond=array(prediction.eps_cond),
-                eps_uncond=array(prediction.eps_uncond),
+                eps_cond=array(prediction.cond),
+                eps_uncond=array(prediction.uncond),
                 sample=array(step.sample),
             )
         return TraceStep(loop, step.number, step.timestep, active, reused, attention=attention, **latents)

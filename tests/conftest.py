@@ -68,6 +68,20 @@ def golden_stdit(golden):
 
 
 @pytest.fixture(scope="session")
+def golden_stdit3(golden):
+    """golden_stdit3("qknorm") -> one of the two small STDiT3 with recorded weights."""
+    from opensora_lite.io.checkpoints import build, load, open_checkpoint
+    from opensora_lite.stdit3 import COMPUTED, STDiT3, STDiT3Config
+
+    def model(name: str):
+        config = json.loads((golden / "12" / "stdit3_configs.json").read_text())[name]["config"]
+        tensors = open_checkpoint(golden / "12" / f"stdit3_{name}_weights.safetensors")
+        return load(build(STDiT3, STDiT3Config.from_dict(config)), tensors, computed=COMPUTED)
+
+    return model
+
+
+@pytest.fixture(scope="session")
 def rflow_losses(recorded):
     """rflow_losses("plain" | "masked" | "dropped") -> the arguments of rectified flow's training losses, and the loss.
 

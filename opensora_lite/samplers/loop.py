@@ -1,4 +1,4 @@
-"""What all samplers share: the loop from noise to latents, frame masks, and the source of noise.
+"""What samplers of Open-Sora 1.1 share: the loop from noise to latents and frame masks; and the source of noise.
 
 A frame mask [B, T] holds one number per frame (`masks`): 1 for generated frames, 0 for conditioning frames, and the
 edit ratio r, between 0 and 1, for edited frames. With n steps counted down from n − 1 to 0, a frame of ratio r waits
@@ -26,8 +26,8 @@ class Step:
     """One denoising step; tensors [B, C, T, H, W] unless said otherwise."""
 
     number: int  # 1 … steps, in the order in which they are taken
-    index: int  # steps - 1 … 0: position in the schedule
-    timestep: int  # 999 … 0: t of the denoiser
+    index: int  # steps - 1 … 0: position in the schedule, the number of steps that are left
+    timestep: float  # t of the denoiser: a whole number 999 … 0, of rectified flow a number 1000 … 0
     x_t: paddle.Tensor  # the input, with noise added to frames that start here
     prediction: Prediction
     x_0: paddle.Tensor  # the clean latent that the prediction implies
@@ -56,6 +56,16 @@ class NoiseSource:
             for rng, needed in zip(self.rngs, rows, strict=True)
         )
         return paddle.to_tensor(np.stack(list(draws)))
+
+
+def no_noise(rows: object = None) -> paddle.Tensor:
+    """In place of a NoiseSource that is not given: raises OpenSoraError."""
+    raise OpenSoraError("this sampler adds noise: give sample(predict, z, frame_mask, noise_fn) a NoiseSource")
+
+
+def per_frame(mask: paddle.Tensor) -> paddle.Tensor:
+    """[B, T] -> [B, 1, T, 1, 1]"""
+    return mask[:, None, :, None, None]
 
 
 class Sampler:
@@ -101,7 +111,7 @@ class Sampler:
         in conditioning and edited frames. frame_mask: float32 [B, T], see the module, or None. noise_fn: a NoiseSource;
         DDIM and DPM-Solver without a frame mask don't need one. Raises OpenSoraError where it is missing.
         """
-        noise_fn = noise_fn or _no_noise
+        noise_fn = noise_fn or no_noise
         steps, x, step = len(self), z, None
         if frame_mask is not None:
             starts = paddle.to_tensor(start_steps(frame_mask, steps))
@@ -111,20 +121,11 @@ class Sampler:
             if frame_mask is not None:
                 # as released: noise is drawn in every step, also where no frame starts
                 noised = self.schedule.add_noise(x, noise_fn(needs_noise), index)
-                x_t = paddle.where(_per_frame(starts == index), noised, x)
-                x_mask, active = starts > index, _per_frame(starts >= index)
+                x_t = paddle.where(per_frame(starts == index), noised, x)
+                x_mask, active = starts > index, per_frame(starts >= index)
             timestep = int(self.schedule.timesteps[index])
             prediction = predict(x_t, timestep, x_mask)
             x_0, x_next = self.step(x_t, prediction, index, noise_fn, step)
             x = x_next if active is None else paddle.where(active, x_next, x)
             step = Step(steps - index, index, timestep, x_t, prediction, x_0, x, active)
             yield step
-
-
-def _no_noise(rows: object = None) -> paddle.Tensor:
-    raise OpenSoraError("this sampler adds noise: give sample(predict, z, frame_mask, noise_fn) a NoiseSource")
-
-
-def _per_frame(mask: paddle.Tensor) -> paddle.Tensor:
-    """[B, T] -> [B, 1, T, 1, 1]"""
-    return mask[:, None, :, None, None]

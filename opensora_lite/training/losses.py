@@ -14,7 +14,7 @@ import math
 import numpy as np
 import paddle
 
-from opensora_lite.schedule import Schedule
+from opensora_lite.schedule import TRAIN_STEPS, Schedule
 
 
 class TrainingSchedule:
@@ -116,6 +116,28 @@ def mean_of_denoised(x, x_mask=None):
         return frames.mean(1)
     denoised = x_mask.astype(x.dtype)
     return (frames * denoised).sum(1) / denoised.sum(1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Rectified flow (Open-Sora 1.2)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def flow_losses(model, x_0, t, noise, y, mask, x_mask=None, **conditions) -> dict:
+    """{"loss"}: float32 [B], the mean of ‖v_θ(x_t, t) − (x_0 − ε)‖² (arXiv:2209.03003, eq. 1) over denoised frames.
+
+    model: an STDiT3. x_0, noise: [B, C, T, H, W] clean latents and standard normal noise. t: float32 [B], 0 … 1000, see
+    `schedule.logit_normal` and `shift_timesteps`; all have the same weight. y, mask, conditions: as in STDiT3.forward.
+    x_mask: bool [B, T], true for frames to denoise, at least one per video; the others stay clean, at t = 0.
+
+    Source: hpcaitech/Open-Sora v1.2, opensora/schedulers/rf; reproduced by tests/golden/12/rflow_training_losses.
+    """
+    share = (t / TRAIN_STEPS)[:, None, None, None, None]
+    x_t = (1 - share) * x_0 + share * noise
+    if x_mask is not None:
+        x_t = paddle.where(x_mask[:, None, :, None, None], x_t, x_0)
+    velocity, _ = model(x_t, t, y, mask, x_mask, **conditions).chunk(2, axis=1)
+    return {"loss": mean_of_denoised((velocity - (x_0 - noise)).square(), x_mask)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

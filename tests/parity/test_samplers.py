@@ -266,15 +266,15 @@ def test_guidance_outside_its_interval_halves_the_work(two_captions):
     predict = CFG(model, two_captions, 3.0, None, (200, 800))
     predictions = [predict(X, t, DENOISED) for t in (801, 800, 200, 199)]
     assert [call[::2] for call in model.calls] == [(2, 2), (4, 4), (4, 4), (2, 2)]
-    assert [p.eps_uncond is None for p in predictions] == [True, False, False, True]
+    assert [p.uncond is None for p in predictions] == [True, False, False, True]
     assert [float(p.epsilon.mean()) for p in predictions] == [2, 8, 8, 2]
-    assert CFG(model, two_captions, 3.0)(X, 999).eps_uncond is not None
+    assert CFG(model, two_captions, 3.0)(X, 999).uncond is not None
 
 
 def test_a_scale_of_1_halves_the_work(two_captions):
     model = Echo()
     prediction = CFG(model, two_captions, 1.0, 3)(X, 0)
-    assert model.calls == [(2, 12, None)] and prediction.eps_uncond is None
+    assert model.calls == [(2, 12, None)] and prediction.uncond is None
     assert np.allclose(prediction.epsilon.numpy(), 2)
 
 

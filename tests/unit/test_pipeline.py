@@ -535,4 +535,4 @@ def test_other_sizes_run(pipe, frames, size):
 def test_guidance_off_takes_half_the_batch(pipe):
     seen = []
     pipe("a car", guidance_scale=1.0, on_step=lambda progress: seen.append(progress.step.prediction), **FAST)
-    assert all(prediction.eps_uncond is None for prediction in seen)
+    assert all(prediction.uncond is None for prediction in seen)
