@@ -70,6 +70,22 @@ class Ops:
         """Non-overlapping patches [B, D, T, h, w] of x [B, C, T, H, W]; conv: an nn.Conv3D with stride = kernel."""
         return conv(x)
 
+    def causal_conv(self, x, conv, frames_before):
+        """`conv`, an nn.Conv3D without padding in time, of x [B, C, T, h, w] after `frames_before` frames of zeros."""
+        B, C, T, h, w = x.shape
+        if not on_cpu():
+            return conv(paddle.concat([paddle.zeros([B, C, frames_before, h, w], x.dtype), x], 2))
+        # On a CPU, Paddle's 3-D convolution unfolds all frames at once. This is a sum of 2-D ones over the kernel's k
+        # positions in time; one call computes all k of each frame.
+        k, stride, D = conv.weight.shape[2], conv._stride[0], conv.weight.shape[0]
+        taps = conv.weight.transpose([2, 0, 1, 3, 4]).flatten(0, 1)  #                   (k·D, C, rows, columns)
+        y = F.conv2d(x.transpose([0, 2, 1, 3, 4]).flatten(0, 1), taps, padding=conv._updated_padding[1:])
+        y = y.reshape([B, T, k, D, h, w])
+        y = paddle.concat([paddle.zeros([B, frames_before, k, D, h, w], y.dtype), y], 1)
+        last = T + frames_before - k  #                                                  where the last window starts
+        y = sum(y[:, i : i + last + 1 : stride, i] for i in range(k)).transpose([0, 2, 1, 3, 4])
+        return y if conv.bias is None else y + conv.bias.reshape([D, 1, 1, 1])
+
     def timestep_embedding(self, t):
         """Cosines, then sines, of t at 128 frequencies. [...] -> float32 [..., 256]"""
         freqs = paddle.exp(-math.log(10000) * paddle.arange(128, dtype="float32") / 128)

@@ -6,7 +6,7 @@ Open-Sora 1.1 uses are stabilityai/sd-vae-ft-ema, the model is ppdiffusers' Auto
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
@@ -51,6 +51,10 @@ class FrameVAE:
         self.channels = model.config.latent_channels
         self.downsampling = 2 ** (len(model.config.block_out_channels) - 1)
 
+    def latent_frames(self, num_frames: int) -> int:
+        """Number of latent frames of a video: as many as it has frames."""
+        return num_frames
+
     def encode(self, video, posterior: Literal["mean", "sample"] = "mean", rng: np.random.Generator | None = None):
         """Scaled latents [B, C, T, h, w] of a video [B, 3, T, H, W] with values -1 … 1.
 
@@ -70,15 +74,20 @@ class FrameVAE:
 
     def encode_frames(self, frames: np.ndarray) -> np.ndarray:
         """Scaled latents float32 [C, T, h, w] of one clip, uint8 [T, H, W, 3]; the mean of the posterior."""
-        pixels = frames.transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1
-        return self.encode(paddle.to_tensor(pixels)).numpy()[0]
+        return self.encode(from_uint8(frames)).numpy()[0]
 
-    def decode(self, latents, decoder: Callable | None = None):
+    @property
+    def decoders(self) -> dict[str, tuple[paddle.nn.Layer, Callable]]:
+        """What decoding computes, by name, for `runtime.engine`: a layer, and a function of the layer and its input."""
+        return {"spatial": (self.model, lambda model, z: model.decode(z).sample)}
+
+    def decode(self, latents, num_frames: int | None = None, compiled: Mapping[str, Callable] = {}):
         """The video [B, 3, T, H, W], values about -1 … 1, of scaled latents [B, C, T, h, w].
 
-        decoder: maps unscaled latents [n, C, h, w] to frames [n, 3, H, W]; None: the model's own, uncompiled.
+        num_frames: T, which the latents tell. compiled: functions of one argument in place of those of `decoders`.
         """
-        decoder = decoder or (lambda z: self.model.decode(z).sample)
+        assert num_frames in (None, latents.shape[2])
+        decoder = compiled.get("spatial") or (lambda z: self.model.decode(z).sample)
         return self._by_frames(decoder, latents / self.scaling_factor, pixels=self.downsampling)
 
     def _by_frames(self, function, x, pixels: int):
@@ -100,6 +109,11 @@ class FrameVAE:
             return self.micro_batch_size
         name = str(dtype).removeprefix("paddle.")
         return self.micro_batch_size(self.model.config, frames, *size, name, paddle.get_device())
+
+
+def from_uint8(frames: np.ndarray):
+    """A video tensor [1, 3, T, H, W] with values -1 … 1 of one clip, uint8 [T, H, W, 3]."""
+    return paddle.to_tensor(frames.transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1)
 
 
 @validated(CheckpointError, "the VAE's config")

@@ -35,6 +35,16 @@ IMPOSTORS = {
 }
 # The attention names of diffusers in 2022, as in sd-vae-ft-ema's file -> today's.
 NAMES_2022 = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))
+# The config.json of SDXL's VAE, which OpenSora-VAE-v1.2 does not bring along.
+SDXL_VAE = dict(
+    _class_name="AutoencoderKL",
+    block_out_channels=[128, 256, 512, 512],
+    layers_per_block=2,
+    latent_channels=4,
+    norm_num_groups=32,
+    down_block_types=["DownEncoderBlock2D"] * 4,
+    up_block_types=["UpDecoderBlock2D"] * 4,
+)
 
 
 @dataclass(frozen=True)
@@ -230,6 +240,23 @@ def read_config(folder: str | Path) -> dict:
             where = f"at {path}" if folder.is_dir() else f"beside {folder}"
             raise CheckpointError(f"no config.json {where}: a model's folder holds config.json and its weights")
     return read_json(path)
+
+
+def read_vae_config(folder: str | Path) -> dict:
+    """The config of a VAE's folder. Raises CheckpointError.
+
+    Of a frame-wise VAE it is the content of its config.json; of a video VAE (Open-Sora 1.2), that and the fields of
+    its spatial part side by side, the latter from vae_2d/config.json, or those of SDXL's VAE, which the release names.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    if "vae_temporal" not in config:
+        return config
+    spatial = (folder if folder.is_dir() else folder.parent) / "vae_2d"
+    for name in ("vae_2d", "vae_temporal"):
+        if not isinstance(config.get(name, {}), dict):
+            raise CheckpointError(f"{folder}: {name} of its config.json is no JSON object")
+    return {**(read_config(spatial) if spatial.exists() else SDXL_VAE), **config}
 
 
 def read_json(path: Path) -> dict:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import paddle
 
-from opensora_lite import layers, stdit2
+from opensora_lite import layers, stdit2, video_vae
 from opensora_lite.device import give_back_memory
 from opensora_lite.errors import DeviceError, OpenSoraError
 from opensora_lite.io.files import atomic_write
@@ -170,6 +170,9 @@ class SymbolOps(Ops):
     def expand_as(self, vector, x):
         return vector
 
+    def causal_conv(self, x, conv, frames_before):
+        return _convolution(conv, x, frames_before)
+
 
 SYMBOLIC = SymbolOps()
 
@@ -179,10 +182,11 @@ def _linear(layer, x, *_):
     return y if layer.bias is None else y + layer.bias
 
 
-def _conv(layer, x, *_):
-    strides, padding, dilation = (list(v) for v in (layer._stride, layer._updated_padding, layer._dilation))
-    y = Symbol(op.convolution(x.node, layer.weight.node, strides, padding, padding, dilation))
-    return y + layer.bias.reshape([1, -1] + [1] * len(strides))
+def _convolution(layer, x, frames_before=0):
+    strides, after, dilation = (list(v) for v in (layer._stride, layer._updated_padding, layer._dilation))
+    before = [after[0] + frames_before, *after[1:]]
+    y = Symbol(op.convolution(x.node, layer.weight.node, strides, before, after, dilation))
+    return y if layer.bias is None else y + layer.bias.reshape([1, -1] + [1] * len(strides))
 
 
 def _group_norm(layer, x):
@@ -208,8 +212,8 @@ def _vae_attention(layer, x, **_):
 
 FORWARD = {  # of layers of Paddle and ppdiffusers, by the name of their class
     "Linear": _linear,
-    "Conv2D": _conv,
-    "Conv3D": _conv,
+    "Conv2D": lambda layer, x, *_: _convolution(layer, x),
+    "Conv3D": lambda layer, x, *_: _convolution(layer, x),
     "Silu": lambda layer, x: Symbol(op.swish(x.node)),
     "GroupNorm": _group_norm,
     "Dropout": lambda layer, x: x,
@@ -376,7 +380,7 @@ class Programs:
 
 def _path(key: dict) -> Path:
     """Of the file for `key` on this machine, with this version of OpenVINO and of the models' source."""
-    sources = [inspect.getsource(module) for module in (layers, stdit2, sys.modules[__name__])]
+    sources = [inspect.getsource(module) for module in (layers, stdit2, video_vae, sys.modules[__name__])]
     machine = [str(_core().get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     text = json.dumps([key, ov.__version__, os.environ["OMP_NUM_THREADS"], machine, sources], sort_keys=True)
     return cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.blob"
@@ -468,7 +472,7 @@ def _denoise(stdit: STDiT2, x, t, y_mask, size, length, positions, cos, sin, pai
 
 
 class Engine:
-    """A compiled STDiT2 with the same methods, and the compiled decoder of a FrameVAE.
+    """A compiled STDiT2 with the same methods, and the compiled decoder of a FrameVAE or a VideoVAE.
 
     precision: "fp32", whose results are those of the models up to rounding; "bf16", faster on processors that support
     it, see the guide for the error; "auto", bf16 where supported. On a GPU the precision is that of the models, and
@@ -476,12 +480,15 @@ class Engine:
     Raises DeviceError for a precision that is not available.
     """
 
-    def __init__(self, stdit: STDiT2, vae: "FrameVAE", precision: str = "auto"):
+    def __init__(self, stdit: STDiT2, vae: "FrameVAE | video_vae.VideoVAE", precision: str = "auto"):
         self.stdit, self.vae = stdit, vae
         self.requested, self.precision = precision, choose_precision(precision)  # the latter None on a GPU
         config = {name: value for name, value in vae.model.config.items() if not name.startswith("_")}
         self._denoise = Programs(stdit, _denoise, {"stdit": asdict(stdit.config)}, self.precision)
-        self._decode = Programs(vae.model, lambda vae, z: vae.decode(z).sample, {"vae": config}, self.precision)
+        self._decoders = {
+            name: Programs(layer, decode, {f"vae, {name}": config}, self.precision)
+            for name, (layer, decode) in vae.decoders.items()
+        }
 
     def __repr__(self) -> str:
         return f"Engine({self.precision or 'to_static'})"
@@ -489,7 +496,7 @@ class Engine:
     @property
     def failed(self) -> bool:
         """Whether compiling failed; the models then run uncompiled."""
-        return self._denoise.failed or self._decode.failed
+        return self._denoise.failed or any(decoder.failed for decoder in self._decoders.values())
 
     @property
     def config(self):
@@ -521,12 +528,17 @@ class Engine:
         out = self._denoise(inputs, state.named(x_mask is not None))
         return self.stdit.denoise(x, t, state.inner, x_mask) if out is None else out
 
-    def decode(self, latents):
-        """As in FrameVAE."""
-        self._decode.refresh()
+    def decode(self, latents, num_frames: int | None = None):
+        """As in FrameVAE and VideoVAE."""
 
-        def frames(z):
-            out = self._decode({"z": z}, {})
-            return self.vae.model.decode(z).sample if out is None else out
+        def compiled(name):
+            (layer, decode), program = self.vae.decoders[name], self._decoders[name]
 
-        return self.vae.decode(latents, frames)
+            def decoder(z):
+                out = program({"z": z}, {})
+                return decode(layer, z) if out is None else out
+
+            program.refresh()
+            return decoder
+
+        return self.vae.decode(latents, num_frames, {name: compiled(name) for name in self._decoders})

@@ -18,6 +18,7 @@ from opensora_lite.runtime.engine import Engine, Programs, available, choose_pre
 from opensora_lite.runtime.offload import Resident
 from opensora_lite.samplers import CFG
 from opensora_lite.stdit2 import Conditions
+from opensora_lite.video_vae import load_video_vae
 
 pytestmark = pytest.mark.skipif(not available(), reason="OpenVINO is not installed: pip install openvino")
 needs_bf16 = pytest.mark.skipif(
@@ -64,6 +65,18 @@ def test_fp32_equals_the_model(pipe, masked, scale):
 def test_decoding_equals_the_model(pipe):
     compiled, z = Engine(pipe.stdit, pipe.vae, "fp32"), paddle.randn([1, 4, 3, 6, 10])
     assert relative_error(compiled.decode(z).numpy(), pipe.vae.decode(z).numpy()) < 3e-6 and not compiled.failed
+
+
+@pytest.mark.parametrize("num_frames", [17, 20])
+def test_decoding_with_the_video_vae_equals_the_model(golden, pipe, num_frames):
+    vae = load_video_vae(golden / "12" / "vae")
+    compiled, z = Engine(pipe.stdit, vae, "fp32"), paddle.randn([2, 4, vae.latent_frames(num_frames), 3, 5])
+    expected = vae.decode(z, num_frames).numpy()
+    assert relative_error(compiled.decode(z, num_frames).numpy(), expected) < 3e-6 and not compiled.failed
+    assert {name: len(programs.loaded) for name, programs in compiled._decoders.items()} == {
+        "temporal": 1 + (num_frames > 17),  # a chunk of 5 latent frames, and one of the rest
+        "spatial": 2,  # micro-batches of 16, and the rest
+    }
 
 
 def test_the_state_without_guidance_and_step_caching_indicator(pipe):

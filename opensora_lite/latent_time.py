@@ -1,0 +1,68 @@
+"""Frames and latent frames: which frames of a video a latent frame of the causal video VAE (Open-Sora 1.2) encodes.
+
+    frames     0 │ 1 2 3 4 │ 5 6 7 8 │ 9 10 11 12 │ 13 14 15 16 │ 17 │ 18 19 20 21 │ …
+    latents    0 │    1    │    2    │     3      │      4      │  5 │      6      │ …
+               └───────────────── chunk 0 ─────────────────────┘ └── chunk 1 …
+
+The VAE works on chunks of 17 frames, each on its own. Four frames become one latent frame; a chunk whose length is no
+multiple of four is padded with zeros in front, so the first latent frame of 17 frames holds one frame and three zeros.
+Needs neither Paddle nor a model. The frame-wise VAE (1.1) is the case chunk=None, factor=1.
+"""
+
+from dataclasses import dataclass
+
+CHUNK = 17  # frames that the released VAE encodes at once
+FACTOR = 4  # frames per latent frame
+
+
+@dataclass(frozen=True)
+class Window:
+    """The frames of one latent frame, counted from 0, both ends included.
+
+    chunk: its number; chunk_first, chunk_last: its frames. first, last: the frames that the latent frame encodes, after
+    zeros_before frames of zeros.
+    """
+
+    chunk: int
+    first: int
+    last: int
+    zeros_before: int
+    chunk_first: int
+    chunk_last: int
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """First and last frame that the VAE's convolutions see: they are causal, within the chunk."""
+        return self.chunk_first, self.last
+
+    @property
+    def depends_on(self) -> tuple[int, int]:
+        """First and last frame that the latent frame depends on: group norms average over the whole chunk."""
+        return self.chunk_first, self.chunk_last
+
+
+def latent_frames(num_frames: int, chunk: int | None = CHUNK, factor: int = FACTOR) -> int:
+    """Number of latent frames of a video. chunk: frames per chunk; None: the whole video is one chunk."""
+    chunk = chunk or num_frames
+    whole, rest = divmod(num_frames, chunk)
+    return whole * -(-chunk // factor) + -(-rest // factor)
+
+
+def most_frames(num_latents: int, chunk: int | None = CHUNK, factor: int = FACTOR) -> int:
+    """The longest video with that many latent frames. chunk: as in `latent_frames`."""
+    if chunk is None:
+        return num_latents * factor
+    whole, rest = divmod(num_latents, -(-chunk // factor))
+    return whole * chunk + rest * factor
+
+
+def windows(num_frames: int, chunk: int | None = CHUNK, factor: int = FACTOR) -> list[Window]:
+    """The frames of every latent frame of a video. chunk: as in `latent_frames`."""
+    found, chunk = [], chunk or num_frames
+    for number, start in enumerate(range(0, num_frames, chunk)):
+        stop = min(start + chunk, num_frames)
+        zeros = -(stop - start) % factor
+        for first in range(start - zeros, stop, factor):
+            seen = max(first, start)
+            found.append(Window(number, seen, first + factor - 1, seen - first, start, stop - 1))
+    return found
