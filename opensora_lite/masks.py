@@ -70,10 +70,13 @@ class Segment:
 
     __str__ = format
 
-    def resolve(self, num_frames: int, references: Sequence[int]) -> "Segment":
+    def resolve(
+        self, num_frames: int, references: Sequence[int], align: int | None = None, move_target: bool = True
+    ) -> "Segment":
         """The segment for one video: starts counted from the front, and a number as length.
 
-        num_frames: T. references: the number of frames of every reference in the segment's loop.
+        num_frames: T. references: the number of frames of every reference in the segment's loop. align: starts move to
+        the nearest multiple, and the segment keeps what fits there; move_target: the start in the video, too.
         Raises MaskStrategyError if the segment doesn't fit.
         """
         if self.reference >= len(references):
@@ -83,14 +86,22 @@ class Segment:
         reference_start = _from_front("reference_start", self.reference_start, available)
         target_start = _from_front("target_start", self.target_start, num_frames)
         left = available - reference_start, num_frames - target_start
-        if self.length is not None and self.length > min(left):
+        if align is not None:
+            reference_start = align_start(reference_start, align, available)
+            target_start = align_start(target_start, align, num_frames) if move_target else target_start
+        fitting = min(available - reference_start, num_frames - target_start)
+        if self.length is not None and self.length > max(min(left), fitting):
             raise MaskStrategyError(
                 f"length must be at most {min(left)}, not {self.length}"
                 f" (frames from the starts on: {left[0]} of reference {self.reference}, {left[1]} of the video)"
             )
-        return replace(
-            self, reference_start=reference_start, target_start=target_start, length=self.length or min(left)
-        )
+        length = min(self.length or fitting, fitting)
+        return replace(self, reference_start=reference_start, target_start=target_start, length=length)
+
+    @property
+    def target(self) -> range:
+        """The frames of the video that a resolved segment covers."""
+        return range(self.target_start, self.target_start + (self.length or 0))
 
 
 @dataclass(frozen=True)
@@ -188,12 +199,14 @@ class MaskStrategy:
 
     # -- the strategy for one video
 
-    def resolve(self, num_frames: int, references: Sequence[int], loops: int = 1) -> list[tuple[Frame, ...]]:
+    def resolve(
+        self, num_frames: int, references: Sequence[int], loops: int = 1, align: int | None = None
+    ) -> list[tuple[Frame, ...]]:
         """For each loop, where each of its T frames comes from; a list of `loops` tuples of T Frames.
 
         num_frames: T, the frames of the clip that each loop makes. references: the number of frames of each
         reference given (1 for a picture). In loop i the clips of the i loops before are references too; they follow
-        the given ones and have T frames. Raises MaskStrategyError if a segment doesn't fit.
+        the given ones and have T frames. align: as in `timeline`. Raises MaskStrategyError if a segment doesn't fit.
 
         >>> [[frame.edit_ratio for frame in frames] for frames in MaskStrategy.image().resolve(3, [1], loops=2)]
         [[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
@@ -205,30 +218,53 @@ class MaskStrategy:
             with _located(index, segment):
                 if segment.loop >= loops:
                     raise MaskStrategyError(f"loop {segment.loop} does not exist; loops={loops}, counted from 0")
-        return [self.timeline(num_frames, [*references, *[num_frames] * loop], loop) for loop in range(loops)]
+        return [self.timeline(num_frames, [*references, *[num_frames] * loop], loop, align) for loop in range(loops)]
 
     def check(self, num_frames: int, references: Sequence[int], loops: int = 1) -> None:
         """Raise MaskStrategyError where resolve() does."""
         self.resolve(num_frames, references, loops)
 
-    def timeline(self, num_frames: int, references: Sequence[int], loop: int = 0) -> tuple[Frame, ...]:
+    def timeline(
+        self, num_frames: int, references: Sequence[int], loop: int = 0, align: int | None = None
+    ) -> tuple[Frame, ...]:
         """The T Frames of one loop.
 
         references: the number of frames of every reference in this loop, the clips of earlier loops included.
+        align: 5 for Open-Sora 1.2, where frames are latent frames; see `fitted`.
         Raises MaskStrategyError if a segment of this loop doesn't fit.
 
         >>> [frame.edit_ratio for frame in MaskStrategy.image().timeline(num_frames=3, references=[1])]
         [0.0, 1.0, 1.0]
         """
         frames = [Frame()] * num_frames
-        for index, segment in enumerate(self.segments):
-            if segment.loop == loop:
-                with _located(index, segment):
-                    fitted = segment.resolve(num_frames, references)
-                for i in range(fitted.length or 0):
-                    source, target = fitted.reference_start + i, fitted.target_start + i
-                    frames[target] = Frame(segment.reference, source, index, segment.edit_ratio)
+        for index, segment in self.fitted(num_frames, references, loop, align).items():
+            for i, target in enumerate(segment.target):
+                frames[target] = Frame(segment.reference, segment.reference_start + i, index, segment.edit_ratio)
         return tuple(frames)
+
+    def fitted(
+        self, num_frames: int, references: Sequence[int], loop: int = 0, align: int | None = None
+    ) -> dict[int, Segment]:
+        """The resolved segments of one loop, by their index; arguments and errors as in `timeline`.
+
+        align: starts move to the nearest multiple, of the reference and of the video, and segments keep only what fits
+        there. In Open-Sora 1.2, five latent frames are a chunk that the video VAE encodes on its own. A segment that
+        would move onto frames of earlier segments keeps its start in the video. (The original moves it, so that of two
+        pictures for 5 latent frames, "0;0,1,0,-1", only the second one is left.)
+        """
+        segments: dict[int, Segment] = {}
+        covered: set[int] = set()
+        for index, segment in enumerate(self.segments):
+            if segment.loop != loop:
+                continue
+            with _located(index, segment):
+                fitted = segment.resolve(num_frames, references, align)
+                start = segment.target_start % num_frames
+                if covered & set(fitted.target).difference(range(start, start + (fitted.length or 0))):
+                    fitted = segment.resolve(num_frames, references, align, move_target=False)
+            segments[index] = fitted
+            covered |= set(fitted.target)
+        return segments
 
     def apply(
         self, latents: np.ndarray, references: Sequence[np.ndarray], loop: int = 0
@@ -291,6 +327,20 @@ def apply_frames(
         if frame.reference is not None:
             latents[:, target] = references[frame.reference][:, frame.frame]
     return latents, np.array([frame.edit_ratio for frame in frames], np.float32)
+
+
+def align_start(start: int, step: int, frames: int) -> int:
+    """The multiple of `step` nearest to `start`, 0 or more, that is not after the last complete `step` of `frames`.
+
+    A tie goes down. Source: `find_nearest_point` in Open-Sora 1.2's inference_utils.py.
+
+    >>> [align_start(start, 5, 15) for start in (2, 3, 14)]
+    [0, 5, 10]
+    """
+    steps = start // step
+    if start % step > step / 2 and steps < frames // step - 1:
+        steps += 1
+    return steps * step
 
 
 def start_steps(edit_ratios: ArrayLike, steps: int) -> np.ndarray:

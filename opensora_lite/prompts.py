@@ -273,6 +273,32 @@ def cleaned_caption(caption: str) -> str:
     return cleaned
 
 
+# -- scores (Open-Sora 1.2)
+
+
+def with_scores(
+    caption: str, aes: float | None = None, flow: float | None = None, camera_motion: str | None = None
+) -> str:
+    """The caption with the scores that Open-Sora 1.2 was trained to read, to be added before cleaning.
+
+    aes: how beautiful, about 4 to 7. flow: how much moves, from 0. camera_motion: "pan right", "zoom in", "static" and
+    so on. None: not said. A score that the caption holds already is not added.
+    Source: `append_score_to_prompts` in Open-Sora 1.2's inference_utils.py.
+
+    >>> with_scores("A car.", aes=6.5, flow=12, camera_motion="pan right")
+    'A car. aesthetic score: 6.5. motion score: 12.0. camera motion: pan right.'
+    """
+    scores = {
+        "aesthetic score": None if aes is None else f"{aes:.1f}",
+        "motion score": None if flow is None else f"{flow:.1f}",
+        "camera motion": camera_motion,
+    }
+    for name, value in scores.items():
+        if value is not None and f"{name}:" not in caption:  # as released: only in lower case
+            caption += f" {name}: {value}."
+    return caption
+
+
 # -- prompt files
 
 

@@ -21,8 +21,11 @@ PIXELS = {  # of one frame, by resolution
     "1024": 1048576,
     "1080p": 2073600,
     "2k": 3686400,
+    "2048": 4194304,
+    "2880": 8294400,
     "4k": 8294400,
 }
+RELEASED_FRAMES = {f"{2**k}x": 51 * 2**k for k in range(5)} | {f"{2 ** (k + 1)}s": 51 * 2**k for k in range(5)}
 WIDE = Fraction(9, 16)  # height / width of a resolution without a ratio
 MAX_RATIO = 16  # of the longer to the shorter side
 
@@ -59,6 +62,8 @@ def _read_table(text: str) -> dict[tuple[str, Fraction], tuple[int, int]]:
 
 
 BUCKETS = _read_table(_TABLE)  # (resolution, height / width) -> (height, width)
+# The tables of "256", "512" … name their ratios in another way, so the release only finds this one in them.
+BUCKETS |= {(f"{256 * n}", Fraction(12, 25)): (176 * n, 368 * n) for n in (1, 2, 4, 8)}
 
 
 def size_by_name(resolution: str, ratio: Fraction | None = None) -> tuple[int, int]:
@@ -132,6 +137,22 @@ def parse_frames(text: str, fps: float) -> int:
     if re.fullmatch(r"\s*\d{1,6}\s*", text):
         return int(text)
     raise SizeError(f'num_frames {shown(text)} can\'t be read; write a number of frames, or seconds such as "4s"')
+
+
+def parse_released_frames(text: str) -> int:
+    """Frames of a length as Open-Sora 1.2 names it: "2s" to "32s", "1x" to "16x" (51 frames each), or a number.
+
+    The seconds are those of videos with 25.5 frames each; all lengths are multiples of 17. Raises SizeError.
+
+    >>> parse_released_frames("4s"), parse_released_frames("1x"), parse_released_frames("17")
+    (102, 51, 17)
+    """
+    name = text.strip()
+    if name in RELEASED_FRAMES:
+        return RELEASED_FRAMES[name]
+    if re.fullmatch(r"[0-9]{1,6}", name) and int(name):
+        return int(name)
+    raise SizeError(f"num_frames {shown(text)} is unknown; write a number, or {', '.join(RELEASED_FRAMES)}")
 
 
 def parse_rate(text: str) -> Fraction:
