@@ -7,14 +7,23 @@ moves left or right. Captions are exactly true, and `liteworld.describe` measure
     caption(scene)                    # "a red car driving right on the ocean at sunset"
     render(scene, num_frames=16)      # uint8 [16, 64, 64, 3]
 
+Open-Sora 1.2 also reads how the camera and the subject move. A *shot* is a scene that has both:
+
+    shot = sample_shot(np.random.default_rng(0), num_frames=17)
+    caption(shot) + score_suffix(shot)    # "… at sunset motion score: 5.0. camera motion: pan left."
+
 Units. Lengths are relative to the frame height: y runs from 0 (top) to 1 (bottom), x from 0 (left) to aspect = W/H, so
 shapes keep their proportions at every aspect ratio. Horizontal positions of a Layout are relative to the width (0 … 1).
 Time t counts frames at 24 fps: frame k of a clip is drawn at t = 24 k / fps. Colors are RGB in 0 … 1.
 
+Camera. Directions are the camera's, as in the released captions: in a pan to the left the content of the picture moves
+right. Zooms are about the centre of the frame. A subject moves in the picture as its motion score says, whatever the
+camera does, as the released score is the optical flow of the picture.
+
 Rendering. A shape is a signed distance function: negative inside, 0 on the edge, positive outside. Anti-aliasing blends
 the colors where |distance| < soft / 2, with soft = 1.3 pixels.
 
-The shipped model was trained on exactly these pixels; tests/golden/world holds samples of them.
+The shipped models were trained on exactly these pixels; tests/golden/world holds samples of them.
 """
 
 from __future__ import annotations
@@ -38,10 +47,15 @@ Place = Literal["ocean", "city", "desert", "meadow"]
 Time = Literal["sunrise", "noon", "sunset", "night", "cyberpunk"]
 Subject = Literal["car", "boat", "balloon", "bird"]
 Direction = Literal["left", "right"]
+CameraMotion = Literal["static", "pan left", "pan right", "zoom in", "zoom out"]
+MotionScore = Literal[3, 5, 7]
 PLACES: tuple[Place, ...] = get_args(Place)
 TIMES: tuple[Time, ...] = get_args(Time)
 SUBJECTS: tuple[Subject, ...] = get_args(Subject)
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+CAMERA_MOTIONS: tuple[CameraMotion, ...] = get_args(CameraMotion)
+MOTION_SCORES: tuple[MotionScore, ...] = get_args(MotionScore)
+SCORE_PER_SPEED = 200  # a motion score is the subject's speed in widths per 200 frames at 24 fps
 COLORS: dict[Color, tuple[float, float, float]] = {
     "red": (0.88, 0.10, 0.10),
     "blue": (0.10, 0.28, 0.95),
@@ -116,6 +130,11 @@ class Layout:
     phase2: float  # of the ocean's shorter waves, radians
     lift: float  # added to the subject's y, heights
     buildings: Annotated[tuple[Building, ...], AsTuple]  # of the city, from back to front
+    # of shots; the defaults are those of the other scenes
+    camera_speed: float = 0.0  # of a pan in widths, of a zoom in log(scale), per time unit
+    zoom: float = 1.0  # scale of the picture at t = 0
+    sun_speed: float = 0.014  # of a rising or setting sun, heights per time unit
+    sun_height: float = 0.20  # of a setting sun above the horizon at t = 0, heights
 
 
 @validated()
@@ -133,6 +152,8 @@ class Scene:
     color: Color = "red"
     direction: Direction = "right"
     layout: Layout | None = None
+    camera: CameraMotion = "static"
+    motion_score: MotionScore | None = None  # of a shot's subject
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
@@ -162,6 +183,78 @@ def sample_layout(scene: Scene, rng: np.random.Generator) -> Scene:
         buildings=tuple(
             Building(rng.uniform(0, 1), rng.uniform(0.06, 0.10), rng.uniform(0.14, 0.34)) for _ in range(8)
         ),
+    )
+    return replace(scene, layout=layout)
+
+
+def sample_shot(rng: np.random.Generator, num_frames: int = 17, fps: float = 24) -> Scene:
+    """A random scene with a moving camera (40 % static) and a motion score, composed for a clip of this length.
+
+    The subject stays in the picture until the clip ends, so that only short clips have high motion scores.
+    """
+    scene = sample_scene(rng)
+    static = rng.random() < 0.4
+    camera = "static" if static else CAMERA_MOTIONS[rng.integers(1, len(CAMERA_MOTIONS))]
+    if scene.subject is None:
+        return sample_shot_layout(replace(scene, camera=camera), rng, num_frames, fps)
+    duration = shot_duration(num_frames, fps)
+    possible = [score for score in MOTION_SCORES if score / SCORE_PER_SPEED * duration <= LONGEST_WAY]
+    score = possible[rng.integers(len(possible))] if possible else MOTION_SCORES[0]
+    return sample_shot_layout(replace(scene, camera=camera, motion_score=score), rng, num_frames, fps)
+
+
+LONGEST_WAY = 0.85  # of a subject within a shot, widths
+
+
+def shot_duration(num_frames: int, fps: float) -> float:
+    """Time units between the first and the last frame; at least 16, so that an image is the start of a clip."""
+    return max(16.0, (num_frames - 1) * 24 / fps)
+
+
+def sample_shot_layout(scene: Scene, rng: np.random.Generator, num_frames: int = 17, fps: float = 24) -> Scene:
+    """A copy of the scene with a random layout for its camera motion and motion score.
+
+    Over the whole clip the camera pans by about a quarter of a width or zooms by a factor of about 1.3, and a sun
+    climbs or sinks by about a third of a height.
+    """
+    scene = sample_layout(scene, rng)
+    duration = shot_duration(num_frames, fps)
+    speed = (scene.motion_score or 5) / SCORE_PER_SPEED * rng.uniform(0.94, 1.06)
+    latest = max(0.94 - speed * duration, 0.08)
+    start = rng.uniform(min(0.12, latest), min(0.30, latest))
+
+    # the camera: how far it goes, what it sees of the world, and where the sun stays in the picture
+    way, zoom, seen, sun = 0.0, 1.0, (0.0, 1.0), (0.15, 0.85)
+    if scene.camera.startswith("pan"):
+        way = rng.uniform(0.20, 0.30)  # widths
+        if scene.subject and not scene.camera.endswith(scene.direction):
+            way = min(way, 0.8 * speed * duration)  # else the subject would drift backwards over the ground
+        if scene.camera == "pan right":
+            seen, sun = (0.0, 1.0 + way), (0.15 + way, 0.85)
+        else:
+            seen, sun = (-way, 1.0), (0.15, 0.85 - way)
+    elif scene.camera.startswith("zoom"):
+        way = rng.uniform(0.22, 0.34)  # log(scale)
+        smallest = np.exp(rng.uniform(-0.10, 0.0))
+        zoom = smallest * np.exp(way) if scene.camera == "zoom out" else smallest
+        seen, sun = (0.5 - 0.5 / smallest, 0.5 + 0.5 / smallest), (0.28, 0.72)
+
+    # the sun: in a city it climbs higher and the buildings are lower, to be seen above them
+    climb = rng.uniform(0.36, 0.42) if scene.place == "city" else rng.uniform(0.26, 0.34)
+    tall = (0.10, 0.20) if scene.time in ("sunrise", "sunset") else (0.14, 0.34)
+    layout = replace(
+        layout_of(scene),
+        start=start,
+        speed=speed,
+        sun_x=rng.uniform(*sun),
+        buildings=tuple(
+            Building(rng.uniform(*seen), rng.uniform(0.06, 0.10), rng.uniform(*tall))
+            for _ in range(round(8 * (seen[1] - seen[0])))
+        ),
+        camera_speed=way / duration,
+        zoom=zoom,
+        sun_speed=climb / duration,
+        sun_height=climb - 0.02,
     )
     return replace(scene, layout=layout)
 
@@ -218,6 +311,12 @@ def caption_subject(scene: Scene, subject: str, rng: np.random.Generator | None)
     return f"a {style}{color}{subject}{verb}{direction}{where}{when}"
 
 
+def score_suffix(scene: Scene, flow: bool = True, camera: bool = True) -> str:
+    """What Open-Sora 1.2 appends to a shot's caption: " motion score: 5.0. camera motion: pan left."."""
+    score = f" motion score: {scene.motion_score:.1f}." if flow and scene.motion_score else ""
+    return score + (f" camera motion: {scene.camera}." if camera else "")
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Frames
 # ----------------------------------------------------------------------------------------------------------------------
@@ -247,13 +346,38 @@ def layout_of(scene: Scene) -> Layout:
 
 def draw_frame(scene: Scene, t: float, height: int, width: int) -> np.ndarray:
     """The scene at time t: uint8 [H, W, 3]."""
-    canvas = Canvas.blank(height, width)
+    canvas = Canvas.blank(height, width).seen_by(camera_at(scene, t))
     paint_sky(canvas, scene)
     paint_sun(canvas, scene, t)
     PAINT_GROUND[scene.place](canvas, scene, t)
     if scene.subject is not None:
         paint_subject(canvas, scene, t)
     return (np.clip(canvas.pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+class Camera(NamedTuple):
+    """The camera at one time: a pan by `pan` widths to the right, and a zoom about the centre of the frame."""
+
+    pan: float = 0.0
+    zoom: float = 1.0
+
+    def to_world(self, x, y, aspect: float):
+        """World coordinates of (x, y) in the picture."""
+        centre = aspect / 2
+        return centre + (x - centre) / self.zoom + self.pan * aspect, 0.5 + (y - 0.5) / self.zoom
+
+    def to_picture(self, x, y, aspect: float):
+        """Coordinates in the picture of the world's (x, y)."""
+        centre = aspect / 2
+        return centre + (x - self.pan * aspect - centre) * self.zoom, 0.5 + (y - 0.5) * self.zoom
+
+
+def camera_at(scene: Scene, t: float) -> Camera:
+    """The camera of a scene at time t."""
+    layout = layout_of(scene)
+    way = layout.camera_speed * t
+    pan = {"pan left": -way, "pan right": way}.get(scene.camera, 0.0)
+    return Camera(pan, layout.zoom * np.exp({"zoom in": way, "zoom out": -way}.get(scene.camera, 0.0)))
 
 
 @dataclass
@@ -273,6 +397,13 @@ class Canvas:
         x = (np.arange(width) + 0.5)[None, :] / height
         y = (np.arange(height) + 0.5)[:, None] / height
         return cls(x, y, np.empty((height, width, 3)), soft=1.3 / height, aspect=width / height)
+
+    def seen_by(self, camera: Camera) -> Canvas:
+        """This canvas with the coordinates of the world that the camera shows in it."""
+        if camera == Camera():
+            return self
+        x, y = camera.to_world(self.x, self.y, self.aspect)
+        return replace(self, x=x, y=y, soft=self.soft / camera.zoom)
 
     def paint(self, distance, color):
         """Paint `color` ([3] or broadcastable to [H, W, 3]) where the signed distance [H, W] is negative."""
@@ -320,17 +451,17 @@ def sky_color(time: str, y: np.ndarray, horizon: float) -> np.ndarray:
 
 
 def paint_sun(canvas: Canvas, scene: Scene, t: float):
-    """The sun rises or sets at 0.014 heights per time unit; otherwise it stands still (at night a moon)."""
-    horizon = layout_of(scene).horizon
+    """The sun rises or sets at the layout's speed; otherwise it stands still (at night a moon)."""
+    layout = layout_of(scene)
     y = {
-        "sunrise": horizon + 0.02 - 0.014 * t,
+        "sunrise": layout.horizon + 0.02 - layout.sun_speed * t,
         "noon": 0.14,
-        "sunset": horizon - 0.20 + 0.014 * t,
+        "sunset": layout.horizon - layout.sun_height + layout.sun_speed * t,
         "night": 0.16,
         "cyberpunk": 0.26,
     }[scene.time]
     radius, color = SUN[scene.time]
-    x = layout_of(scene).sun_x * canvas.aspect
+    x = layout.sun_x * canvas.aspect
     part = canvas.crop(x - radius, x + radius, y - radius, y + radius)
     part.paint(disc(part.x - x, part.y - y, radius), color)
 
@@ -404,7 +535,7 @@ PAINT_GROUND = {"ocean": paint_ocean, "city": paint_city, "desert": paint_desert
 
 
 def subject_position(scene: Scene, t: float, aspect: float) -> tuple[float, float]:
-    """x (0 … aspect) and y (0 … 1) of the subject's centre at time t."""
+    """x (0 … aspect) and y (0 … 1) of the subject's centre in the picture at time t."""
     layout = layout_of(scene)
     if scene.direction == "right":
         x = layout.start + layout.speed * t
@@ -415,7 +546,7 @@ def subject_position(scene: Scene, t: float, aspect: float) -> tuple[float, floa
         y = layout.horizon + 0.15 + layout.lift + swell
     else:
         y = 0.28 + layout.lift + 0.025 * np.sin(0.45 * t + layout.phase)
-    return x * aspect, y
+    return x * aspect, camera_at(scene, t).to_picture(0.0, y, aspect)[1]
 
 
 def body_color(color: Color, time: str) -> np.ndarray:
@@ -425,7 +556,7 @@ def body_color(color: Color, time: str) -> np.ndarray:
 
 def paint_subject(canvas: Canvas, scene: Scene, t: float):
     """The subject at its position at time t."""
-    x, y = subject_position(scene, t, canvas.aspect)
+    x, y = camera_at(scene, t).to_world(*subject_position(scene, t, canvas.aspect), canvas.aspect)
     part = canvas.around(x, y, layout_of(scene).size, heading=1 if scene.direction == "right" else -1)
     light = np.array(LIGHT[scene.time])
     body = body_color(scene.color, scene.time)

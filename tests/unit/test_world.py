@@ -49,7 +49,7 @@ def rng(seed=0):
 
 def scene_of(entry) -> Scene:
     """The scene of an entry of scenes.json."""
-    return build(Scene, {name: entry[name] for name in Scene.__dataclass_fields__}, "the scene")
+    return build(Scene, {name: entry[name] for name in Scene.__dataclass_fields__ if name in entry}, "the scene")
 
 
 # --- pixels -----------------------------------------------------------------------------------------------------------
