@@ -16,9 +16,19 @@ import numpy as np
 
 from opensora_lite.liteworld import world
 from opensora_lite.request import IMAGE_FPS
-from opensora_lite.training.recipe import DiffusionRecipe, PictureLearning, Recipe, World, parse_size
+from opensora_lite.training.recipe import (
+    DiffusionRecipe,
+    PictureLearning,
+    Recipe,
+    Shots,
+    VideoLearning,
+    World,
+    parse_kind,
+    parse_size,
+)
 
 LATENT_CHANNELS = 4
+CHUNK = 17  # frames that the video VAE encodes at once
 
 
 @dataclass(frozen=True)
@@ -207,3 +217,85 @@ class Pictures:
         centre = np.array([y, x]) * clip.height
         corner = centre - side / 2 + rng.uniform(-side / 4, side / 4, size=2)
         return tuple(corner.round().astype(int).clip(0, largest))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Open-Sora 1.2
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shot(Clip):
+    """A LiteWorld clip of Open-Sora 1.2's training set; its captions are without scores."""
+
+    num_frames: int = 17
+
+    @property
+    def kind(self) -> tuple[int, int, int]:
+        """(frames, height, width)"""
+        return self.num_frames, self.height, self.width
+
+
+def shot_at(w: Shots, index: int, kinds: tuple[str, ...] | None = None) -> Shot:
+    """Clip `index` of a world, with a random stream of its own. kinds: in place of the world's."""
+    rng = np.random.default_rng(w.first_seed + index)
+    kinds = kinds or w.kinds
+    num_frames, height, width = parse_kind(kinds[index % len(kinds)])
+    fps = w.fps[rng.integers(len(w.fps))] if num_frames <= CHUNK else 24
+    scene = world.sample_shot(rng, num_frames, fps)
+    captions = (world.caption(scene), *(world.caption(scene, rng) for _ in range(w.captions - 1)))
+    return Shot(scene, height, width, fps, captions, num_frames)
+
+
+class VideoPairs:
+    """The training set of the video VAE: clips of 17 frames and their spatial latents, by size.
+
+    frames: of each clip, uint8 [T, height, width, 3]. latents: of each clip, float16 [C, T, h, w].
+    """
+
+    def __init__(self, clips: list[Shot], frames: list[np.ndarray], latents: list[np.ndarray]):
+        self.frames, self.latents = by_size(clips, frames), by_size(clips, latents)
+
+    def batch(self, v: VideoLearning, seed: int, stream: int, step: int):
+        """A training step's spatial latents float32 [B, C, T, h, w], pixels [B, 3, T, 8h, 8w] in −1 … 1, noise like the
+        latents of the clip [B, C, ceil(T / 4), h, w], and `still`: whether the last latent shall be that of an image.
+
+        T is 17 in four steps of five. In the others it is shorter, mostly an image, of which there are 8 times as many.
+        `still` prepares the decoder for videos that must end with a given image: as everywhere in them one latent stands
+        for four frames, but all of these are the last one.
+        Also the frames that are to be decoded to pixels, in order.
+        """
+        rng = np.random.default_rng([seed, stream, step])
+        size = list(self.frames)[rng.choice(len(self.frames), p=self._shares())]
+        frames, clips = self.frames[size]
+        latents = self.latents[size][0]
+        crops = rng.random() < v.crop_share
+        side = min(v.crop, *size) if crops else None
+        B = v.batch if crops else max(1, v.batch * 64 * 64 // (size[0] * size[1]))
+        which, still, T = rng.random(), False, CHUNK
+        if which < 0.12:
+            T, B = 1, 8 * B
+        elif which < 0.2:
+            T = int(rng.integers(2, CHUNK))
+        else:
+            still = which < 0.3
+        rows = rng.integers(len(clips), size=B)
+        starts = rng.integers(CHUNK - T + 1, size=B)
+        x, pixels = [], []
+        for row, start in zip(rows, starts, strict=True):
+            top, left, height, width = 0, 0, *(n // 8 for n in size)
+            if side:
+                time = int(start + rng.integers(T))
+                top, left = (n // 8 for n in Pictures._corner(clips[row], time, side, rng))
+                height = width = side // 8
+            x.append(latents[row][:, start : start + T, top : top + height, left : left + width])
+            area = frames[row][start : start + T, 8 * top : 8 * (top + height), 8 * left : 8 * (left + width)]
+            pixels.append(area.transpose(3, 0, 1, 2))
+        x_0 = np.stack(x).astype(np.float32)
+        noise = rng.standard_normal((B, LATENT_CHANNELS, -(-T // 4), *x_0.shape[3:]), np.float32)
+        decoded = np.sort(rng.permutation(T)[: v.decoded])
+        return x_0, np.stack(pixels).astype(np.float32) / 127.5 - 1, noise, still, decoded
+
+    def _shares(self) -> np.ndarray:
+        counts = np.array([len(clips) for _, clips in self.frames.values()], float)
+        return counts / counts.sum()

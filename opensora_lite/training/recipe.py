@@ -47,6 +47,14 @@ def _check_size(name: str) -> str:
     return name
 
 
+def _check_kind(name: str) -> str:
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", name) or any(side % 8 for side in parse_kind(name)[1:]):
+        raise PydanticCustomError(
+            "kind", 'a kind of clip such as "17x48x80": FRAMESxHEIGHTxWIDTH, sides multiples of 8'
+        )
+    return name
+
+
 def _check_shares(shares: dict) -> dict:
     if abs(sum(shares.values()) - 1) > 1e-3:
         raise PydanticCustomError("shares", "shares that sum to 1")
@@ -65,6 +73,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Size = Annotated[str, AfterValidator(_check_size)]
+Kinds = Annotated[tuple[Annotated[str, AfterValidator(_check_kind)], ...], Field(min_length=1)]
 Lengths = Annotated[dict[Annotated[int, Field(ge=1)], Share], AfterValidator(_check_shares)]
 FrameMasks = Annotated[dict[str, Share], AfterValidator(_check_masks)]
 
@@ -73,6 +82,12 @@ def parse_size(name: str) -> tuple[int, int]:
     """(height, width) in pixels of "48x80"."""
     height, width = name.split("x")
     return int(height), int(width)
+
+
+def parse_kind(name: str) -> tuple[int, int, int]:
+    """(frames, height, width) of "17x48x80"."""
+    frames, height, width = name.split("x")
+    return int(frames), int(height), int(width)
 
 
 @validated()
@@ -295,6 +310,146 @@ class Recipe:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+#   Open-Sora 1.2
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@validated()
+class Shots:
+    """The LiteWorld shots of the training set. Their seeds lie below those of the evaluation."""
+
+    clips: Count = 9000
+    first_seed: Index = 0  # clip i is drawn with seed first_seed + i
+    kinds: Kinds = ("17x64x64",)  # FRAMESxHEIGHTxWIDTH; clip i has kind i modulo their number
+    fps: Annotated[tuple[Count, ...], Field(min_length=1)] = (24, 24, 12)  # of clips of 17 frames; others have 24
+    captions: Count = 6  # of each clip: the full one and captions - 1 partial ones
+
+    def __post_init__(self):
+        if self.first_seed + self.clips > HELD_OUT:
+            raise OpenSoraError(f"training clips have seeds below {HELD_OUT:,}; the others belong to the evaluation")
+
+
+@validated()
+class VideoLearning(Learning):
+    """A training stage of the video VAE."""
+
+    batch: Count = 16  # clips of 17 frames and one size
+    decoded: Count = 5  # random frames of each that are decoded to pixels (not in the first stage): one step costs less
+    crop: Annotated[Whole, Field(ge=8, multiple_of=8)] = 32  # side in pixels of crops around the subject
+    crop_share: Share = 0.8  # share of the steps that use crops; the others use whole frames
+    gradient_weight: Weight = 0.5  # of the L1 error of differences between neighbouring pixels
+    squared_weight: Weight = 1.0  # of the mean squared error
+    kl_weight: Weight = 1e-4  # of the KL divergence from a standard normal
+
+    def takes_muon(self, name: str, ndim: int) -> bool:
+        """Whether Muon trains the parameter `name`: the kernels of the temporal VAE's residual blocks."""
+        return name.startswith("temporal_vae.") and ndim == 5 and "res_blocks." in name
+
+
+@validated()
+class VideoVAERecipe:
+    """The video VAE: the frame VAE of another model, whose encoder is kept, and a temporal VAE."""
+
+    temporal: VideoLearning
+    joint: VideoLearning
+    decoder: VideoLearning
+    spatial: str = "tiny"  # folder of a model with vae/
+    clips: Count = 1200
+    kinds: Kinds = ("17x64x64", "17x64x64", "17x48x80", "17x80x48", "17x128x128")
+    filters: Count = 16
+    num_res_blocks: Count = 1
+    num_groups: Count = 8
+
+    @property
+    def stages(self) -> dict[str, VideoLearning]:
+        """The stages to train, by the names of their files."""
+        return {"temporal": self.temporal, "joint": self.joint, "decoder": self.decoder}
+
+
+@validated()
+class FlowStage:
+    """A part of the diffusion training: clip lengths and batch size."""
+
+    steps: Count
+    lengths: Lengths  # latent frames of a clip: share of the steps
+    batch: (
+        Count  # clips of 5 latent frames of 64×64 pixels; others come in numbers of about equal cost, at most 8 times
+    )
+
+
+@validated()
+class FlowRecipe(Learning):
+    """T5 and STDiT3, trained together to predict the velocity of latents from noisy latents and captions."""
+
+    steps: Whole = 0  # computed: the sum over the stages
+    learning_rate: Positive = 1e-3
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    stages: Annotated[tuple[FlowStage, ...], Field(min_length=1, validate_default=True)] = ()
+    optimizer: Literal["adamw", "muon"] = "muon"  # muon: for the blocks' matrices; AdamW for the rest (muon.py)
+    uniform_times: Share = 0.1  # share of the videos with uniform times; the others have logit-normal ones, as released
+    base_size: Count = 64  # of the timestep transform, pixels
+    caption_dropout: Share = 0.1  # share of the videos trained without caption, for classifier-free guidance
+    full_captions: Share = 0.5  # share of the videos with the full caption; the others get a partial one
+    scores: Share = 0.7  # share of the captions with a motion score, and of those with a camera motion
+    frame_masks: FrameMasks = Field(default_factory=FRAME_MASKS.copy)  # kind of mask: share of the videos
+    hidden_size: Count = 128  # of STDiT3
+    depth: Count = 5
+    num_heads: Count = 4
+    qk_norm: bool = True
+    input_sq_size: Count = 64
+    model_max_length: Count = 48  # tokens of a caption
+    vocabulary: Count = 192  # of the tokenizer, which is trained on LiteWorld's captions
+    d_model: Count = 96  # of T5
+    d_kv: Count = 24
+    d_ff: Count = 256
+    num_layers: Count = 2
+    t5_heads: Count = 4
+
+    def __post_init__(self):
+        object.__setattr__(self, "steps", sum(stage.steps for stage in self.stages))
+        if self.hidden_size % 4 or self.hidden_size % (2 * self.num_heads):
+            raise OpenSoraError(
+                f"hidden_size {self.hidden_size} must be a multiple of 4 and of 2 · num_heads, {2 * self.num_heads}"
+            )
+
+    def takes_muon(self, name: str, ndim: int) -> bool:
+        """Whether Muon trains the parameter `name`: the matrices in the blocks of STDiT3 and T5."""
+        in_block = name.startswith(("stdit.spatial_blocks.", "stdit.temporal_blocks.", "t5.encoder.block."))
+        table = "scale_shift_table" in name or "relative_attention_bias" in name
+        return self.optimizer == "muon" and in_block and ndim == 2 and not table
+
+    def stage_at(self, step: int) -> FlowStage:
+        """The stage of step 0 … steps - 1."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage
+            step -= stage.steps
+        return self.stages[-1]
+
+
+@validated()
+class VideoRecipe:
+    """A whole training run of Open-Sora 1.2's models."""
+
+    diffusion: FlowRecipe
+    vae: VideoVAERecipe
+    world: Shots = Field(default_factory=Shots)
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0  # of initialization, batches and noise
+    save_every: Count = 250  # steps between two checkpoints
+    sheet_every: Index = 1000  # steps between two sheets of samples; 0: none
+    sheet_prompts: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict:
+        """The recipe as JSON values: the content of recipe.json, which `from_dict` reads."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict) -> VideoRecipe:
+        """The recipe of plain values, as YAML and JSON hold them. Raises OpenSoraError."""
+        return build(cls, values, "the recipe")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 #   Reading
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -306,7 +461,7 @@ class Loader(yaml.SafeLoader):
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), [*"-+0123456789"])
 
 
-def read_recipe(path: str | Path = "tiny", changes: dict[str, str] | None = None) -> Recipe:
+def read_recipe(path: str | Path = "tiny", changes: dict[str, str] | None = None) -> Recipe | VideoRecipe:
     """The recipe of a YAML file, or a recipe of the package by its name ("tiny", "first_steps").
 
     changes: fields to replace, by dotted name, values in YAML: {"diffusion.learning_rate": "1e-3"}.
@@ -327,7 +482,8 @@ def read_recipe(path: str | Path = "tiny", changes: dict[str, str] | None = None
                 group[parent] = {}
             group = group[parent]
         group[leaf] = _parse(text, f"{name}={text}")
-    return Recipe.from_dict(values)
+    kind = VideoRecipe if isinstance(values.get("world"), dict) and "kinds" in values["world"] else Recipe
+    return kind.from_dict(values)
 
 
 def _parse(text: str | bytes, what: str):
