@@ -55,6 +55,7 @@ SUBJECTS: tuple[Subject, ...] = get_args(Subject)
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 CAMERA_MOTIONS: tuple[CameraMotion, ...] = get_args(CameraMotion)
 MOTION_SCORES: tuple[MotionScore, ...] = get_args(MotionScore)
+AESTHETIC_SCORE = 6.5  # of every shot
 SCORE_PER_SPEED = 200  # a motion score is the subject's speed in widths per 200 frames at 24 fps
 COLORS: dict[Color, tuple[float, float, float]] = {
     "red": (0.88, 0.10, 0.10),
@@ -311,9 +312,10 @@ def caption_subject(scene: Scene, subject: str, rng: np.random.Generator | None)
     return f"a {style}{color}{subject}{verb}{direction}{where}{when}"
 
 
-def score_suffix(scene: Scene, flow: bool = True, camera: bool = True) -> str:
+def score_suffix(scene: Scene, aes: bool = False, flow: bool = True, camera: bool = True) -> str:
     """What Open-Sora 1.2 appends to a shot's caption: " motion score: 5.0. camera motion: pan left."."""
-    score = f" motion score: {scene.motion_score:.1f}." if flow and scene.motion_score else ""
+    score = f" aesthetic score: {AESTHETIC_SCORE:.1f}." if aes else ""
+    score += f" motion score: {scene.motion_score:.1f}." if flow and scene.motion_score else ""
     return score + (f" camera motion: {scene.camera}." if camera else "")
 
 

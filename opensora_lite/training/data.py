@@ -10,7 +10,9 @@ Axes: B videos · T frames · C latent channels · H, W latent height and width;
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -18,10 +20,12 @@ from opensora_lite.liteworld import world
 from opensora_lite.request import IMAGE_FPS
 from opensora_lite.training.recipe import (
     DiffusionRecipe,
+    FlowRecipe,
     PictureLearning,
     Recipe,
     Shots,
     VideoLearning,
+    VideoRecipe,
     World,
     parse_kind,
     parse_size,
@@ -261,9 +265,8 @@ class VideoPairs:
         latents of the clip [B, C, ceil(T / 4), h, w], and `still`: whether the last latent shall be that of an image.
 
         T is 17 in four steps of five. In the others it is shorter, mostly an image, of which there are 8 times as many.
-        `still` prepares the decoder for videos that must end with a given image: as everywhere in them one latent stands
-        for four frames, but all of these are the last one.
-        Also the frames that are to be decoded to pixels, in order.
+        `still` prepares the decoder for videos that must end with a given image: one latent stands for four frames
+        there too, and all of these show the image. Also the frames that are to be decoded to pixels, in order.
         """
         rng = np.random.default_rng([seed, stream, step])
         size = list(self.frames)[rng.choice(len(self.frames), p=self._shares())]
@@ -299,3 +302,108 @@ class VideoPairs:
     def _shares(self) -> np.ndarray:
         counts = np.array([len(clips) for _, clips in self.frames.values()], float)
         return counts / counts.sum()
+
+
+def latent_frames(num_frames: int) -> int:
+    """Latent frames of a clip: 5 of every chunk of 17, and one of every 4 frames or part of them in the last one."""
+    chunks, rest = divmod(num_frames, CHUNK)
+    return 5 * chunks + -(-rest // 4)
+
+
+def shown_by(latent: int) -> int:
+    """The last frame that a latent frame stands for: 0, 4, 8, 12, 16, 17, 21 …"""
+    return CHUNK * (latent // 5) + 4 * (latent % 5)
+
+
+@dataclass
+class FlowBatch:
+    """The batch of one training step of T5 and STDiT3."""
+
+    x_0: np.ndarray  # float32 [B, C, T, H, W] latents
+    captions: list[str]
+    dropped: np.ndarray  # bool [B]: trained with the null caption
+    t: np.ndarray  # float32 [B], 0 … 1000
+    noise: np.ndarray  # float32, like x_0
+    x_mask: np.ndarray  # bool [B, T], true for denoised frames
+    fps: np.ndarray  # float32 [B]
+    height: int  # pixels
+    width: int
+
+
+class ShotLatents:
+    """The training set of T5 and STDiT3: latents by kind of clip.
+
+    latents: of each clip, float16 [2, C, T, h, w]: the clip's, and in each place the latent of an image, of the frame
+    `shown_by` the clip's latent.
+    """
+
+    def __init__(self, clips: list[Shot], latents: list[np.ndarray]):
+        self.pools = {}
+        for kind in dict.fromkeys(clip.kind for clip in clips):
+            rows = [i for i, clip in enumerate(clips) if clip.kind == kind]
+            self.pools[kind] = np.stack([latents[i] for i in rows]), [clips[i] for i in rows]
+
+    def batch(self, recipe: VideoRecipe, step: int) -> FlowBatch:
+        """The batch of a step."""
+        d = recipe.diffusion
+        rng = np.random.default_rng([recipe.seed, 2, step])
+        stage = d.stage_at(step)
+        T = pick(rng, stage.lengths)
+        fitting = {kind: len(clips) for kind, (_, clips) in self.pools.items() if latent_frames(kind[0]) >= T}
+        kind = pick(rng, fitting)
+        latents, clips = self.pools[kind]
+        _, height, width = kind
+        B = max(1, round(stage.batch * min(8, 5 * 64 * 64 / (T * height * width))))
+
+        rows = rng.integers(len(clips), size=B)
+        if T == 1:  # an image, of any frame
+            starts, which = rng.integers(latents.shape[3], size=B), 1
+        else:  # a whole number of chunks
+            starts, which = 5 * rng.integers((latents.shape[3] - T) // 5 + 1, size=B), 0
+        x_0, masks = [], []
+        for row, at in zip(rows, starts, strict=True):
+            x = latents[row, which, :, at : at + T]
+            name = pick(rng, d.frame_masks)
+            mask = flow_mask(name, T, rng)
+            if name.startswith("image"):  # references are encoded by themselves
+                x = np.where(mask[:, None, None], x, latents[row, 1, :, at : at + T])
+            x_0.append(x)
+            masks.append(mask)
+        x_0 = np.stack(x_0).astype(np.float32)
+        return FlowBatch(
+            x_0=x_0,
+            captions=[shot_caption(clips[row], d, rng) for row in rows],
+            dropped=rng.random(B) < d.caption_dropout,
+            t=flow_times(d, rng, B, T, height, width),
+            noise=rng.standard_normal(x_0.shape, np.float32),
+            x_mask=np.stack(masks),
+            fps=np.array([IMAGE_FPS if T == 1 else clips[row].fps for row in rows], np.float32),
+            height=height,
+            width=width,
+        )
+
+
+def flow_mask(kind: str, T: int, rng: np.random.Generator) -> np.ndarray:
+    """`frame_mask` in latent frames; half of the long clips are continued from a whole chunk, as loops are."""
+    mask = frame_mask(kind, T, rng)
+    if T > 5 and kind in ("quarter_head", "quarter_tail") and rng.random() < 0.5:
+        mask[:] = True
+        mask[slice(5) if kind == "quarter_head" else slice(-5, None)] = False
+    return mask
+
+
+def shot_caption(clip: Shot, d: FlowRecipe, rng: np.random.Generator) -> str:
+    """The full caption of a shot or a partial one, with some of the scores."""
+    full = rng.random() < d.full_captions or len(clip.captions) == 1
+    text = clip.captions[0 if full else int(rng.integers(1, len(clip.captions)))]
+    aes, flow, camera = rng.random(3) < (d.aesthetic_scores, d.scores, d.scores)
+    return text + world.score_suffix(clip.scene, aes, flow, camera)
+
+
+def flow_times(d: FlowRecipe, rng: np.random.Generator, B: int, T: int, height: int, width: int) -> np.ndarray:
+    """Times [B], 0 … 1000: stratified, logit-normal or uniform, transformed for the size and length."""
+    even = ((rng.permutation(B) + rng.random(B)) / B).clip(1e-4, 1 - 1e-4)
+    normal = np.array([NormalDist().inv_cdf(value) for value in even])
+    t = np.where(rng.random(B) < d.uniform_times, even, 1 / (1 + np.exp(-normal)))
+    r = math.sqrt(height * width) / d.base_size * (math.sqrt(T) if T > 1 else 1)
+    return (1000 * r * t / (1 + (r - 1) * t)).astype(np.float32)

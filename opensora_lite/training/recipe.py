@@ -49,9 +49,7 @@ def _check_size(name: str) -> str:
 
 def _check_kind(name: str) -> str:
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", name) or any(side % 8 for side in parse_kind(name)[1:]):
-        raise PydanticCustomError(
-            "kind", 'a kind of clip such as "17x48x80": FRAMESxHEIGHTxWIDTH, sides multiples of 8'
-        )
+        raise PydanticCustomError("kind", 'a kind such as "17x48x80": FRAMESxHEIGHTxWIDTH, sides multiples of 8')
     return name
 
 
@@ -372,9 +370,7 @@ class FlowStage:
 
     steps: Count
     lengths: Lengths  # latent frames of a clip: share of the steps
-    batch: (
-        Count  # clips of 5 latent frames of 64×64 pixels; others come in numbers of about equal cost, at most 8 times
-    )
+    batch: Count  # clips of 5 latent frames of 64×64 pixels; of others as many as cost about the same
 
 
 @validated()
@@ -386,11 +382,12 @@ class FlowRecipe(Learning):
     betas: tuple[Decay, Decay] = (0.9, 0.98)
     stages: Annotated[tuple[FlowStage, ...], Field(min_length=1, validate_default=True)] = ()
     optimizer: Literal["adamw", "muon"] = "muon"  # muon: for the blocks' matrices; AdamW for the rest (muon.py)
-    uniform_times: Share = 0.1  # share of the videos with uniform times; the others have logit-normal ones, as released
+    uniform_times: Share = 0.2  # share of the videos with uniform times; the others have logit-normal ones, as released
     base_size: Count = 64  # of the timestep transform, pixels
     caption_dropout: Share = 0.1  # share of the videos trained without caption, for classifier-free guidance
     full_captions: Share = 0.5  # share of the videos with the full caption; the others get a partial one
     scores: Share = 0.7  # share of the captions with a motion score, and of those with a camera motion
+    aesthetic_scores: Share = 0.15  # share of the captions with an aesthetic score, which is always the same
     frame_masks: FrameMasks = Field(default_factory=FRAME_MASKS.copy)  # kind of mask: share of the videos
     hidden_size: Count = 128  # of STDiT3
     depth: Count = 5
@@ -398,7 +395,7 @@ class FlowRecipe(Learning):
     qk_norm: bool = True
     input_sq_size: Count = 64
     model_max_length: Count = 48  # tokens of a caption
-    vocabulary: Count = 192  # of the tokenizer, which is trained on LiteWorld's captions
+    vocabulary: Count = 256  # of the tokenizer, which is trained on LiteWorld's captions
     d_model: Count = 96  # of T5
     d_kv: Count = 24
     d_ff: Count = 256
