@@ -11,6 +11,7 @@ Axes: B videos · T frames · C latent channels · H, W latent height and width;
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -125,7 +126,7 @@ class Batch:
         return Batch(captions=self.captions[rows], height=self.height, width=self.width, **arrays)
 
 
-def by_size(clips: list[Clip], arrays: list[np.ndarray]) -> dict[tuple[int, int], tuple[np.ndarray, list[Clip]]]:
+def by_size(clips: Sequence[Clip], arrays: list[np.ndarray]) -> dict[tuple[int, int], tuple[np.ndarray, list[Clip]]]:
     """(height, width) -> arrays of the clips of that size, stacked to [clips, ...], and the clips."""
     pools = {}
     for size in dict.fromkeys((clip.height, clip.width) for clip in clips):
@@ -274,7 +275,7 @@ class VideoPairs:
         latents = self.latents[size][0]
         crops = rng.random() < v.crop_share
         side = min(v.crop, *size) if crops else None
-        B = v.batch if crops else max(1, v.batch * 64 * 64 // (size[0] * size[1]))
+        B = v.batch if crops else max(1, v.batch * v.crop**2 // (size[0] * size[1]))  # at about the same cost
         which, still, T = rng.random(), False, CHUNK
         if which < 0.12:
             T, B = 1, 8 * B
@@ -360,16 +361,16 @@ class ShotLatents:
             starts, which = rng.integers(latents.shape[3], size=B), 1
         else:  # a whole number of chunks
             starts, which = 5 * rng.integers((latents.shape[3] - T) // 5 + 1, size=B), 0
-        x_0, masks = [], []
+        chosen, masks = [], []
         for row, at in zip(rows, starts, strict=True):
             x = latents[row, which, :, at : at + T]
             name = pick(rng, d.frame_masks)
             mask = flow_mask(name, T, rng)
             if name.startswith("image"):  # references are encoded by themselves
                 x = np.where(mask[:, None, None], x, latents[row, 1, :, at : at + T])
-            x_0.append(x)
+            chosen.append(x)
             masks.append(mask)
-        x_0 = np.stack(x_0).astype(np.float32)
+        x_0 = np.stack(chosen).astype(np.float32)
         return FlowBatch(
             x_0=x_0,
             captions=[shot_caption(clips[row], d, rng) for row in rows],

@@ -331,7 +331,7 @@ class Shots:
 class VideoLearning(Learning):
     """A training stage of the video VAE."""
 
-    batch: Count = 16  # clips of 17 frames and one size
+    batch: Count = 16  # crops of 17 frames; of whole frames as many as cost about the same
     decoded: Count = 5  # random frames of each that are decoded to pixels (not in the first stage): one step costs less
     crop: Annotated[Whole, Field(ge=8, multiple_of=8)] = 32  # side in pixels of crops around the subject
     crop_share: Share = 0.8  # share of the steps that use crops; the others use whole frames

@@ -23,10 +23,30 @@ from opensora_lite.schedule import alphas_cumprod
 from opensora_lite.stdit2 import Conditions
 from opensora_lite.tools.cli import main
 from opensora_lite.training import models, train
-from opensora_lite.training.data import Latents, Pictures, clip_at, frame_mask
+from opensora_lite.training.data import (
+    Latents,
+    Pictures,
+    ShotLatents,
+    VideoPairs,
+    clip_at,
+    flow_mask,
+    flow_times,
+    frame_mask,
+    latent_frames,
+    shot_at,
+    shown_by,
+)
 from opensora_lite.training.losses import TrainingSchedule, training_losses, vae_loss
 from opensora_lite.training.muon import Muon, orthogonal
-from opensora_lite.training.recipe import FRAME_MASKS, RECIPES, DecoderRecipe, Recipe, World, read_recipe
+from opensora_lite.training.recipe import (
+    FRAME_MASKS,
+    RECIPES,
+    DecoderRecipe,
+    Recipe,
+    VideoRecipe,
+    World,
+    read_recipe,
+)
 from opensora_lite.training.run import diffusion_losses
 from opensora_lite.training.trainer import Trainer
 from opensora_lite.vae import FrameVAE, load_vae
@@ -56,7 +76,7 @@ def trained(micro, tmp_path_factory):
 def test_the_recipes_that_come_with_the_package(name):
     recipe = read_recipe(name)
     assert recipe.diffusion.steps == sum(stage.steps for stage in recipe.diffusion.stages)
-    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert type(recipe).from_dict(recipe.to_dict()) == recipe
 
 
 @pytest.mark.parametrize(
@@ -709,3 +729,90 @@ def test_processes_that_cannot_share(micro, monkeypatch, tmp_path):
     monkeypatch.setattr("opensora_lite.training.run.dist.get_world_size", lambda: 3)
     with pytest.raises(OpenSoraError, match="multiples of 3"):
         train(micro, tmp_path / "out")
+
+
+# --- Open-Sora 1.2 ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shots() -> tuple[VideoRecipe, ShotLatents]:
+    """The recipe of tiny-1.2 with two clips of each kind, and latents that are no one's."""
+    recipe = read_recipe("tiny-1.2")
+    clips = [shot_at(recipe.world, i) for i in range(2 * len(recipe.world.kinds))]
+    rng = np.random.default_rng(0)
+    shapes = [(2, 4, latent_frames(c.num_frames), c.height // 8, c.width // 8) for c in clips]
+    return recipe, ShotLatents(clips, [rng.standard_normal(shape).astype(np.float16) for shape in shapes])
+
+
+def test_paddle_says_that_it_does_not_train_recipes_of_1_2(tmp_path):
+    with pytest.raises(OpenSoraError, match="train_flow_torch"):
+        train("tiny-1.2", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("num_frames, latents", [(1, 1), (4, 1), (17, 5), (18, 6), (34, 10), (51, 15)])
+def test_latent_frames(num_frames, latents):
+    assert latent_frames(num_frames) == latents
+    assert shown_by(latents - 1) < num_frames or num_frames % 17 % 4
+
+
+@pytest.mark.parametrize(
+    "name, value", [("world.kinds", "[64x64]"), ("vae.joint.crop", "20"), ("diffusion.depth", "0")]
+)
+def test_a_wrong_field_of_a_recipe_of_1_2_is_named(name, value):
+    with pytest.raises(OpenSoraError, match=name.replace(".", r"\.")):
+        read_recipe("tiny-1.2", {name: value})
+
+
+def test_batches_of_shots_are_functions_of_the_step(shots):
+    recipe, data = shots
+    seen = set()
+    for step in (0, 2000, 2001, *range(9000, 9040)):
+        batch, again = data.batch(recipe, step), data.batch(recipe, step)
+        assert batch.captions == again.captions and (batch.noise == again.noise).all()
+        B, _, T, H, W = batch.x_0.shape
+        assert (batch.height, batch.width) == (H * 8, W * 8) and batch.x_mask.shape == (B, T)
+        assert batch.x_mask.any(1).all() and (batch.t > 0).all() and (batch.t < 1000).all()
+        assert (batch.fps == 120).all() == (T == 1)
+        seen.add(T)
+    assert seen == {1, 5, 10, 15}
+
+
+def test_conditioning_images_of_shots_are_encoded_by_themselves(shots):
+    recipe, _ = shots
+    clips = [shot_at(recipe.world, i) for i in range(4)]
+    latents = [np.stack([np.zeros((4, 5, 8, 8)), np.ones((4, 5, 8, 8))]).astype(np.float16)] * 4
+    clips = [replace(clip, num_frames=17, height=64, width=64) for clip in clips]
+    only = replace(recipe.diffusion, frame_masks={"image_head_tail": 1.0})
+    batch = ShotLatents(clips, latents).batch(replace(recipe, diffusion=only), 2000)
+    kept = ~batch.x_mask
+    assert (kept == [True, False, False, False, True]).all()
+    assert (batch.x_0[kept.nonzero()[0], :, kept.nonzero()[1]] == 1).all() and batch.x_0.sum() == kept.sum() * 4 * 64
+
+
+def test_long_shots_are_continued_from_a_chunk():
+    masks = [flow_mask("quarter_head", 15, np.random.default_rng(i)) for i in range(40)]
+    assert {(~mask).sum() for mask in masks} >= {1, 2, 3, 5} and all(mask[5:].all() for mask in masks)
+
+
+@pytest.mark.parametrize("T, r", [(1, 1.0), (5, 5**0.5)])
+def test_times_are_logit_normal_and_transformed(shots, T, r):
+    d = replace(shots[0].diffusion, uniform_times=0.0)
+    t = flow_times(d, np.random.default_rng(0), 4000, T, 64, 64) / 1000
+    before = t / (r - (r - 1) * t)
+    normal = np.log(before / (1 - before))
+    assert abs(normal.mean()) < 0.01 and abs(normal.std() - 1) < 0.01
+
+
+@pytest.mark.parametrize("kind", range(12))
+def test_batches_of_the_video_vae(kind):
+    recipe = read_recipe("tiny-1.2")
+    clips = [shot_at(recipe.world, i, ("17x64x64", "17x48x80")) for i in range(4)]
+    counted = np.arange(17, dtype=np.uint8)[:, None, None, None]
+    frames = [np.broadcast_to(counted, (17, c.height, c.width, 3)) for c in clips]
+    latents = [np.zeros((4, 17, c.height // 8, c.width // 8), np.float16) for c in clips]
+    x, pixels, noise, still, decoded = VideoPairs(clips, frames, latents).batch(recipe.vae.joint, 0, 1, kind)
+    B, _, T, h, w = x.shape
+    assert pixels.shape == (B, 3, T, 8 * h, 8 * w) and noise.shape == (B, 4, -(-T // 4), h, w)
+    assert (np.diff(pixels[:, 0, :, 0, 0], axis=1) > 0).all() and not (still and T < 17)
+    assert len(set(decoded)) == min(T, recipe.vae.joint.decoded) and decoded.max() < T

@@ -12,17 +12,27 @@ from PIL import Image
 
 from opensora_lite.errors import OpenSoraError
 from opensora_lite.liteworld.world import (
+    CAMERA_MOTIONS,
     COLORS,
     DIRECTIONS,
+    MOTION_SCORES,
     PLACES,
     SUBJECTS,
     TIMES,
     Scene,
+    camera_at,
     caption,
     render,
     sample_layout,
     sample_scene,
+<<<<<<< HEAD
     vocabulary,
+=======
+    sample_shot,
+    sample_shot_layout,
+    score_suffix,
+    subject_position,
+>>>>>>> 278b299 (Tests of shots and of the batches for tiny-1.2; Paddle says that it doesn't train recipes of 1.2 yet)
 )
 from opensora_lite.validation import build
 
@@ -298,3 +308,66 @@ def test_all_assets_are_made_and_described(make_assets, tmp_path):
     readme = (ASSETS / "README.md").read_text()
     assert all(f"`{name}`" in readme for name in committed)
     assert read_clip(tmp_path / "car.mp4")[1].shape == (16, 256, 256, 3)
+
+
+# --- shots ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_shot_without_moving_camera_is_drawn_as_any_scene():
+    scene = sample_layout(Scene("city", "noon", "car"), rng(8))
+    pinned = replace(
+        scene, layout=replace(scene.layout, camera_speed=0.5), motion_score=5
+    )  # static: a speed of nothing
+    np.testing.assert_array_equal(render(pinned, 4), render(scene, 4))
+
+
+@pytest.mark.parametrize("num_frames, fps", [(17, 24), (17, 12), (34, 24), (51, 24)])
+def test_subjects_and_suns_of_shots_stay_in_the_picture(num_frames, fps):
+    generator = rng(9)
+    for _ in range(200):
+        shot = sample_shot(generator, num_frames, fps)
+        times = np.arange(num_frames) * 24 / fps
+        suns = [camera_at(shot, t).to_picture(shot.layout.sun_x, 0.3, 1.0)[0] for t in times]
+        assert min(suns) > 0.14 and max(suns) < 0.86
+        if shot.subject:
+            xs = [subject_position(shot, t, 1.0)[0] for t in times]
+            assert min(xs) > 0.04 and max(xs) < 0.96
+
+
+@pytest.mark.parametrize("camera, sign", [("pan left", 1), ("pan right", -1)])
+def test_a_pan_to_the_left_moves_the_content_to_the_right(camera, sign):
+    shot = sample_shot_layout(Scene("ocean", "noon", camera=camera), rng(10))
+    is_sun = (np.abs(render(shot, 17) / 255 - (1.0, 1.0, 0.82)).max(-1) < 0.01).any(1)  # [T, W]
+    centres = (is_sun * np.arange(64)).sum(1) / is_sun.sum(1)
+    assert (sign * np.diff(centres) >= -0.5).all() and sign * (centres[-1] - centres[0]) > 0.19 * 64
+
+
+@pytest.mark.parametrize("camera, grows", [("zoom in", True), ("zoom out", False)])
+def test_a_zoom_scales_the_picture(camera, grows):
+    shot = sample_shot_layout(Scene("ocean", "noon", camera=camera), rng(11))
+    is_sun = np.abs(render(shot, 17) / 255 - (1.0, 1.0, 0.82)).max(-1) < 0.01
+    first, last = is_sun.sum((1, 2))[[0, -1]]
+    assert (last > 1.3 * first) if grows else (first > 1.3 * last)
+
+
+@pytest.mark.parametrize("time, sign", [("sunrise", 1), ("sunset", -1)])
+def test_suns_of_shots_cross_a_quarter_of_the_picture_in_clips_of_every_length(time, sign):
+    for num_frames in (17, 34, 51):
+        layout = sample_shot_layout(Scene("ocean", time), rng(12), num_frames).layout
+        assert 0.25 < layout.sun_speed * (num_frames - 1) < 0.35
+
+
+def test_motion_scores_are_speeds_in_the_picture_whatever_the_camera_does():
+    for camera in CAMERA_MOTIONS:
+        speeds = [
+            sample_shot_layout(Scene("desert", "noon", "car", camera=camera, motion_score=score), rng(13)).layout.speed
+            for score in MOTION_SCORES
+        ]
+        assert np.allclose(np.array(speeds) * 200, MOTION_SCORES, rtol=0.06)
+
+
+def test_scores_are_appended_as_open_sora_does():
+    shot = Scene("ocean", "noon", "car", camera="pan left", motion_score=5)
+    assert score_suffix(shot) == " motion score: 5.0. camera motion: pan left."
+    assert score_suffix(shot, aes=True, flow=False, camera=False) == " aesthetic score: 6.5."
+    assert score_suffix(replace(shot, subject=None, motion_score=None)) == " camera motion: pan left."
