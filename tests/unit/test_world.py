@@ -25,14 +25,11 @@ from opensora_lite.liteworld.world import (
     render,
     sample_layout,
     sample_scene,
-<<<<<<< HEAD
-    vocabulary,
-=======
     sample_shot,
     sample_shot_layout,
     score_suffix,
     subject_position,
->>>>>>> 278b299 (Tests of shots and of the batches for tiny-1.2; Paddle says that it doesn't train recipes of 1.2 yet)
+    vocabulary,
 )
 from opensora_lite.validation import build
 
