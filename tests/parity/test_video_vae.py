@@ -108,7 +108,7 @@ def test_the_released_names_and_shapes(golden, tmp_path):
     config |= {"model_type": "VideoAutoencoderPipeline", "vae_temporal": {"type": "VAE_Temporal_SD"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = build_meta(VideoAutoencoder, read_vae_config(tmp_path))
-    tensors = {name: Tensor(tuple(shape), lambda: None, "torch") for name, shape in released.items()}
+    tensors = {name: Tensor(tuple(shape), lambda: None, "torch", tmp_path) for name, shape in released.items()}
     assert set(check_state_dict(model, tensors)) == set(released)
     tensors["temporal_vae.encoder.conv_in.conv.bias"] = tensors["scale"]
     del tensors["shift"]
