@@ -1,7 +1,8 @@
 """Loading of checkpoints: safetensors in PyTorch's or Paddle's layout, and Paddle's `.pdparams`.
 
-`open_checkpoint` gives a table {name: Tensor} without reading values, `check_state_dict` compares names and shapes with
-a model, and `load` copies one tensor at a time: the peak of memory stays near the size of the model.
+`find_part` gives the folder of a model's part, `open_checkpoint` a table {name: Tensor} without reading values.
+`without_prefix` takes off what a wrapper put before the names, `check_state_dict` compares names and shapes with a
+model, and `load` copies one tensor at a time: the peak of memory stays near the size of the model.
 
 The layouts differ in one thing: a Linear's weight is [out, in] in PyTorch and [in, out] in Paddle. A square weight
 would load either way, and give noise, so the file decides (`Tensor.layout`), never the shape.
@@ -12,17 +13,28 @@ Files are not trusted: nothing in them is executed, and whatever is wrong is a C
 import contextlib
 import functools
 import json
+import os
+import re
 import reprlib
+import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
 from opensora_lite.errors import CheckpointError, printable
+from opensora_lite.io.pickles import NUMPY, read_paddle
 
-DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL")  # safetensors' names of those that can be loaded
-SINGLE = ("model.safetensors", "diffusion_pytorch_model.safetensors")  # names used by transformers and diffusers
+# safetensors' names of the types that can be read; `load` takes the floating-point ones
+DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
+PARTS = {"stdit": ("stdit", "transformer"), "t5": ("t5", "text_encoder"), "vae": ("vae",)}  # ours, and diffusers'
+INDEX = re.compile(r"\.safetensors\.index(\.\w+)?\.json$")  # of shards; the group is diffusers' variant
+SHARD = re.compile(r"-\d{5}-of-\d{5}(\.\w+)?\.(safetensors|bin)$")
+PRECISION = re.compile(r"\.(fp32|fp16|bf16)$")  # diffusers' variants: the same weights, rounded
+PICKLES = (".pt", ".pth", ".ckpt", ".bin")  # of PyTorch
+REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # of Hugging Face
 MAX_JSON = 10_000_000  # bytes of an index or a config: a hundred times those of the released models
 # A file's metadata "format" -> its layout. paddlenlp writes "np" for its own.
 LAYOUTS = {None: "torch", "pt": "torch", "pd": "paddle", "np": "paddle"}
@@ -30,8 +42,8 @@ LAYOUTS = {None: "torch", "pt": "torch", "pd": "paddle", "np": "paddle"}
 IMPOSTORS = {
     b"version https://git-lfs": "a git-lfs pointer, not the file itself; run `git lfs pull` in its repository",
     b"<": "a web page, not the weights themselves; download the file again, logged in where that is needed",
-    b"PK": "a zip archive, such as PyTorch's .pt and .bin files are; only safetensors can be loaded",
-    b"\x80": "a pickle, such as .bin and .pdparams files are; only safetensors can be loaded under this name",
+    b"PK": "a zip archive, such as PyTorch's .pt and .bin files are, and no safetensors file",
+    b"\x80": "a pickle, such as .bin and .pdparams files are, and no safetensors file",
 }
 # The attention names of diffusers in 2022, as in sd-vae-ft-ema's file -> today's.
 NAMES_2022 = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))
@@ -55,6 +67,7 @@ class Tensor:
     read: Callable[[], np.ndarray]  # as stored; bf16 as float32
     layout: str  # "torch" or "paddle": the orientation of a Linear's weight
     file: Path  # which holds it
+    dtype: str = "F32"  # as stored, one of DTYPES
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -62,37 +75,127 @@ class Tensor:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def find_part(path: str | Path, part: str) -> Path:
+    """The folder, or the weights file, of the part "stdit", "t5" or "vae" of a model.
+
+    path: the part itself, a folder that holds it under our name or diffusers' ("vae", "text_encoder"), or the name of a
+    repository in the cache of Hugging Face. Raises CheckpointError for a name that is neither; reads no weights.
+    """
+    path = on_disk(path)
+    with _explained(path):
+        return path if not path.is_dir() or (path / "config.json").exists() else part_of(path, part, path)
+
+
+def part_of(model: Path, part: str, default: Path | None = None) -> Path:
+    """The folder of a part in a model's folder: under our name, diffusers', or `default`, which is ours."""
+    folders = (model / name for name in PARTS[part])
+    return next((folder for folder in folders if folder.exists()), default or model / part)
+
+
+def on_disk(name: str | Path) -> Path:
+    """A path as it is, or the folder of a repository such as "owner/name" in the cache of Hugging Face.
+
+    The cache is $HF_HUB_CACHE, $HF_HOME/hub or ~/.cache/huggingface/hub; the revision is the one that was fetched as
+    "main". Nothing is downloaded. Raises CheckpointError for a name that is neither a path nor in the cache.
+    """
+    path = Path(name)
+    with _explained(path):
+        if not REPOSITORY.fullmatch(str(name)) or os.path.lexists(path):
+            return path
+    given = os.environ.get
+    home = given("HF_HOME") or os.path.join(given("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    cache = Path(given("HF_HUB_CACHE") or given("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")).expanduser()
+    repository = cache / f"models--{str(name).replace('/', '--')}"
+    with _explained(repository):
+        snapshots = {folder.name: folder for folder in sorted(repository.glob("snapshots/*"))}
+        main = repository / "refs" / "main"
+        revision = read_start(main).decode(errors="replace").strip() if main.exists() else None
+    if revision in snapshots:
+        return snapshots[revision]
+    if len(snapshots) == 1:
+        return next(iter(snapshots.values()))
+    if snapshots:
+        raise CheckpointError(
+            f"{repository} holds several revisions, none of which is main; give the folder of one: "
+            + named([str(folder) for folder in snapshots.values()])
+        )
+    raise CheckpointError(
+        f"no model at {name}: the path does not exist, and Hugging Face's cache, {cache}, holds no such repository;"
+        f" nothing is downloaded: `huggingface-cli download {name}` fetches it"
+    )
+
+
 def open_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """The tensors of `path`: a .safetensors file, an index of shards, a .pdparams file, or a directory.
 
-    A directory holds model.safetensors or diffusion_pytorch_model.safetensors, or the `.index.json` of either with its
-    shards. A .pdparams file is a pickle: it is read only if it is itself named, and nothing in it is executed.
-    Raises CheckpointError: no such path, nothing to load there, a git-lfs pointer, a truncated or broken file.
+    A directory holds one .safetensors file, or one index with its shards, by any name. A .pdparams file is a pickle: it
+    is read only if it is itself named, and nothing in it is executed. Other pickles are refused, with the command that
+    converts them.
+    Raises CheckpointError: no such path, nothing to load there or several files to choose from, a git-lfs pointer, a
+    truncated or broken file.
     """
     path = Path(path)
     with _explained(path):
         if not path.exists():
             raise CheckpointError(f"no weights at {path}: the path does not exist")
         if path.is_dir():
-            for name in SINGLE:
-                if (path / name).exists():
-                    return read_safetensors(path / name)
-                if (path / f"{name}.index.json").exists():
-                    return read_shards(path / f"{name}.index.json")
-            there = _some(sorted(p.name for p in path.iterdir()), most=8) or "nothing"
-            raise CheckpointError(
-                f"no weights in {path}: expected {' or '.join(SINGLE)} (or its .index.json); there is {there}."
-                " A .pdparams or .bin file is a pickle: a .pdparams file is only read where it is itself named"
-            )
-    if path.name.endswith(".index.json"):
+            path = weights_in(path)
+    if INDEX.search(path.name):
         return read_shards(path)
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     if path.suffix == ".pdparams":
         return read_pdparams(path)
+    if path.suffix in PICKLES:
+        read_start(path)
+        raise CheckpointError(f"{path} is a pickle, which is not loaded; {how_to_convert(path)}")
     raise CheckpointError(
         f"{path} is no checkpoint that can be loaded; give a .safetensors file, its folder, or a .pdparams file"
     )
+
+
+def weights_in(folder: Path) -> Path:
+    """The .safetensors file of a folder, or the index of its shards. Raises CheckpointError unless there is one.
+
+    A file that differs from another one in its precision only, as model.fp16.safetensors does, does not count.
+    """
+    files = {path.name: path for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    found = {INDEX.sub(lambda match: match[1] or "", name): path for name, path in files.items() if INDEX.search(name)}
+    found |= {
+        path.stem: path for path in files.values() if path.suffix == ".safetensors" and not SHARD.search(path.name)
+    }
+    chosen = [
+        path for stem, path in found.items() if PRECISION.sub("", stem) == stem or PRECISION.sub("", stem) not in found
+    ]
+    if len(chosen) == 1:
+        return chosen[0]
+    if chosen:
+        raise CheckpointError(
+            f"{folder} holds several checkpoints: {named([path.name for path in chosen], most=8)}; give the path of the"
+            f" one that is meant, such as {chosen[0]}"
+        )
+    there = named(list(files), most=8) or "nothing"
+    problem = f"no weights in {folder}: expected a .safetensors file, or several with their index; there is {there}"
+    if any(SHARD.search(name) and name.endswith(".safetensors") for name in files):
+        raise CheckpointError(f"{problem}. The shards lack their index, a file NAME.safetensors.index.json")
+    pickles = [path for path in files.values() if path.suffix in PICKLES]
+    shards = [path for path in pickles if SHARD.search(path.name)]
+    if pickles:
+        advice = how_to_convert(*(shards or pickles[:1]))
+        raise CheckpointError(f"{problem}. A {pickles[0].suffix} file is a pickle, which is not loaded; {advice}")
+    raise CheckpointError(f"{problem}. A .pdparams file is only read where it is itself named")
+
+
+def how_to_convert(*files: Path, **options: str) -> str:
+    """Advice: the command that writes the weights of `files` as one safetensors file beside them.
+
+    options: of the command, with their values.
+    """
+    stem = SHARD.sub("", files[0].name) if len(files) > 1 else files[0].stem
+    out = files[0].with_name(f"{options.get('table', stem)}.safetensors")
+    words = [*map(str, files), *(word for name, value in options.items() for word in (f"--{name}", value))]
+    command = printable(shlex.join(["opensora-lite", "convert", *words, "--out", str(out)]))
+    return f"convert it once (nothing in it is executed, and PyTorch is not needed):\n    {command}"
 
 
 @contextlib.contextmanager
@@ -104,7 +207,7 @@ def _explained(path: Path | str) -> Iterator[None]:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
 
 
-def _read_start(path: Path, length: int = 64) -> bytes:
+def read_start(path: Path, length: int = 64) -> bytes:
     """The first bytes of a regular file that is no git-lfs pointer. Raises CheckpointError (a pipe would never end)."""
     with _explained(path):
         if not path.is_file():
@@ -121,7 +224,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     from safetensors import safe_open
 
     path = Path(path)
-    start = _read_start(path)
+    start = read_start(path)
     with _safetensors_errors(path, start), safe_open(str(path), framework="numpy") as file:
         written = (file.metadata() or {}).get("format")
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, it is no dict
@@ -131,12 +234,12 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     other = sorted({dtype for _, dtype in shapes.values()} - set(DTYPES))
     if other:
         raise CheckpointError(
-            f"{path} holds tensors of type {_some(other)}; those that can be loaded are {', '.join(DTYPES)}"
+            f"{path} holds tensors of type {named(other)}; those that can be loaded are {', '.join(DTYPES)}"
         )
     tensors = {}
     for name, (shape, dtype) in shapes.items():
         read = functools.partial(_read_bf16 if dtype == "BF16" else _read_tensor, path, name)
-        tensors[name] = Tensor(shape, read, LAYOUTS[written], path)
+        tensors[name] = Tensor(shape, read, LAYOUTS[written], path, dtype)
     return tensors
 
 
@@ -154,6 +257,8 @@ def _safetensors_errors(path: Path, start: bytes | None = None) -> Iterator[None
             raise CheckpointError(f"{path} has been changed or removed since it was opened ({error})") from error
         what = next((what for beginning, what in IMPOSTORS.items() if start.startswith(beginning)), None)
         what = what or f"not a whole safetensors file ({legible(str(error))}); download it again"
+        if start.startswith((b"PK", b"\x80")):
+            what += f"; rename it to {path.stem}.pt, and {how_to_convert(path.with_suffix('.pt'))}"
         raise CheckpointError(f"{path} is {what}") from error
 
 
@@ -173,10 +278,10 @@ def _read_bf16(path: Path, name: str) -> np.ndarray:
         begin, end = entry["data_offsets"]
         file.seek(8 + length + begin)
         bits = np.frombuffer(file.read(end - begin), "<u2")
-        return _widened(bits.reshape(entry["shape"]))
+        return widened(bits.reshape(entry["shape"]))
 
 
-def _widened(bits: np.ndarray) -> np.ndarray:
+def widened(bits: np.ndarray) -> np.ndarray:
     """bf16, given as its 16 bits, as float32: they are its upper half."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
@@ -192,7 +297,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
     shards = sorted(set(weight_map.values()))
     tensors = {}
     for shard in shards:
-        if Path(shard).name != shard or shard in ("", "..") or "\0" in shard:
+        if {Path(shard).name, PureWindowsPath(shard).name} != {shard} or shard in ("", "..") or "\0" in shard:
             raise CheckpointError(f'{index} names the shard "{legible(shard)}", which lies outside of its folder')
         with _explained(f"shard {legible(shard)} of {index}"):
             if not (index.parent / shard).exists():
@@ -208,25 +313,27 @@ def read_shards(index: Path) -> dict[str, Tensor]:
             tensors[name] = tensor
     lacking = sorted(set(weight_map) - set(tensors))
     if lacking:
-        raise CheckpointError(f"{index} promises {_some(lacking)}, which no shard holds; download the shards again")
+        raise CheckpointError(f"{index} promises {named(lacking)}, which no shard holds; download the shards again")
     return tensors
 
 
 def read_pdparams(path: Path) -> dict[str, Tensor]:
     """The tensors of a state dict that `paddle.save` wrote; nothing in it is executed. Raises CheckpointError."""
-    from opensora_lite.io.pdparams import read_state_dict
-
-    _read_start(path)
+    read_start(path)
     try:
-        arrays = read_state_dict(path)
+        arrays = read_paddle(path)
     except Exception as error:
         why = legible(str(error) or type(error).__name__)
         raise CheckpointError(f"{path} is no Paddle state dict ({why}); give the weights as safetensors") from error
 
     def read(array: np.ndarray) -> np.ndarray:
-        return _widened(array) if array.dtype == np.uint16 else array  # Paddle gives bf16 to numpy as its 16 bits
+        return widened(array) if array.dtype == np.uint16 else array  # Paddle gives bf16 to numpy as its 16 bits
 
-    return {name: Tensor(a.shape, functools.partial(read, a), "paddle", path) for name, a in arrays.items()}
+    kinds = {np.dtype(kind): dtype for dtype, kind in NUMPY.items()}  # uint16: bf16
+    return {
+        name: Tensor(a.shape, functools.partial(read, a), "paddle", path, kinds[a.dtype.newbyteorder("<")])
+        for name, a in arrays.items()
+    }
 
 
 def read_config(folder: str | Path) -> dict:
@@ -271,7 +378,7 @@ def read_json(path: Path) -> dict:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not a number")
 
-    text = _read_start(path, MAX_JSON + 1)
+    text = read_start(path, MAX_JSON + 1)
     if len(text) > MAX_JSON:
         raise CheckpointError(f"{path} has more than {MAX_JSON} bytes, which no config or index has")
     try:
@@ -299,6 +406,32 @@ def rename_2022(names: Iterable[str]) -> dict[str, str]:
     return {name: today(name) for name in names if ".attentions." in name}
 
 
+def without_prefix(layer, tensors: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """`tensors` under the names of `layer`, without what a wrapper put before them ("module.", "_orig_mod.module.").
+
+    layer: may be the result of `build_meta`. path: the tensors' file, or its folder. The prefix is the one under which
+    more than half of the layer's names stand. Raises CheckpointError where there are several, as in a file with a model
+    and its EMA.
+    """
+    wanted = set(layer.state_dict())
+    counts: Counter[str] = Counter()
+    for name in tensors:
+        parts = name.split(".")
+        for i in range(len(parts)):
+            if ".".join(parts[i:]) in wanted:
+                counts[".".join([*parts[:i], ""])] += 1
+    prefixes = [prefix for prefix, count in counts.items() if 2 * count > len(wanted)]
+    if len(prefixes) > 1:
+        sets = sorted(prefix.removesuffix(".") for prefix in prefixes if prefix)
+        file = weights_in(Path(path)) if Path(path).is_dir() else Path(path)
+        raise CheckpointError(
+            f"{file} holds {len(prefixes)} sets of weights: {named(sets)}{' and one more' if '' in prefixes else ''}."
+            f" Choose one, and give its own file; {how_to_convert(file, table=sets[0])}"
+        )
+    prefix = prefixes[0] if prefixes else ""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
 def linear_weights(layer) -> set[str]:
     """The state dict's names of all Linear weights: [in, out] in Paddle."""
     import paddle
@@ -323,7 +456,7 @@ def check_state_dict(
     found = {rename.get(name, name): tensor for name, tensor in tensors.items()}
     if len(found) < len(tensors):
         twice = sorted(name for name in rename if rename[name] in tensors and rename[name] != name)
-        raise CheckpointError(f"the {what} holds the same tensors under old and new names: {_some(twice)}")
+        raise CheckpointError(f"the {what} holds the same tensors under old and new names: {named(twice)}")
     missing = sorted(set(wanted) - set(found) - set(computed))
     unexpected = sorted(set(found) - set(wanted) - set(computed))
     shapes = {name: found[name].shape for name in wanted if name in found}
@@ -337,7 +470,7 @@ def check_state_dict(
         f"{n}: the file has {list(shapes[n])}, the model {list(wanted[n])}" for n in shapes if shapes[n] != wanted[n]
     ]
     problems = [
-        f"{len(names)} tensors are {kind}: {_some(names)}"
+        f"{len(names)} tensors are {kind}: {named(names)}"
         for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
         if names
     ]
@@ -417,7 +550,8 @@ def build(make: Callable, *args, dtype: str = "float32"):
         paddle.set_default_dtype(before)
 
 
-def _some(names: list[str], most: int = 4) -> str:
+def named(names: list[str], most: int = 4) -> str:
+    """The first `most` of the names, for a message."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(legible, names[:most])) + more
 
