@@ -14,7 +14,7 @@ from pydantic import Field
 
 from opensora_lite.device import give_back_memory, resolve_dtype, set_device
 from opensora_lite.errors import CheckpointError, NeedsMemory, OpenSoraError, PromptError
-from opensora_lite.io.checkpoints import open_checkpoint, read_config
+from opensora_lite.io.checkpoints import find_part, open_checkpoint, part_of, read_config
 from opensora_lite.masks import MaskStrategy, apply_frames
 from opensora_lite.request import (
     IMAGE_FPS,
@@ -108,11 +108,12 @@ class OpenSora:
         """Load a model: "tiny" (the default), a folder with stdit/, t5/ and vae/, or three folders or files by name.
 
         stdit, t5, vae: paths of the released weights (OpenSora-STDiT-v2-stage3, t5-v1_1-xxl, sd-vae-ft-ema), each a
-        folder with config.json and safetensors. device: "cpu", "gpu", "gpu:1"; None: a GPU where there is one.
-        dtype: "fp32", "fp16", "bf16"; None: fp32 on a CPU, fp16 on a GPU. micro_batch_size: frames per VAE
-        pass; None: 16, or as many as fit into memory. sequential: T5 and STDiT2 are never in memory together
-        (`runtime.offload`). text_embeddings: the result of `encode_text`, or the file it was saved to; no T5 is loaded,
-        and only those prompts can be used.
+        folder with config.json and safetensors, a diffusers folder that holds the part, or the name of a repository in
+        Hugging Face's cache on this machine ("stabilityai/sd-vae-ft-ema"). Nothing is downloaded.
+        device: "cpu", "gpu", "gpu:1"; None: a GPU where there is one. dtype: "fp32", "fp16", "bf16"; None: fp32 on a
+        CPU, fp16 on a GPU. micro_batch_size: frames per VAE pass; None: 16, or as many as fit into memory.
+        sequential: T5 and STDiT2 are never in memory together (`runtime.offload`). text_embeddings: the result of
+        `encode_text`, or the file it was saved to; no T5 is loaded, and only those prompts can be used.
         Raises CheckpointError, DeviceError and OutOfMemoryError.
         """
         check(Annotated[Whole, Field(ge=1)] | None, micro_batch_size, "micro_batch_size")
@@ -123,7 +124,7 @@ class OpenSora:
         dtype = resolve_dtype(dtype, set_device(device))
         for path in paths.values():  # check that all parts exist before loading the first
             read_config(path)
-            if Path(path).suffix != ".pdparams":  # a pickle is read whole, so only once
+            if path.suffix != ".pdparams":  # a pickle is read whole, so only once
                 open_checkpoint(path)
 
         from opensora_lite.stdit2 import STDiT2Config, load_stdit  # after `set_device`, which imports Paddle quietly
@@ -392,7 +393,7 @@ class OpenSora:
 
 def _find_parts(
     model: str | Path | None, given: dict[str, str | Path | None], needs_text: bool
-) -> tuple[dict[str, str | Path], Settings]:
+) -> tuple[dict[str, Path], Settings]:
     """The path of each part of a model, and the model's default Settings. Raises CheckpointError."""
     parts = {name: path for name, path in given.items() if needs_text or name != "t5"}
     missing = [name for name, path in parts.items() if path is None]
@@ -400,11 +401,11 @@ def _find_parts(
         raise CheckpointError(f'model "{model}" and all of its parts were given; give one or the other')
     if model is None and 0 < len(missing) < len(parts):
         raise CheckpointError(f"a model has three parts: stdit, t5, vae; {' and '.join(missing)} must be given too")
-    paths = {name: path for name, path in parts.items() if path is not None}
+    paths = {name: find_part(path, name) for name, path in parts.items() if path is not None}
     if not missing:
         return paths, Settings()
     folder = model_folder("tiny" if model is None else model)
-    return paths | {name: folder / name for name in missing}, model_defaults(folder)[0]
+    return paths | {name: part_of(folder, name) for name in missing}, model_defaults(folder)[0]
 
 
 def check_compatible(stdit: "STDiT2Config", width: int, max_length: int, vae: "FrameVAE") -> None:

@@ -29,11 +29,11 @@ from opensora_lite.errors import (
     printable,
     shown,
 )
-from opensora_lite.io.checkpoints import read_config, read_json
+from opensora_lite.io.checkpoints import find_part, on_disk, part_of, read_config, read_json
 from opensora_lite.masks import MAX_FRAMES, MAX_LOOPS, Frame, MaskStrategy, start_steps
 from opensora_lite.prompts import captions_per_loop, cleaned_caption, removed, split_prompt
 from opensora_lite.sizes import parse_frames, parse_rate, parse_size
-from opensora_lite.tokenizer import CaptionTokenizer, Reader, open_tokenizer
+from opensora_lite.tokenizer import CaptionTokenizer, Reader, find_tokenizer, open_tokenizer
 from opensora_lite.validation import AsTuple, Whole, check, validated
 from opensora_lite.video import MAX_PIXELS, Reference, ReferenceSource, open_reference
 
@@ -267,9 +267,10 @@ def _value(word: str) -> Any:
 def model_folder(model: str | Path) -> Path:
     """The folder of a model: "tiny", which ships with the package, or a folder with stdit/, t5/ and vae/.
 
+    Folders may have diffusers' names; model may be the name of a repository in Hugging Face's cache.
     Raises CheckpointError where there is none.
     """
-    folder = WEIGHTS / "tiny" if model == "tiny" else Path(model)
+    folder = WEIGHTS / "tiny" if model == "tiny" else on_disk(model)
     if not str(model) or not os.path.isdir(folder):  # Path.is_dir() fails where a name is too long
         raise CheckpointError(
             f'model "{model}" is neither "tiny" nor a folder with stdit/, t5/ and vae/;'
@@ -357,13 +358,14 @@ def model_spec(
     if model is not None or (stdit is None and t5 is None):
         folder = model_folder("tiny" if model is None else model)
         words = _read_pipeline(folder)[2]
-        stdit, t5 = stdit or folder / "stdit", t5 or folder / "t5"
+        stdit, t5 = stdit or part_of(folder, "stdit"), t5 or part_of(folder, "t5")
     if t5 is None:
         return ModelSpec(known_words=frozenset(words))
-    texts = Path(t5) if os.path.isdir(t5) else Path(t5).parent
-    if not (texts / "spiece.model").exists():
+    t5 = find_part(t5, "t5")
+    texts = t5 if os.path.isdir(t5) else t5.parent
+    if find_tokenizer(texts) is None:
         return ModelSpec(known_words=frozenset(words))
-    config = read_config(stdit) if stdit is not None else {}
+    config = read_config(find_part(stdit, "stdit")) if stdit is not None else {}
     max_length = config.get("model_max_length", MODEL_MAX_LENGTH)
     check(Annotated[Whole, Field(ge=1)], max_length, "the STDiT2 config: model_max_length", CheckpointError)
     return ModelSpec(CaptionTokenizer(open_tokenizer(texts), max_length), frozenset(words))

@@ -16,7 +16,16 @@ import paddle
 import paddle.nn as nn
 
 from opensora_lite.errors import CheckpointError
-from opensora_lite.io.checkpoints import build, build_meta, check_state_dict, load, open_checkpoint, read_config
+from opensora_lite.io.checkpoints import (
+    build,
+    build_meta,
+    check_state_dict,
+    find_part,
+    load,
+    open_checkpoint,
+    read_config,
+    without_prefix,
+)
 from opensora_lite.layers import (
     EAGER,
     CaptionEmbedder,
@@ -236,11 +245,14 @@ COMPUTED = ("rope.freqs", "pos_embed", "pos_embed_temporal")
 def load_stdit(path: str | Path, dtype: str = "float32") -> STDiT2:
     """The STDiT2 of a folder with config.json and weights (or of a weights file beside its config.json).
 
+    path: as in `io.checkpoints.find_part`.
     Raises CheckpointError, before anything is allocated, where files are missing, broken or of another model.
     """
-    config = STDiT2Config.from_dict(read_config(path))
-    tensors, what = open_checkpoint(path), f"STDiT2 checkpoint {path}"
-    check_state_dict(build_meta(STDiT2, config), tensors, computed=COMPUTED, what=what)
+    path = find_part(path, "stdit")
+    config, what = STDiT2Config.from_dict(read_config(path)), f"STDiT2 checkpoint {path}"
+    meta = build_meta(STDiT2, config)
+    tensors = without_prefix(meta, open_checkpoint(path), path)
+    check_state_dict(meta, tensors, computed=COMPUTED, what=what)
     return load(build(STDiT2, config, dtype=dtype), tensors, computed=COMPUTED, what=what)
 
 

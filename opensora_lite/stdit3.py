@@ -23,7 +23,16 @@ import paddle.nn as nn
 from pydantic import Field
 
 from opensora_lite.errors import CheckpointError
-from opensora_lite.io.checkpoints import build, build_meta, check_state_dict, load, open_checkpoint, read_config
+from opensora_lite.io.checkpoints import (
+    build,
+    build_meta,
+    check_state_dict,
+    find_part,
+    load,
+    open_checkpoint,
+    read_config,
+    without_prefix,
+)
 from opensora_lite.layers import (
     EAGER,
     CaptionEmbedder,
@@ -238,11 +247,14 @@ COMPUTED = ("rope.freqs",)  # a constant: a file may lack it
 def load_stdit3(path: str | Path, dtype: str = "float32") -> STDiT3:
     """The STDiT3 of a folder with config.json and weights (or of a weights file beside its config.json).
 
+    path: as in `io.checkpoints.find_part`.
     Raises CheckpointError, before anything is allocated, where files are missing, broken or of another model.
     """
-    config = STDiT3Config.from_dict(read_config(path))
-    tensors, what = open_checkpoint(path), f"STDiT3 checkpoint {path}"
-    check_state_dict(build_meta(STDiT3, config), tensors, computed=COMPUTED, what=what)
+    path = find_part(path, "stdit")
+    config, what = STDiT3Config.from_dict(read_config(path)), f"STDiT3 checkpoint {path}"
+    meta = build_meta(STDiT3, config)
+    tensors = without_prefix(meta, open_checkpoint(path), path)
+    check_state_dict(meta, tensors, computed=COMPUTED, what=what)
     return load(build(STDiT3, config, dtype=dtype), tensors, computed=COMPUTED, what=what)
 
 

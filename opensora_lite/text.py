@@ -16,22 +16,25 @@ import paddle
 from pydantic import Field
 
 from opensora_lite.device import quiet
-from opensora_lite.errors import CheckpointError, DeviceError, PromptError
+from opensora_lite.errors import CheckpointError, DeviceError, PromptError, note
 from opensora_lite.io.checkpoints import (
     build,
     build_meta,
     check_state_dict,
+    find_part,
     legible,
     load,
     open_checkpoint,
     read_config,
     read_safetensors,
+    without_prefix,
 )
 from opensora_lite.io.files import write_safetensors
 from opensora_lite.lean_imports import lean_paddlenlp
 from opensora_lite.tokenizer import open_tokenizer
 from opensora_lite.validation import Whole, known_fields, validated
 
+DECODER = ("decoder.", "lm_head.")  # of a whole T5
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one tensor under two names; files hold one or both
 
 
@@ -220,18 +223,24 @@ class T5Fields:
 def load_text_encoder(path: str | Path, max_length: int, dtype: str = "float32") -> TextEncoder:
     """The T5 encoder of a folder in Hugging Face's layout: config.json, spiece.model, one or several safetensors.
 
+    path: as in `io.checkpoints.find_part`. In a diffusers folder, spiece.model is that of tokenizer/. The decoder of a
+    whole T5 is passed over, which is a Note.
     Raises CheckpointError, before anything is allocated, where files are missing, broken or of another model.
     """
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    config, tensors = read_config(path), with_both_embeddings(open_checkpoint(path))
-    tokenizer = open_tokenizer(folder)
+    path = find_part(path, "t5")
+    config, tensors = read_config(path), open_checkpoint(path)
+    tokenizer = open_tokenizer(path if path.is_dir() else path.parent)
     what = f"T5 checkpoint {path}"
     model = build_meta(new_encoder, config)
+    whole = without_prefix(model, tensors, path)
+    tensors = with_both_embeddings({name: whole[name] for name in whole if not name.startswith(DECODER)})
     check_state_dict(model, tensors, what=what)
+    if left := [name for name in whole if name.startswith(DECODER)]:
+        note(f"the {what} is whole: only its encoder is loaded, and {len(left)} tensors of its decoder are passed over")
     ids = max(tokenizer.get_piece_size() - 1, model.config.pad_token_id, model.config.eos_token_id)
     if ids >= model.config.vocab_size:
         raise CheckpointError(
-            f"the tokenizer and the special tokens of {folder} have ids up to {ids}, but the model has"
+            f"the tokenizer and the special tokens of {path} have ids up to {ids}, but the model has"
             f" {model.config.vocab_size} tokens: spiece.model and config.json are of different models"
         )
     return TextEncoder(load(build(new_encoder, config, dtype=dtype), tensors, what=what), tokenizer, max_length)

@@ -44,13 +44,22 @@ def _says_something(piece: str) -> bool:
     return any(c.isalnum() or unicodedata.category(c) == "So" for c in piece)
 
 
+def find_tokenizer(folder: Path) -> Path | None:
+    """The spiece.model of a T5 folder: within, or in diffusers' tokenizer/, which is within or beside the folder."""
+    places = (place / "spiece.model" for place in (folder, folder / "tokenizer", folder.parent / "tokenizer"))
+    return next((place for place in places if place.exists()), None)
+
+
 def open_tokenizer(folder: Path) -> Any:
-    """The sentencepiece processor of a T5 folder's spiece.model. Raises CheckpointError."""
+    """The sentencepiece processor of a T5 folder. Raises CheckpointError."""
     import sentencepiece
 
-    path = folder / "spiece.model"
-    if not path.exists():
-        raise CheckpointError(f"no tokenizer at {path}: a T5 folder holds it beside its weights")
+    path = find_tokenizer(folder)
+    if path is None:
+        raise CheckpointError(
+            f"no tokenizer at {folder / 'spiece.model'}: a T5 folder holds it beside its weights, a diffusers folder in"
+            " tokenizer/"
+        )
     try:
         return sentencepiece.SentencePieceProcessor(model_file=str(path))
     except RuntimeError as error:

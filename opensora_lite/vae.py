@@ -21,10 +21,12 @@ from opensora_lite.io.checkpoints import (
     build,
     build_meta,
     check_state_dict,
+    find_part,
     load,
     open_checkpoint,
     read_config,
     rename_2022,
+    without_prefix,
 )
 from opensora_lite.lean_imports import lean_paddlenlp
 from opensora_lite.validation import AsTuple, Whole, known_fields, validated
@@ -158,11 +160,15 @@ def load_vae(
 ) -> FrameVAE:
     """The VAE of a folder with config.json and weights, in Hugging Face's layout (also with the tensor names of 2022).
 
+    path: as in `io.checkpoints.find_part`.
     Raises CheckpointError, before anything is allocated, where files are missing, broken or of another model.
     """
-    config, tensors, what = read_config(path), open_checkpoint(path), f"VAE checkpoint {path}"
+    path = find_part(path, "vae")
+    config, what = read_config(path), f"VAE checkpoint {path}"
+    meta = build_meta(new_autoencoder, config)
+    tensors = without_prefix(meta, open_checkpoint(path), path)
     rename = rename_2022(tensors)
-    check_state_dict(build_meta(new_autoencoder, config), tensors, rename, what=what)
+    check_state_dict(meta, tensors, rename, what=what)
     model = load(build(new_autoencoder, config, dtype=dtype), tensors, rename, what=what)
     return FrameVAE(model, config.get("scaling_factor", SCALING_FACTOR), micro_batch_size)
 

@@ -160,13 +160,15 @@ def weights_in(folder: Path) -> Path:
     A file that differs from another one in its precision only, as model.fp16.safetensors does, does not count.
     """
     files = {path.name: path for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
-    found = {INDEX.sub(lambda match: match[1] or "", name): path for name, path in files.items() if INDEX.search(name)}
-    found |= {
-        path.stem: path for path in files.values() if path.suffix == ".safetensors" and not SHARD.search(path.name)
+    indices = {
+        INDEX.sub(lambda match: match[1] or "", name): path for name, path in files.items() if INDEX.search(name)
     }
-    chosen = [
-        path for stem, path in found.items() if PRECISION.sub("", stem) == stem or PRECISION.sub("", stem) not in found
-    ]
+    singles = {p.stem: p for p in files.values() if p.suffix == ".safetensors" and not SHARD.search(p.name)}
+    if len(indices | singles) > 1:
+        shards = {shard for path in indices.values() for shard in read_weight_map(path).values()}
+        singles = {stem: path for stem, path in singles.items() if path.name not in shards}
+    found = indices | singles
+    chosen = [path for stem, path in found.items() if (whole := PRECISION.sub("", stem)) == stem or whole not in found]
     if len(chosen) == 1:
         return chosen[0]
     if chosen:
@@ -291,9 +293,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
 
     Shards lie beside the index, as files or as links (Hugging Face's cache). Raises CheckpointError.
     """
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise CheckpointError(f'{index} is no index of shards: expected a JSON object with a "weight_map"')
+    weight_map = read_weight_map(index)
     shards = sorted(set(weight_map.values()))
     tensors = {}
     for shard in shards:
@@ -315,6 +315,14 @@ def read_shards(index: Path) -> dict[str, Tensor]:
     if lacking:
         raise CheckpointError(f"{index} promises {named(lacking)}, which no shard holds; download the shards again")
     return tensors
+
+
+def read_weight_map(index: Path) -> dict[str, str]:
+    """{name of a tensor: name of its shard} of an index. Raises CheckpointError."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointError(f'{index} is no index of shards: expected a JSON object with a "weight_map"')
+    return weight_map
 
 
 def read_pdparams(path: Path) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ which is meant.
 
 import json
 import math
+import shlex
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def read_any(path: Path, table: str | None = None) -> dict[str, Tensor]:
     start = read_start(path)
     if path.suffix == ".pdparams":
         tensors = read_pdparams(path)
-    elif start.startswith((b"PK", b"\x80")):
+    elif start.startswith((b"PK", b"\x80")) and start[8:9] != b"{":  # with which the header of safetensors begins
         tensors, table = _read_torch(path, table)
     else:
         tensors = open_checkpoint(path)
@@ -58,7 +59,9 @@ def read_any(path: Path, table: str | None = None) -> dict[str, Tensor]:
             raise CheckpointError(f"{path} holds no table {legible(table)}; its names are {named(sorted(tensors))}")
         tensors = chosen
     if not tensors:
-        raise CheckpointError(f"{path} holds no tensors")
+        raise CheckpointError(
+            f"{path} holds no table of tensors, such as a state_dict; a model that was saved whole needs its own code"
+        )
     return tensors
 
 
@@ -103,10 +106,11 @@ def choose_table(state: Any, wanted: str | None, path: Path) -> tuple[dict[str, 
             passed_over, state = [name for name in state if name != tables[0]], state[tables[0]]
         else:
             raise CheckpointError(
-                f"{path} holds several tables of tensors: {named(tables)}; choose one with --table {legible(tables[0])}"
+                f"{path} holds several tables of tensors, of which one is converted: choose --table "
+                + " or --table ".join(legible(shlex.quote(name)) for name in tables[:8])
             )
         if passed_over:
-            note(f"{path}: {named(passed_over)} passed over")
+            note(f"{path}: {named(passed_over, most=8)} passed over")
         if state is None:
             return tensors, wanted
     return {}, wanted

@@ -37,7 +37,8 @@ def sha256(file: str | Path) -> str:
 
 def fingerprint(part: str | Path) -> str:
     """The fingerprint of a part of a model: of a folder, or of the file of its weights. Raises CheckpointError."""
-    place = Path(os.path.realpath(part))
+    part = Path(part)  # a link to a file keeps its name, which says what it is: Hugging Face's cache is made of those
+    place = Path(os.path.realpath(part.parent if part.is_file() else part), part.name if part.is_file() else "")
     try:
         files = _files(place)
         stamps = [[status.st_size, status.st_mtime_ns] for status in map(os.stat, files)]

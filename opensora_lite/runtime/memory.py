@@ -21,7 +21,7 @@ from typing import Any
 from opensora_lite import machine
 from opensora_lite.device import PRECISIONS, import_paddle
 from opensora_lite.errors import DeviceError
-from opensora_lite.io.checkpoints import read_config
+from opensora_lite.io.checkpoints import find_part, part_of, read_config
 from opensora_lite.request import Settings, model_folder
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # per value
@@ -240,8 +240,10 @@ def estimate_memory(
 
 def _config(model: str | Path | None, name: str, part: str | Path | None) -> Mapping[str, Any]:
     if part is not None:
-        return read_config(part)
-    return RELEASED[name] if model == "XL/2" else read_config(model_folder("tiny" if model is None else model) / name)
+        return read_config(find_part(part, name))
+    if model == "XL/2":
+        return RELEASED[name]
+    return read_config(part_of(model_folder("tiny" if model is None else model), name))
 
 
 def _text_work(t5: Mapping[str, Any], stdit: Mapping[str, Any], size: int) -> float:

@@ -1,4 +1,4 @@
-"""The command line: `opensora-lite generate`, `encode-text`, `explain`, `evaluate`, `train`, `sweep` and `doctor`.
+"""The command line: `opensora-lite generate`, `encode-text`, `explain`, `evaluate`, `train`, `convert` and others.
 
 `generate` takes the flags of PaddleMIX's Open-Sora example, in either spelling (--frame-interval, --frame_interval).
 Mistakes are one message and exit code 2, before a model is loaded. Existing files are only replaced with --overwrite.
@@ -22,6 +22,7 @@ COMMANDS = {
     "explain": "say in plain English what a mask strategy does",
     "evaluate": "measure how well a model follows prompts and keeps references",
     "train": "train a model, or continue a run that was stopped",
+    "convert": "write the weights of a pickle, such as a .pt file, as safetensors",
     "sweep": "run a notebook with every combination of parameters",
     "doctor": "report what this machine has, what is missing or slow, and what to do",
 }

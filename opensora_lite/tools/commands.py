@@ -5,6 +5,7 @@ dask and tqdm are imported where they are used, since they take seconds.
 """
 
 import argparse
+import math
 import sys
 import time
 from dataclasses import replace
@@ -152,6 +153,29 @@ def train(a: argparse.Namespace) -> None:
         say(f"trained in {seconds:.0f} s; try it: opensora-lite generate --model {done.folder} --prompt …")
 
 
+def add_convert_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `opensora-lite convert`."""
+    parser.epilog = "Nothing in the files is executed. PyTorch is not needed, and memory for one tensor only."
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILE", help=".pt, .pth, .ckpt or .bin of PyTorch, or .pdparams; all shards")
+    add("--out", type=as_path, required=True, metavar="FILE", help="NAME.safetensors, beside the model's config.json")
+    add("--table", metavar="NAME", help="which of several, such as model or ema, in files that hold more than one")
+    add("--overwrite", action="store_true", help="replace the file if it exists")
+
+
+def convert(a: argparse.Namespace) -> None:
+    """Write the tensors of pickles as one safetensors file."""
+    from opensora_lite.io.convert import convert
+
+    if a.out.suffix != ".safetensors":
+        raise OpenSoraError(f"--out {a.out} must be a file NAME.safetensors")
+    if not a.overwrite:
+        refuse_existing([a.out])
+    tensors = convert(a.files, a.out, a.table)
+    values = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    print(f"saved {a.out.resolve()}: {len(tensors)} tensors, {values / 1e6:.2f} M values")
+
+
 def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `opensora-lite sweep`."""
     parser.epilog = (
@@ -212,5 +236,6 @@ COMMANDS = {  # all but doctor, which must run without the packages that this mo
     "explain": (add_explain_options, explain),
     "evaluate": (add_evaluate_options, evaluate),
     "train": (add_train_options, train),
+    "convert": (add_convert_options, convert),
     "sweep": (add_sweep_options, sweep),
 }

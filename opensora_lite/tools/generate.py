@@ -261,7 +261,7 @@ def add_encode_options(parser: argparse.ArgumentParser) -> None:
 def encode_text(a: argparse.Namespace) -> None:
     """Save T5's embeddings of prompts. Mistakes are reported before T5 is loaded."""
     from opensora_lite.device import resolve_dtype, set_device
-    from opensora_lite.io.checkpoints import read_config
+    from opensora_lite.io.checkpoints import part_of, read_config
     from opensora_lite.io.files import check_writable
     from opensora_lite.runtime.memory import STDIT_DEFAULTS
 
@@ -276,11 +276,11 @@ def encode_text(a: argparse.Namespace) -> None:
     length = STDIT_DEFAULTS["model_max_length"]
     if not a.t5:
         folder = model_folder("tiny" if a.model is None else a.model)
-        length = read_config(folder / "stdit").get("model_max_length", length)
+        length = read_config(part_of(folder, "stdit")).get("model_max_length", length)
     dtype = resolve_dtype(a.dtype, set_device(a.device))
 
     from opensora_lite.text import load_text_encoder
 
-    embeddings = load_text_encoder(a.t5 or folder / "t5", length, dtype).embed(captions)
+    embeddings = load_text_encoder(a.t5 or part_of(folder, "t5"), length, dtype).embed(captions)
     embeddings.save(a.out)
     print(f"saved {a.out.resolve()}: {embeddings!r}")
