@@ -165,8 +165,8 @@ def weights_in(folder: Path) -> Path:
     }
     singles = {p.stem: p for p in files.values() if p.suffix == ".safetensors" and not SHARD.search(p.name)}
     if len(indices | singles) > 1:
-        shards = {shard for path in indices.values() for shard in read_weight_map(path).values()}
-        singles = {stem: path for stem, path in singles.items() if path.name not in shards}
+        parts = {shard for path in indices.values() for shard in read_weight_map(path).values()}
+        singles = {stem: path for stem, path in singles.items() if path.name not in parts}
     found = indices | singles
     chosen = [path for stem, path in found.items() if (whole := PRECISION.sub("", stem)) == stem or whole not in found]
     if len(chosen) == 1:
