@@ -4,17 +4,21 @@ r"""The prompts of Open-Sora 1.1: captions for the loops of a video, and a JSON 
 
 This prompt uses the first caption in loops 0 and 1 and the second one from loop 2 on. `split_prompt` separates the JSON
 suffix, `prompts_per_loop` gives one caption for each loop, `clean_caption` normalizes a caption as in training, and
-`read_prompts` reads a file with one prompt per line.
+`read_prompts` reads a file with one prompt per line, or a table.
 """
 
 import bisect
+import csv
 import difflib
 import html
+import io
 import json
 import os
 import re
 import urllib.parse
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -302,11 +306,59 @@ def with_scores(
 # -- prompt files
 
 
-def read_prompts(path: str | os.PathLike) -> list[str]:
-    """The prompts of a UTF-8 text file, one per line, stripped; blank lines are skipped.
+@dataclass(frozen=True)
+class PromptRow:
+    """A prompt with what belongs to it: a line of a prompt file, a row of a table, or text of the command line."""
+
+    prompt: str  # without its JSON suffix
+    references: tuple[str, ...] | None = None  # paths
+    mask_strategy: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)  # a table's other cells that are not empty, by column
+
+    @classmethod
+    def parse(cls, text: str, folder: Path | None = None) -> "PromptRow":
+        """A prompt with its JSON suffix; the suffix's paths are looked for in `folder` first. Raises PromptError."""
+        prompt, suffix = split_prompt(text)
+        strategy: Any = suffix.get("mask_strategy")
+        return cls(prompt, split_paths(suffix.get("reference_path"), folder), strategy)
+
+
+def split_paths(paths: str | list[str] | None, folder: Path | None = None) -> tuple[str, ...] | None:
+    """The paths of a list, or of text that joins them by ";", each found by `locate`."""
+    if paths is None:
+        return None
+    return tuple(locate(path.strip(), folder) for path in (paths.split(";") if isinstance(paths, str) else paths))
+
+
+def locate(path: str, folder: Path | None = None) -> str:
+    """Where a file is: in `folder`, if it is there, else `path` as it is, in the working directory.
+
+    Of an address, as the originals' examples have them, the file of that name is meant: nothing is downloaded.
+    Raises PromptError if an address was not downloaded.
+    """
+    address = re.match(r"https?://", path)
+    name = urllib.parse.unquote(urllib.parse.urlsplit(path).path).rpartition("/")[2] if address else path
+    places = [folder / name, Path(name)] if folder else [Path(name)]
+    for place in places:
+        if name and os.path.lexists(re.sub(r"#t=[^#]*$", "", str(place))):  # #t=2,4: a part of a clip
+            return str(place)
+    if address:
+        raise PromptError(
+            f"nothing is downloaded by this program: fetch {path} with `curl -LO {path}`; then {name or 'it'} is found"
+            " in the working directory"
+        )
+    return path
+
+
+def read_prompts(path: str | os.PathLike) -> list[PromptRow]:
+    """The prompts of a UTF-8 file.
+
+    A .csv or .tsv is a table with a column `text` or `prompt`; `reference_path` and `mask_strategy` are columns too,
+    and the others are kept by name. Any other file has a prompt on each line. Blank lines are skipped, and those that
+    begin with #, unless it is written \\#. Paths are looked for beside the file first, then in the working directory.
 
     Raises PromptError if the file can't be read, is too long or contains no prompt. Source: `load_prompts` in
-    Open-Sora 1.1's inference-long.py.
+    Open-Sora 1.1's inference-long.py, and in 1.2's inference_utils.py for the column `text`.
     """
     name = f"prompt file {str(path)!r}"
     try:
@@ -317,7 +369,44 @@ def read_prompts(path: str | os.PathLike) -> list[str]:
         raise PromptError(f"{name} can't be read ({error}); give a UTF-8 text file with one prompt per line") from None
     if len(content) > MAX_FILE:
         raise PromptError(f"{name} has more than {MAX_FILE // 10**6} MB: split it")
-    prompts = [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()]
-    if not prompts:
+    folder = Path(path).parent
+    if Path(path).suffix.lower() in (".csv", ".tsv"):
+        rows = _read_table(text, name, folder)
+    else:
+        lines = (line.strip() for line in text.replace("\r", "\n").split("\n"))
+        rows = [PromptRow.parse(_without_escape(line), folder) for line in lines if line and not line.startswith("#")]
+    if not rows:
         raise PromptError(f"{name} is empty: write one prompt per line")
-    return prompts
+    return rows
+
+
+def _without_escape(text: str) -> str:
+    """`\\#` at the beginning is a # that begins no comment."""
+    return text[1:] if text.startswith("\\#") else text
+
+
+def _read_table(text: str, name: str, folder: Path) -> list[PromptRow]:
+    header = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
+    delimiter = max(",;\t", key=header.count)  # spreadsheets write ; where the comma is the decimal point
+    try:
+        table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        raise PromptError(f"{name} can't be read as a table ({error})") from None
+    records = [record for record in table if any(map(str.strip, record)) and not record[0].lstrip().startswith("#")]
+    columns = [column.strip().lower().replace("-", "_") for column in records[0]] if records else []
+    texts = [column for column in columns if column in ("text", "prompt")]
+    if len(texts) != 1 or len(set(columns)) < len(columns):
+        raise PromptError(
+            f"{name} needs one column `text` or `prompt`, and each column once; it has {', '.join(columns) or 'none'}"
+        )
+    rows = []
+    for record in records[1:]:
+        if len(record) > len(columns):
+            raise PromptError(f"{name} has a row of {len(record)} cells under {len(columns)} columns: {shown(record)}")
+        cells = {column: cell.strip() for column, cell in zip(columns, record, strict=False) if cell.strip()}
+        row = PromptRow.parse(_without_escape(cells.pop(texts[0], "")), folder)
+        paths, strategy = cells.pop("reference_path", None), cells.pop("mask_strategy", None)
+        rows.append(
+            PromptRow(row.prompt, row.references or split_paths(paths, folder), row.mask_strategy or strategy, cells)
+        )
+    return rows

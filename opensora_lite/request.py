@@ -31,7 +31,7 @@ from opensora_lite.errors import (
 )
 from opensora_lite.io.checkpoints import find_part, on_disk, part_of, read_config, read_json
 from opensora_lite.masks import MAX_FRAMES, MAX_LOOPS, Frame, MaskStrategy, start_steps
-from opensora_lite.prompts import captions_per_loop, cleaned_caption, removed, split_prompt
+from opensora_lite.prompts import PromptRow, captions_per_loop, cleaned_caption, locate, removed, split_prompt
 from opensora_lite.sizes import parse_frames, parse_rate, parse_size
 from opensora_lite.tokenizer import CaptionTokenizer, Reader, find_tokenizer, open_tokenizer
 from opensora_lite.validation import AsTuple, Whole, check, validated
@@ -255,6 +255,24 @@ def setting_from_text(name: str, text: str) -> Any:
     return None if name == "cfg_channel" and value == 0 else value
 
 
+def row_settings(row: PromptRow, defaults: Settings) -> Settings:
+    """`defaults` with the settings of a table's row; columns have a setting's name or flag. A Note names other columns.
+
+    A row's seed is that of its first video. Raises OpenSoraError where no video can be made with them.
+    """
+    fields = Settings.__pydantic_fields__  # type: ignore[attr-defined]
+    names = {flag.lstrip("-").replace("-", "_"): name for name in fields for flag in (name, *flags_of(name))}
+    if unknown := [column for column in row.columns if column not in names]:
+        note(f"{'columns' if len(unknown) > 1 else 'column'} {_quoted(unknown)} of the table: no setting, and not used")
+    changes = {names[c]: setting_from_text(names[c], text) for c, text in row.columns.items() if c in names}
+    if "seed" in changes:
+        changes["same_seed"] = not isinstance(changes["seed"], list)
+    try:
+        return defaults.changed(**changes) if changes else defaults
+    except OpenSoraError as error:
+        raise type(error)(f"the row of the prompt {shown(row.prompt)}: {error}") from None
+
+
 def _value(word: str) -> Any:
     if word.lower() in ("true", "false", "none"):
         return {"true": True, "false": False, "none": None}[word.lower()]
@@ -387,13 +405,14 @@ class Job:
     strategy: MaskStrategy  # with the segments that continue the loops
     seed: int
     sample: int  # 0 … num_sample - 1: which of the videos of its prompt
+    settings: Settings = Settings()
 
 
 def plan(
     prompts: str | Iterable[str],
     references: Sequence[References] | None = None,
     mask_strategies: str | MaskStrategy | Sequence[str | MaskStrategy | None] | None = None,
-    settings: Settings = Settings(),
+    settings: Settings | Sequence[Settings] = Settings(),
     spec: ModelSpec = ModelSpec(),
 ) -> list[Job]:
     """The jobs of a request, in order: for each prompt `settings.num_sample` videos.
@@ -403,7 +422,8 @@ def plan(
     prompts: a prompt or a list of them, each possibly with a JSON suffix and a |0| schedule.
     references, mask_strategies: None, or one entry per prompt: the references of that prompt (None, a path, several
     paths joined by ";", or a list of paths, Videos or arrays) and its mask strategy (None, text or MaskStrategy).
-    A prompt's JSON suffix takes precedence. Raises an OpenSoraError for whatever cannot be done.
+    A prompt's JSON suffix takes precedence. settings: of all prompts, or a list with those of each. Raises an
+    OpenSoraError for whatever cannot be done.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts:
@@ -417,13 +437,15 @@ def plan(
         return opened[key]
 
     jobs: list[Job] = []
-    seeds = iter(_seeds(settings, len(prompts)))
+    chosen = [settings] * len(prompts) if isinstance(settings, Settings) else list(settings)
+    seeds = iter(_seeds(chosen))
     rows = (
         prompts,
         _per_prompt(references, prompts, "references"),
         _per_prompt(mask_strategies, prompts, "strategies"),
+        chosen,
     )
-    for prompt, given, strategy in zip(*rows, strict=True):
+    for prompt, given, strategy, settings in zip(*rows, strict=True):
         if not isinstance(prompt, str):
             raise PromptError(f"a prompt is text, not {type(prompt).__name__}")
         text, suffix = split_prompt(prompt)
@@ -432,7 +454,7 @@ def plan(
         strategy = MaskStrategy.parse(suffix.get("mask_strategy", strategy))
         strategy, frames = _resolve(strategy, found, settings)
         for sample in range(settings.num_sample):
-            jobs.append(Job(text, captions, found, frames, strategy, next(seeds), sample))
+            jobs.append(Job(text, captions, found, frames, strategy, next(seeds), sample, settings))
     return jobs
 
 
@@ -446,17 +468,24 @@ def _read_captions(prompt: str, loops: int, spec: ModelSpec) -> tuple[str, ...]:
     return tuple(cleaned[caption] for caption in captions)
 
 
-def _seeds(settings: Settings, prompts: int) -> list[int]:
-    """The seed of every video, in order. Raises OpenSoraError where a list of seeds has another length."""
-    seed, samples = settings.seed, settings.num_sample
-    if not isinstance(seed, tuple):
-        return [seed + (k if settings.same_seed else i * samples + k) for i in range(prompts) for k in range(samples)]
-    if len(seed) == prompts * samples:
-        return list(seed)
-    if len(seed) == prompts:
-        return [first + k for first in seed for k in range(samples)]
-    videos = f" or {prompts * samples} videos" if samples > 1 else ""
-    raise OpenSoraError(f"{len(seed)} seeds for {prompts} prompts{videos}; give one seed, or a list with one for each")
+def _seeds(settings: Sequence[Settings]) -> list[int]:
+    """The seed of every video, in order; settings: of each prompt. Raises OpenSoraError for too few or many seeds."""
+    videos, seeds = sum(s.num_sample for s in settings), list[int]()
+    for i, s in enumerate(settings):
+        first = len(seeds)
+        for k in range(s.num_sample):
+            if not isinstance(s.seed, tuple):
+                seeds.append(s.seed + (k if s.same_seed else first + k))
+            elif len(s.seed) == videos:
+                seeds.append(s.seed[first + k])
+            elif len(s.seed) == len(settings):
+                seeds.append(s.seed[i] + k)
+            else:
+                raise OpenSoraError(
+                    f"{len(s.seed)} seeds for {len(settings)} prompts with {videos} videos; give one seed, or a list"
+                    " with one for each"
+                )
+    return seeds
 
 
 def _per_prompt(values: Any, prompts: list[str], what: str) -> list:
@@ -482,7 +511,7 @@ def _sources(given: Any) -> list[ReferenceSource]:
         given = [given]
     if any(isinstance(source, str) and not source for source in given):
         raise OpenSoraError(f'a reference path is empty in "{";".join(map(str, given))}"; separate paths by one ; each')
-    return list(given)
+    return [locate(source) if isinstance(source, str) else source for source in given]
 
 
 def _resolve(

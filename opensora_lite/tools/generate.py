@@ -1,13 +1,14 @@
 """`opensora-lite generate` and `opensora-lite encode-text`."""
 
 import argparse
+import os
 import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import count
+from itertools import count, groupby
 from os.path import lexists
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from opensora_lite.request import (
     model_folder,
     model_spec,
     plan,
+    row_settings,
 )
 from opensora_lite.tools.options import (
     FIELDS,
@@ -33,6 +35,7 @@ from opensora_lite.tools.options import (
     read_given_prompts,
     settings_from,
 )
+from opensora_lite.tools.originals import add_original_options, apply_config, explain_flags
 from opensora_lite.tools.stopping import reports_when_stopped, stop_if_asked
 from opensora_lite.video import check_target
 
@@ -52,10 +55,13 @@ def add_generate_options(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--reference-path", **SEVERAL, help="references, one argument per prompt; several paths are joined by ;")
     add("--mask-strategy", **SEVERAL, help="mask strategies, one per prompt")
-    add_settings(parser.add_argument_group("the video"), *VIDEO)
+    group = parser.add_argument_group("the video")
+    add_settings(group, *VIDEO)
+    group.add_argument("--resolution", metavar="NAME", help="144p … 1080p, 2k, 4k, 256, 512 or 1024, for --image-size")
+    group.add_argument("--aspect-ratio", metavar="W:H", help="such as 16:9; alone, with as many pixels as the default")
     add_settings(parser.add_argument_group("sampling"), *(name for name in FIELDS if name not in VIDEO))
     add = parser.add_argument_group("files").add_argument
-    add("--save-dir", type=as_path, default=Path("samples"), metavar="FOLDER", help="[samples]")
+    add("--save-dir", type=as_path, metavar="FOLDER", help="[samples]")
     add("--sample-name", metavar="NAME", help="files are named NAME_0, NAME_1, … [sample]")
     add("--prompt-as-path", action="store_true", help="name files after their prompts, and skip those that exist")
     add("--overwrite", action="store_true", help="replace files that exist; otherwise they are an error")
@@ -64,17 +70,20 @@ def add_generate_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the model")
     add = group.add_argument
     add("--model", help='"tiny", or a folder with stdit/, t5/ and vae/ [tiny]')
-    add("--model-pretrained-path", dest="stdit", metavar="FOLDER", help="OpenSora-STDiT-v2-stage3")
+    whole = "OpenSora-STDiT-v2-stage3; or a folder as for --model"
+    add("--model-pretrained-path", "--ckpt-path", dest="stdit", metavar="FOLDER", help=whole)
     add("--text-encoder-pretrained-path", dest="t5", metavar="FOLDER", help="t5-v1_1-xxl")
     add("--vae-pretrained-path", dest="vae", metavar="FOLDER", help="sd-vae-ft-ema")
     add_device(group, dtype=True)
     add("--micro-batch-size", type=int, metavar="N", help="frames per call of the VAE [16, or as many as fit]")
     add("--sequential", action="store_true", help="never hold T5 and STDiT2 in memory at the same time")
     add("--text-embeddings", type=as_path, metavar="FILE", help="written by encode-text; T5 is then not loaded")
+    add_original_options(parser)
 
 
 def generate(a: argparse.Namespace) -> None:
     """Make videos and save each when it is done. Mistakes are reported before a model is loaded."""
+    complete(a)
     released = any((a.stdit, a.t5, a.vae))
     if released and a.model is None and not all((a.stdit, a.t5 or a.text_embeddings, a.vae)):
         raise CheckpointError(
@@ -89,8 +98,9 @@ def generate(a: argparse.Namespace) -> None:
         defaults, trained_sizes = Settings(), []
     settings = settings_from(a, defaults)
     spec = model_spec(a.model, stdit=a.stdit, t5=a.t5)
-    jobs = plan(read_given_prompts(a), a.reference_path, a.mask_strategy, settings, spec)
-    todo = list(zip(jobs, target_paths(a, jobs, settings), strict=True))
+    explain_flags(a, spec)
+    jobs = planned(a, settings, spec)
+    todo = list(zip(jobs, target_paths(a, jobs), strict=True))
     if a.skip_existing or (a.prompt_as_path and not a.overwrite):
         for path in (path for _, path in todo if lexists(path)):
             print(f"{path} exists and is skipped")
@@ -99,16 +109,56 @@ def generate(a: argparse.Namespace) -> None:
         refuse_existing(path for _, path in todo)
     if not todo:
         return
-    height, width = settings.image_size
-    print(f"{len(todo)} video(s) of {described(settings)}")
-    if trained_sizes and settings.image_size not in trained_sizes:
-        sizes = ", ".join(f"{h}×{w}" for h, w in trained_sizes)
-        print(f"note: this model was trained at {sizes}; at {height}×{width}, generated frames are blurred")
+    groups = alike(todo)
+    for settings, group in groups:
+        print(f"{len(group)} video(s) of {described(settings)}")
+        if trained_sizes and settings.image_size not in trained_sizes:
+            sizes = ", ".join(f"{h}×{w}" for h, w in trained_sizes)
+            height, width = settings.image_size
+            note(f"this model was trained at {sizes}; at {height}×{width}, generated frames are blurred")
 
     saved: list[Path] = []
     rest = "the same command with --skip-existing makes the others"
     with reports_when_stopped(lambda: f"{len(saved)} of {len(todo)} video(s) are saved; {rest}"):
-        make_videos(a, todo, settings, saved)
+        make_videos(a, groups, saved)
+
+
+def complete(a: argparse.Namespace) -> None:
+    """Settle what can be given in several ways: the config file, the size by name, a model's folder as --ckpt-path."""
+    apply_config(a)
+    named = [word for word in (a.resolution, a.aspect_ratio) if word]
+    if named and a.image_size:
+        raise OpenSoraError("--image-size and --resolution or --aspect-ratio give the size twice; give it once")
+    a.image_size = named or a.image_size
+    a.save_dir = a.save_dir or Path("samples")
+    alone = a.stdit and a.model is None and not a.t5 and not a.vae
+    if alone and (a.stdit == "tiny" or os.path.isdir(os.path.join(a.stdit, "stdit"))):
+        a.model, a.stdit = a.stdit, None
+
+
+def planned(a: argparse.Namespace, settings: Settings, spec: ModelSpec) -> list[Job]:
+    """The jobs of the prompts that were given; what stands with a prompt comes before the flags."""
+    rows = read_given_prompts(a)
+    references = _first_given([row.references for row in rows], a.reference_path)
+    strategies = _first_given([row.mask_strategy for row in rows], a.mask_strategy)
+    chosen = [row_settings(row, settings) for row in rows]
+    return plan([row.prompt for row in rows], references, strategies, chosen, spec)
+
+
+def _first_given(of_rows: list, flags: list | None) -> list:
+    """One entry for each prompt. Where there are not as many flags as prompts, `plan` says so."""
+    if flags is not None and len(flags) != len(of_rows):
+        return flags
+    return [flag if own is None else own for own, flag in zip(of_rows, flags or of_rows, strict=True)]
+
+
+Todo = list[tuple[Job, Path]]  # videos and their files
+
+
+def alike(todo: Todo) -> list[tuple[Settings, Todo]]:
+    """Neighbours that differ in nothing but their seeds, and can be made in one batch."""
+    groups = groupby(todo, key=lambda item: replace(item[0].settings, seed=0, same_seed=False))
+    return [(settings, list(group)) for settings, group in groups]
 
 
 def described(settings: Settings) -> str:
@@ -125,7 +175,7 @@ def described(settings: Settings) -> str:
     )
 
 
-def make_videos(a: argparse.Namespace, todo: list[tuple[Job, Path]], settings: Settings, saved: list[Path]) -> None:
+def make_videos(a: argparse.Namespace, groups: list[tuple[Settings, Todo]], saved: list[Path]) -> None:
     """Load the model and make the videos; each is saved when it is done, and its path appended to `saved`."""
     from tqdm import tqdm
 
@@ -133,8 +183,7 @@ def make_videos(a: argparse.Namespace, todo: list[tuple[Job, Path]], settings: S
     from opensora_lite.pipeline import OpenSora
     from opensora_lite.runtime.memory import for_settings, refuse_what_cannot_fit
 
-    jobs = [job for job, _ in todo]
-    captions = list(dict.fromkeys(caption for job in jobs for caption in job.captions))
+    captions = list(dict.fromkeys(c for _, group in groups for job, _ in group for c in job.captions))
     parts = dict(stdit=a.stdit, t5=a.t5, vae=a.vae, sequential=a.sequential)
     device = set_device(a.device)
     embeddings = None
@@ -146,17 +195,18 @@ def make_videos(a: argparse.Namespace, todo: list[tuple[Job, Path]], settings: S
         for caption in captions:
             for loss in ModelSpec(embeddings).losses(caption, caption):
                 note(f"caption {shown(caption)}: {loss}")
-    at_once = replace(settings, batch_size=min(settings.batch_size, len(jobs)))
-    estimate = for_settings(
-        at_once,
-        model=a.model,
-        **parts,
-        dtype=resolve_dtype(a.dtype, device),
-        device=device,
-        micro_batch_size=max(a.micro_batch_size or 1, 1),
-        text_encoder=embeddings is None,
-    )
-    refuse_what_cannot_fit(at_once, estimate, device)
+    for settings, group in groups:
+        at_once = replace(settings, batch_size=min(settings.batch_size, len(group)))
+        estimate = for_settings(
+            at_once,
+            model=a.model,
+            **parts,
+            dtype=resolve_dtype(a.dtype, device),
+            device=device,
+            micro_batch_size=max(a.micro_batch_size or 1, 1),
+            text_encoder=embeddings is None,
+        )
+        refuse_what_cannot_fit(at_once, estimate, device)
     start = time.perf_counter()
     pipe = OpenSora.from_pretrained(
         a.model,
@@ -168,18 +218,18 @@ def make_videos(a: argparse.Namespace, todo: list[tuple[Job, Path]], settings: S
     )
     print(f"loaded in {time.perf_counter() - start:.1f} s")
 
-    batches = -(-len(jobs) // settings.batch_size)
-    total = batches * settings.loops * settings.num_sampling_steps
+    total = sum(-(-len(group) // s.batch_size) * s.loops * s.num_sampling_steps for s, group in groups)
     with tqdm(total=total, unit="step", disable=not sys.stderr.isatty()) as bar:
 
         def on_step(progress: object) -> None:
             stop_if_asked()
             bar.update()
 
-        videos = pipe.generate(jobs, settings, on_step=on_step)
-        for (_, video), (_, path) in zip(videos, todo, strict=True):
-            saved.append(video.save(path if a.overwrite else free_path(path)))
-            bar.write(f"saved {saved[-1].resolve()}: {video!r}", file=sys.stdout)
+        for settings, group in groups:
+            videos = pipe.generate([job for job, _ in group], settings, on_step=on_step)
+            for (_, video), (_, path) in zip(videos, group, strict=True):
+                saved.append(video.save(path if a.overwrite else free_path(path)))
+                bar.write(f"saved {saved[-1].resolve()}: {video!r}", file=sys.stdout)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -187,7 +237,7 @@ def make_videos(a: argparse.Namespace, todo: list[tuple[Job, Path]], settings: S
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def target_paths(a: argparse.Namespace, jobs: list[Job], settings: Settings) -> list[Path]:
+def target_paths(a: argparse.Namespace, jobs: list[Job]) -> list[Path]:
     """The file of each job's video. Raises OpenSoraError if it cannot be written, or if two would share it."""
     if a.sample_name is not None and a.prompt_as_path:
         raise OpenSoraError("--sample-name and --prompt-as-path both name the files; give one of them")
@@ -200,21 +250,22 @@ def target_paths(a: argparse.Namespace, jobs: list[Job], settings: Settings) -> 
     if lexists(a.save_dir) and not a.save_dir.is_dir():
         raise OpenSoraError(f"--save-dir {a.save_dir} is a file, not a folder")
     folder = a.save_dir.absolute()  # so that a name that begins with ~ is only a name
-    suffix = "." + (a.save_format or ("png" if settings.total_frames == 1 else "mp4"))
-    if suffix == ".png" and settings.total_frames > 1:  # a folder of pictures: `Video.save` to a name without suffix
-        suffix = ""
-    paths = []
-    for i, job in enumerate(jobs):
-        name = file_name(job.prompt) if a.prompt_as_path else f"{stem}_{i // settings.num_sample}"
+    paths, index = [], -1
+    for job in jobs:
+        frames, index = job.settings.total_frames, index + (job.sample == 0)
+        suffix = "." + (a.save_format or ("png" if frames == 1 else "mp4"))
+        if suffix == ".png" and frames > 1:  # a folder of pictures: `Video.save` to a name without suffix
+            suffix = ""
+        name = file_name(job.prompt) if a.prompt_as_path else f"{stem}_{index}"
         name = name if suffix else name.replace(".", "_")  # otherwise "a car. at night" would have a suffix
-        paths.append(folder / (name + (f"-{job.sample}" if settings.num_sample > 1 else "") + suffix))
+        paths.append(folder / (name + (f"-{job.sample}" if job.settings.num_sample > 1 else "") + suffix))
     path, times = Counter(paths).most_common(1)[0]
     if times > 1:
         raise OpenSoraError(
             f"{times} videos would be saved as {path}: they have one prompt, or nearly; leave out --prompt-as-path"
         )
-    for path in paths:
-        check_target(path, settings.total_frames, settings.video_fps)
+    for job, path in zip(jobs, paths, strict=True):
+        check_target(path, job.settings.total_frames, job.settings.video_fps)
     return paths
 
 
@@ -269,7 +320,9 @@ def encode_text(a: argparse.Namespace) -> None:
         raise CheckpointError("give --model or --text-encoder-pretrained-path, not both")
     if a.out.suffix != ".safetensors":
         raise OpenSoraError(f"--out {a.out} must be a file NAME.safetensors")
-    captions = captions_of(read_given_prompts(a), chosen_settings(a)["loops"], model_spec(a.model, t5=a.t5))
+    captions = captions_of(
+        [row.prompt for row in read_given_prompts(a)], chosen_settings(a)["loops"], model_spec(a.model, t5=a.t5)
+    )
     check_writable(a.out.parent)
     if not a.overwrite:
         refuse_existing([a.out])

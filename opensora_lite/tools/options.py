@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from opensora_lite.errors import OpenSoraError, PromptError
-from opensora_lite.prompts import read_prompts
+from opensora_lite.prompts import PromptRow, read_prompts
 from opensora_lite.request import Settings, flags_of, model_defaults, setting_from_text
 
 FIELDS = Settings.__pydantic_fields__  # type: ignore[attr-defined]
@@ -83,19 +83,19 @@ def add_prompts(group: argparse._ActionsContainer) -> None:
     """Add the options that `read_given_prompts` reads."""
     add = group.add_argument
     add("--prompt", **SEVERAL, help='prompts, each may end in {"reference_path": …, "mask_strategy": …}')
-    add("--prompt-path", type=as_path, metavar="FILE", help="a text file with a prompt on each line")
-    add("--start-index", type=int, metavar="N", help="first line of the file, counted from 0")
-    add("--end-index", type=int, metavar="N", help="line of the file before which to stop")
+    add("--prompt-path", type=as_path, metavar="FILE", help="a text file with a prompt on each line, or a .csv")
+    add("--start-index", type=int, metavar="N", help="first prompt of the file, counted from 0")
+    add("--end-index", type=int, metavar="N", help="prompt of the file before which to stop")
 
 
-def read_given_prompts(a: argparse.Namespace) -> list[str]:
+def read_given_prompts(a: argparse.Namespace) -> list[PromptRow]:
     """The prompts of --prompt, or of the chosen lines of --prompt-path. Raises PromptError."""
     if a.prompt and a.prompt_path:
         raise PromptError("give --prompt or --prompt-path, not both")
     if (a.start_index is not None or a.end_index is not None) and not a.prompt_path:
         raise PromptError("--start-index and --end-index select lines of a prompt file; give --prompt-path")
     if a.prompt:
-        return a.prompt
+        return [PromptRow.parse(text) for text in a.prompt]
     if not a.prompt_path:
         raise PromptError(
             'no prompt was given; give --prompt "a red car driving right on the ocean at sunset" or --prompt-path FILE'

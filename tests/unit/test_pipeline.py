@@ -23,7 +23,16 @@ from opensora_lite.errors import (
     SizeError,
 )
 from opensora_lite.liteworld import world
-from opensora_lite.request import SAMPLER_NAMES, check_size, model_defaults, model_folder, model_spec, plan
+from opensora_lite.prompts import PromptRow
+from opensora_lite.request import (
+    SAMPLER_NAMES,
+    check_size,
+    model_defaults,
+    model_folder,
+    model_spec,
+    plan,
+    row_settings,
+)
 from opensora_lite.samplers import SAMPLERS
 from opensora_lite.sizes import PIXELS, size_by_name
 
@@ -490,6 +499,18 @@ def test_a_seed_for_each_prompt_or_one_for_all():
     for prompts, seed in ((3, [1, 2]), (1, [1, 2])):
         with pytest.raises(OpenSoraError, match="2 seeds for"):
             seeds(prompts, seed=seed)
+
+
+def test_a_plan_takes_settings_of_each_prompt():
+    one, two = Settings(num_frames=4, num_sample=2, seed=5), Settings(num_frames=8, seed=5)
+    jobs = plan(["a car", "a boat"], settings=[one, two])
+    assert [(len(job.frames[0]), job.seed) for job in jobs] == [(4, 5), (4, 6), (8, 7)]
+    assert [job.settings for job in jobs] == [one, one, two]
+    row = PromptRow("a bird", columns={"seed": "9", "cfg_channel": "0", "guidance": "4"})
+    with pytest.warns(Note, match="guidance"):
+        chosen = row_settings(row, one)
+    assert [job.seed for job in plan(["a car", "a bird"], settings=[one, chosen])] == [5, 6, 9, 10]
+    assert chosen.cfg_channel is None
 
 
 def test_a_list_of_seeds_gives_the_videos_of_these_seeds(pipe):

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from opensora_lite import prompts
 from opensora_lite.errors import PromptError
-from opensora_lite.prompts import clean_caption, prompts_per_loop, read_prompts, removed, split_prompt
+from opensora_lite.prompts import (
+    PromptRow,
+    clean_caption,
+    prompts_per_loop,
+    read_prompts,
+    removed,
+    split_prompt,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CAPTIONS = json.loads((GOLDEN / "captions.json").read_text(encoding="utf-8"))
@@ -221,11 +228,84 @@ def test_schedules_of_any_text(prompt, loops):
 # -- read_prompts
 
 
+def texts(path):
+    return [row.prompt for row in read_prompts(path)]
+
+
 def test_prompt_file(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_bytes("\ufeff  a cat \r\n\n \t\n|0|a|1|b{}\na caf\u00e9 \u2028 at night".encode())
-    expected = ["a cat", "|0|a|1|b{}", "a café \u2028 at night"]  # only line breaks end a line
-    assert read_prompts(path) == read_prompts(str(path)) == expected
+    expected = ["a cat", "|0|a|1|b", "a caf\u00e9 \u2028 at night"]  # only line breaks end a line
+    assert texts(path) == texts(str(path)) == expected
+
+
+def test_comments_of_a_prompt_file(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("# two prompts\na red car # 1\n  #\n\\#1 fan\n")
+    assert texts(path) == ["a red car # 1", "#1 fan"]
+    path.write_text("# nothing\n")
+    with pytest.raises(PromptError, match="is empty"):
+        read_prompts(path)
+
+
+TABLE = """# two of them
+path,text,num_frames,Mask-Strategy,reference_path
+
+a.mp4,"a red car, at noon",16,0,car.png
+b.mp4,"a ""blue"" boat",,,
+#c.mp4,a comment
+d.mp4,\\#1 fan
+"""
+
+
+def test_a_table_is_read_by_column(tmp_path):
+    (tmp_path / "car.png").touch()
+    for name, text in (("p.csv", TABLE), ("p.CSV", "\ufeff" + TABLE.replace("\n", "\r\n"))):
+        (tmp_path / name).write_bytes(text.encode())
+        car, boat, fan = read_prompts(tmp_path / name)
+        assert car == PromptRow(
+            "a red car, at noon", (str(tmp_path / "car.png"),), "0", {"path": "a.mp4", "num_frames": "16"}
+        )
+        assert boat == PromptRow('a "blue" boat', columns={"path": "b.mp4"})
+        assert fan.prompt == "#1 fan"
+    (tmp_path / "p.csv").write_text("prompt\n\\#1 fan\n# a comment\n")
+    assert texts(tmp_path / "p.csv") == ["#1 fan"]
+    (tmp_path / "p.csv").write_text("text;seed\na car, at noon;7\n")  # of a spreadsheet in German
+    assert read_prompts(tmp_path / "p.csv") == [PromptRow("a car, at noon", columns={"seed": "7"})]
+    (tmp_path / "p.tsv").write_text('# a, b, c\ntext\tseed\na car{"mask_strategy": "0"}\t7\n')
+    assert read_prompts(tmp_path / "p.tsv") == [PromptRow("a car", None, "0", {"seed": "7"})]
+
+
+@pytest.mark.parametrize(
+    "table, word",
+    [
+        ("a red car\na blue boat\n", "column `text`"),
+        ("text,prompt\na,b\n", "column `text`"),
+        ("text,seed,seed\na,1,2\n", "each column once"),
+        ("text,seed\na,1,2\n", "3 cells"),
+        ('text\n"a\n', "as a table"),
+        ("text\n", "is empty"),
+        ("", "column `text`"),
+    ],
+)
+def test_bad_tables(tmp_path, table, word):
+    (tmp_path / "p.csv").write_text(table)
+    with pytest.raises(PromptError, match=word):
+        read_prompts(tmp_path / "p.csv")
+
+
+def test_paths_are_looked_for_beside_the_file_then_in_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("sub/beside.png", "here.png", "both.png", "sub/both.png", "d0.mp4"):
+        Path(name).touch()
+    paths = "beside.png; here.png;both.png;beside.png#t=1,2;nowhere.png;https://example.org/clips/d0.mp4?x=1"
+    Path("sub/p.txt").write_text(json.dumps({"reference_path": paths}).join(["a car", "\n"]))
+    (row,) = read_prompts("sub/p.txt")
+    beside = [str(Path("sub") / name) for name in ("beside.png", "both.png", "beside.png#t=1,2")]
+    assert row.references == (beside[0], "here.png", beside[1], beside[2], "nowhere.png", "d0.mp4")
+    with pytest.raises(PromptError, match="curl -LO"):
+        PromptRow.parse('a car{"reference_path": "https://example.org/d1.mp4"}')
 
 
 def test_bad_prompt_files(tmp_path):
@@ -247,5 +327,7 @@ def test_bad_prompt_files(tmp_path):
 def test_prompt_file_of_any_bytes(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
     path.write_bytes(content)
-    result = result_or_prompt_error(read_prompts, path)
-    assert result is None or all(line == line.strip() != "" for line in result)
+    for name in ("prompts.txt", "prompts.csv"):
+        (path.parent / name).write_bytes(content)
+        result = result_or_prompt_error(texts, path.parent / name)
+        assert result is None or result
