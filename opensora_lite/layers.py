@@ -11,8 +11,8 @@ Behaviour that looks wrong but that released weights depend on is marked `as rel
 """
 
 import math
-from dataclasses import dataclass, fields
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, ClassVar
 
 import paddle
 import paddle.nn as nn
@@ -402,8 +402,45 @@ class TransformerConfig:
         return cls(**known_fields(config, [f.name for f in fields(cls)], what, CheckpointError))
 
 
+@dataclass(kw_only=True)
+class TransformerState:
+    """The result of `precompute`: everything that stays the same in all steps of a video. Subclasses add tensors."""
+
+    params: ClassVar[type]  # of at_zero
+
+    kv: list[tuple[paddle.Tensor, paddle.Tensor]]  # per block: keys and values [B, L, heads, d] of the caption
+    y_mask: paddle.Tensor  # bool [B, L]
+    positions: paddle.Tensor  # [S, D]
+    rotary: tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]  # see `RotaryEmbedding`
+    at_zero: Any = None  # TimestepParams of conditioning frames; computed when first needed
+
+    def first(self, B: int):
+        """The state of the first B videos of the batch; what it does not cut must be shared by all."""
+        return replace(self, kv=[(k[:B], v[:B]) for k, v in self.kv], y_mask=self.y_mask[:B])
+
+    def named(self, masked: bool) -> dict[str, paddle.Tensor]:
+        """The tensors by name. masked: with those of conditioning frames, which must have been computed."""
+        named = dict(vars(self))
+        kv, rotary, at_zero = (named.pop(name) for name in ("kv", "rotary", "at_zero"))
+        named |= dict(zip(("cos", "sin", "pairs"), rotary, strict=True))
+        named |= {f"{name}{i}": tensor for i, pair in enumerate(kv) for name, tensor in zip("kv", pair, strict=True)}
+        return named | ({f"zero_{name}": tensor for name, tensor in vars(at_zero).items()} if masked else {})
+
+    @classmethod
+    def from_named(cls, named):
+        """The state with tensors from `named`."""
+        own = {field.name: named[field.name] for field in fields(cls) if field.name in named}
+        kv = [(named[f"k{i}"], named[f"v{i}"]) for i in range(sum(name[1:].isdigit() for name in named) // 2)]
+        zero = {name[5:]: tensor for name, tensor in named.items() if name.startswith("zero_")}
+        rotary = named["cos"], named["sin"], named["pairs"]
+        return cls(kv=kv, rotary=rotary, at_zero=cls.params(**zero) if zero else None, **own)
+
+
 class VideoTransformer(nn.Layer):
     """Base class: latents to tokens and back. Subclasses have `config`, `ops`, `x_embedder` and `y_embedder`."""
+
+    conditions: ClassVar[type]  # the dataclass that `precompute` takes
+    state: ClassVar[type[TransformerState]]  # the one that it returns
 
     @property
     def null_caption(self) -> paddle.Tensor:

@@ -38,6 +38,7 @@ from opensora_lite.layers import (
     SizeEmbedder,
     TimestepEmbedder,
     TransformerConfig,
+    TransformerState,
     VideoTransformer,
     add_gated,
     modulate,
@@ -132,21 +133,14 @@ class Conditions:
         return replace(self, y=y, y_mask=y_mask)
 
 
-@dataclass
-class State:
+@dataclass(kw_only=True)
+class State(TransformerState):
     """The result of `STDiT2.precompute`: everything that stays the same in all steps of a video."""
 
-    kv: list[tuple[paddle.Tensor, paddle.Tensor]]  # per block: keys and values [B, L, heads, d] of the caption
-    y_mask: paddle.Tensor  # bool [B, L]
+    params: ClassVar[type] = TimestepParams
+
     size: paddle.Tensor  # [B or 1, D], embedding of height, width and aspect ratio
     length: paddle.Tensor  # [B or 1, D], embedding of the number of frames and their rate
-    positions: paddle.Tensor  # [S, D]
-    rotary: tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]  # see `RotaryEmbedding`
-    at_zero: TimestepParams | None = None  # for conditioning frames; computed when first needed
-
-    def first(self, B: int) -> "State":
-        """The state of the first B videos of the batch; size and length must be shared by all."""
-        return replace(self, kv=[(k[:B], v[:B]) for k, v in self.kv], y_mask=self.y_mask[:B])
 
 
 @validated(CheckpointError, "the STDiT2 config")
@@ -159,6 +153,8 @@ class STDiT2Config(TransformerConfig):
 
 class STDiT2(VideoTransformer):
     """The denoiser ε_θ(x_t, t, caption). ops: see `layers.Ops`."""
+
+    conditions, state = Conditions, State
 
     def __init__(self, config: STDiT2Config, ops=EAGER):
         super().__init__()

@@ -45,6 +45,7 @@ from opensora_lite.layers import (
     SizeEmbedder,
     TimestepEmbedder,
     TransformerConfig,
+    TransformerState,
     VideoTransformer,
     add_gated,
     modulate,
@@ -132,20 +133,13 @@ class Conditions:
         return replace(self, y=y, y_mask=y_mask)
 
 
-@dataclass
-class State:
+@dataclass(kw_only=True)
+class State(TransformerState):
     """The result of `STDiT3.precompute`: everything that stays the same in all steps of a video."""
 
-    kv: list[tuple[paddle.Tensor, paddle.Tensor]]  # per block, in order: keys and values [B, L, heads, d]
-    y_mask: paddle.Tensor  # bool [B, L]
-    fps: paddle.Tensor  # [B or 1, D], embedding of the frame rate
-    positions: paddle.Tensor  # [S, D]
-    rotary: tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]  # see `RotaryEmbedding`
-    at_zero: TimestepParams | None = None  # for conditioning frames; computed when first needed
+    params: ClassVar[type] = TimestepParams
 
-    def first(self, B: int) -> "State":
-        """The state of the first B videos of the batch; the frame rate must be shared by all."""
-        return replace(self, kv=[(k[:B], v[:B]) for k, v in self.kv], y_mask=self.y_mask[:B])
+    fps: paddle.Tensor  # [B or 1, D], embedding of the frame rate
 
 
 @validated(CheckpointError, "the STDiT3 config")
@@ -163,6 +157,8 @@ class STDiT3Config(TransformerConfig):
 
 class STDiT3(VideoTransformer):
     """The denoiser v_θ(x_t, t, caption). ops: see `layers.Ops`."""
+
+    conditions, state = Conditions, State
 
     def __init__(self, config: STDiT3Config, ops=EAGER):
         super().__init__()

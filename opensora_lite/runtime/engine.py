@@ -34,13 +34,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import paddle
 
-from opensora_lite import layers, stdit2, video_vae
+from opensora_lite import layers, stdit2, stdit3, video_vae
 from opensora_lite.device import give_back_memory
 from opensora_lite.errors import DeviceError, OpenSoraError
 from opensora_lite.io.files import atomic_write
 from opensora_lite.layers import EAGER, Ops
 from opensora_lite.machine import cache_folder, has_instructions
-from opensora_lite.stdit2 import Conditions, State, STDiT2, TimestepParams
+from opensora_lite.stdit2 import STDiT2
+from opensora_lite.stdit3 import STDiT3
 
 try:
     import openvino as ov
@@ -380,7 +381,7 @@ class Programs:
 
 def _path(key: dict) -> Path:
     """Of the file for `key` on this machine, with this version of OpenVINO and of the models' source."""
-    sources = [inspect.getsource(module) for module in (layers, stdit2, video_vae, sys.modules[__name__])]
+    sources = [inspect.getsource(module) for module in (layers, stdit2, stdit3, video_vae, sys.modules[__name__])]
     machine = [str(_core().get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     text = json.dumps([key, ov.__version__, os.environ["OMP_NUM_THREADS"], machine, sources], sort_keys=True)
     return cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.blob"
@@ -442,37 +443,29 @@ def choose_precision(precision: str) -> str | None:
 
 @dataclass
 class EngineState:
-    """A `stdit2.State`, and its tensors by name: without and with those of conditioning frames."""
+    """A transformer's state, and its tensors by name: without and with those of conditioning frames."""
 
-    inner: State
+    inner: Any  # a `layers.TransformerState`
     tensors: dict[bool, dict[str, paddle.Tensor]] = field(default_factory=dict)
 
     def first(self, B: int) -> "EngineState":
-        """As in `stdit2.State`."""
+        """As in `layers.TransformerState`."""
         return EngineState(self.inner.first(B))
 
     def named(self, masked: bool) -> dict[str, paddle.Tensor]:
         """The same dictionary at each call. masked: whether there are conditioning frames."""
         if masked not in self.tensors:
-            s = self.inner
-            named = {"y_mask": s.y_mask, "size": s.size, "length": s.length, "positions": s.positions}
-            named |= dict(zip(("cos", "sin", "pairs"), s.rotary, strict=True))
-            named |= {f"{name}{i}": z for i, kv in enumerate(s.kv) for name, z in zip("kv", kv, strict=True)}
-            if masked and s.at_zero is not None:
-                named |= {f"zero_{name}": z for name, z in vars(s.at_zero).items()}
-            self.tensors[masked] = named
+            self.tensors[masked] = self.inner.named(masked)
         return self.tensors[masked]
 
 
-def _denoise(stdit: STDiT2, x, t, y_mask, size, length, positions, cos, sin, pairs, x_mask=None, **others):
-    """`STDiT2.denoise` with the tensors of a state by name."""
-    zero = None if x_mask is None else TimestepParams(*(others[f"zero_{n}"] for n in ("t", "t_spatial", "t_temporal")))
-    kv = [(others[f"k{i}"], others[f"v{i}"]) for i in range(stdit.config.depth)]
-    return stdit.denoise(x, t, State(kv, y_mask, size, length, positions, (cos, sin, pairs), zero), x_mask)
+def _denoise(stdit: STDiT2 | STDiT3, x, t, x_mask=None, **named):
+    """The transformer's `denoise` with the tensors of a state by name."""
+    return stdit.denoise(x, t, stdit.state.from_named(named), x_mask)
 
 
 class Engine:
-    """A compiled STDiT2 with the same methods, and the compiled decoder of a FrameVAE or a VideoVAE.
+    """A compiled STDiT2 or STDiT3 with the same methods, and the compiled decoder of a FrameVAE or a VideoVAE.
 
     precision: "fp32", whose results are those of the models up to rounding; "bf16", faster on processors that support
     it, see the guide for the error; "auto", bf16 where supported. On a GPU the precision is that of the models, and
@@ -480,7 +473,7 @@ class Engine:
     Raises DeviceError for a precision that is not available.
     """
 
-    def __init__(self, stdit: STDiT2, vae: "FrameVAE | video_vae.VideoVAE", precision: str = "auto"):
+    def __init__(self, stdit: STDiT2 | STDiT3, vae: "FrameVAE | video_vae.VideoVAE", precision: str = "auto"):
         self.stdit, self.vae = stdit, vae
         self.requested, self.precision = precision, choose_precision(precision)  # the latter None on a GPU
         config = {name: value for name, value in vae.model.config.items() if not name.startswith("_")}
@@ -506,7 +499,7 @@ class Engine:
     def null_caption(self):
         return self.stdit.null_caption
 
-    def precompute(self, cond: Conditions) -> EngineState:
+    def precompute(self, cond) -> EngineState:
         """As in STDiT2; captions are padded to the longest that the model takes, so that one program serves all."""
         self._denoise.refresh()
         B, _, L, channels = cond.y.shape

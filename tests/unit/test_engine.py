@@ -10,11 +10,11 @@ import paddle
 import pytest
 from common import relative_error
 
-from opensora_lite import OpenSora, Trace
+from opensora_lite import OpenSora, Trace, stdit3
 from opensora_lite.errors import DeviceError
 from opensora_lite.machine import has_instructions
 from opensora_lite.runtime import engine
-from opensora_lite.runtime.engine import Engine, Programs, available, choose_precision, store, stored
+from opensora_lite.runtime.engine import Engine, Programs, Static, _denoise, available, choose_precision, store, stored
 from opensora_lite.runtime.offload import Resident
 from opensora_lite.samplers import CFG
 from opensora_lite.stdit2 import Conditions
@@ -108,6 +108,26 @@ def test_other_configurations(golden_stdit, pipe):
         cond = conditions(y, paddle.ones([1, 5], "int64"), 3, 8, 6)
         expected, got = (CFG(m, cond, 3.0)(x, 321).epsilon.numpy() for m in (model, compiled))
         assert relative_error(got, expected) < 1e-5 and not compiled.failed
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all_frames", "frame_mask"])
+@pytest.mark.parametrize("name", ["qknorm", "plain"])
+def test_the_transformer_of_1_2(golden_stdit3, pipe, name, masked):
+    """STDiT3 compiled by OpenVINO, and by `to_static` (as on a GPU), with guidance, on a size that is padded."""
+    model, rng = golden_stdit3(name), np.random.default_rng(2)
+    x, y = (paddle.to_tensor(rng.standard_normal(n, np.float32)) for n in ((2, 4, 5, 5, 7), (2, 1, 12, 32)))
+    x_mask = paddle.to_tensor([[False] + [True] * 4, [True] * 4 + [False]]) if masked else None
+    cond = stdit3.Conditions.shared(y, paddle.to_tensor([[1] * 12, [1] * 7 + [0] * 5]), (5, 5, 7), 40, 56, 24)
+    compiled = Engine(model, pipe.vae, "fp32")
+    for t in (1000.0, 333.3):
+        expected, got = (CFG(m, cond, 4.0)(x, t, x_mask).velocity.numpy() for m in (model, compiled))
+        assert relative_error(got, expected) < 3e-6 and not compiled.failed
+    with paddle.no_grad():
+        state, t = model.precompute(cond), paddle.full([1], 333.3)
+        model.params_at_zero(t, state)
+        inputs = {"x": x, "t": t} | ({"x_mask": x_mask} if masked else {})
+        static = Static(model, _denoise)(inputs, state.named(masked))
+        assert relative_error(static, model.denoise(x, t, state, x_mask)) < 3e-6
 
 
 def pipeline(model):
