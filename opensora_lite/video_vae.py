@@ -28,9 +28,11 @@ from opensora_lite.io.checkpoints import (
     build,
     build_meta,
     check_state_dict,
+    find_part,
     load,
     open_checkpoint,
     read_vae_config,
+    without_prefix,
 )
 from opensora_lite.layers import EAGER
 from opensora_lite.vae import MICRO_BATCH_SIZE, FrameVAE, from_uint8, load_vae, new_autoencoder
@@ -362,10 +364,13 @@ def load_video_vae(
 
     Raises CheckpointError, before anything is allocated, where files are missing, broken or of another model.
     """
-    config, tensors, what = read_vae_config(path), open_checkpoint(path), f"video VAE checkpoint {path}"
+    path = find_part(path, "vae")
+    config, what = read_vae_config(path), f"video VAE checkpoint {path}"
     if "vae_temporal" not in config:
         raise CheckpointError(f'{path} is no video VAE: its config.json has no "vae_temporal"')
-    check_state_dict(build_meta(VideoAutoencoder, config), tensors, what=what)
+    meta = build_meta(VideoAutoencoder, config)
+    tensors = without_prefix(meta, open_checkpoint(path), path)
+    check_state_dict(meta, tensors, what=what)
     return VideoVAE(load(build(VideoAutoencoder, config, dtype=dtype), tensors, what=what), micro_batch_size)
 
 
@@ -373,5 +378,6 @@ def load_any_vae(
     path: str | Path, dtype: str = "float32", micro_batch_size: int | Callable[..., int] = MICRO_BATCH_SIZE
 ) -> FrameVAE | VideoVAE:
     """The VAE of a folder: a VideoVAE where its config.json describes one, else a FrameVAE. Raises CheckpointError."""
+    path = find_part(path, "vae")
     load = load_video_vae if "vae_temporal" in read_vae_config(path) else load_vae
     return load(path, dtype, micro_batch_size)

@@ -32,6 +32,7 @@ DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 PARTS = {"stdit": ("stdit", "transformer"), "t5": ("t5", "text_encoder"), "vae": ("vae",)}  # ours, and diffusers'
 INDEX = re.compile(r"\.safetensors\.index(\.\w+)?\.json$")  # of shards; the group is diffusers' variant
 SHARD = re.compile(r"-\d{5}-of-\d{5}(\.\w+)?\.(safetensors|bin)$")
+USUAL = ("model", "diffusion_pytorch_model")  # names of files of transformers and diffusers
 PRECISION = re.compile(r"\.(fp32|fp16|bf16)$")  # diffusers' variants: the same weights, rounded
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")  # of PyTorch
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # of Hugging Face
@@ -157,7 +158,8 @@ def open_checkpoint(path: str | Path) -> dict[str, Tensor]:
 def weights_in(folder: Path) -> Path:
     """The .safetensors file of a folder, or the index of its shards. Raises CheckpointError unless there is one.
 
-    A file that differs from another one in its precision only, as model.fp16.safetensors does, does not count.
+    Files that differ from another one in their precision only, as model.fp16.safetensors does, don't count, nor do
+    those beside a file with a usual name that hold tensors of other names.
     """
     files = {path.name: path for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
     indices = {
@@ -169,6 +171,8 @@ def weights_in(folder: Path) -> Path:
         singles = {stem: path for stem, path in singles.items() if path.name not in parts}
     found = indices | singles
     chosen = [path for stem, path in found.items() if (whole := PRECISION.sub("", stem)) == stem or whole not in found]
+    if len(chosen) > 1 and (usual := [found[stem] for stem in USUAL if found.get(stem) in chosen]):
+        chosen = [path for path in chosen if path in usual or _same_names(path, usual[0])]
     if len(chosen) == 1:
         return chosen[0]
     if chosen:
@@ -186,6 +190,15 @@ def weights_in(folder: Path) -> Path:
         advice = how_to_convert(*(shards or pickles[:1]))
         raise CheckpointError(f"{problem}. A {pickles[0].suffix} file is a pickle, which is not loaded; {advice}")
     raise CheckpointError(f"{problem}. A .pdparams file is only read where it is itself named")
+
+
+def _same_names(path: Path, other: Path) -> bool:
+    """Whether two checkpoints hold mostly the same names, apart from a prefix: a model and its EMA, for example."""
+    try:
+        a, b = (set(open_checkpoint(file)) for file in (path, other))
+    except CheckpointError:
+        return False  # nothing to choose
+    return bool(_prefixes(a, b) or _prefixes(b, a))
 
 
 def how_to_convert(*files: Path, **options: str) -> str:
@@ -421,14 +434,7 @@ def without_prefix(layer, tensors: Mapping[str, Tensor], path: str | Path) -> di
     more than half of the layer's names stand. Raises CheckpointError where there are several, as in a file with a model
     and its EMA.
     """
-    wanted = set(layer.state_dict())
-    counts: Counter[str] = Counter()
-    for name in tensors:
-        parts = name.split(".")
-        for i in range(len(parts)):
-            if ".".join(parts[i:]) in wanted:
-                counts[".".join([*parts[:i], ""])] += 1
-    prefixes = [prefix for prefix, count in counts.items() if 2 * count > len(wanted)]
+    prefixes = _prefixes(tensors, set(layer.state_dict()))
     if len(prefixes) > 1:
         sets = sorted(prefix.removesuffix(".") for prefix in prefixes if prefix)
         file = weights_in(Path(path)) if Path(path).is_dir() else Path(path)
@@ -438,6 +444,17 @@ def without_prefix(layer, tensors: Mapping[str, Tensor], path: str | Path) -> di
         )
     prefix = prefixes[0] if prefixes else ""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
+def _prefixes(names: Iterable[str], wanted: set[str]) -> list[str]:
+    """The prefixes, such as "module." and "", under which more than half of the `wanted` names are among `names`."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        parts = name.split(".")
+        for i in range(len(parts)):
+            if ".".join(parts[i:]) in wanted:
+                counts[".".join([*parts[:i], ""])] += 1
+    return [prefix for prefix, count in counts.items() if 2 * count > len(wanted)]
 
 
 def linear_weights(layer) -> set[str]:

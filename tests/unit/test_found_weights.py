@@ -186,6 +186,16 @@ def test_several_files_are_named_to_choose_from(folder, tensors, same, files):
     same("stdit", place / files[1])
 
 
+def test_files_of_other_things_beside_the_weights_do_not_count(folder, tensors, same):
+    other = {"latents": np.zeros(3, "f4"), "blocks.0.note": np.zeros(3, "f4")}
+    place = folder("stdit", {"model.safetensors": tensors["stdit"], "cases.safetensors": other})
+    (place / "broken.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    same("stdit", place)
+    save_file({f"module.{n}": t for n, t in tensors["stdit"].items()}, place / "step-9000.safetensors")
+    with pytest.raises(CheckpointError, match=r"step-9000\.safetensors"):
+        load_stdit(place)
+
+
 @pytest.mark.parametrize("index", ["model.safetensors.index.json", "model.safetensors.index.fp16.json"])
 def test_shards_are_found_by_their_index_and_missed_without(folder, tensors, same, index):
     names = sorted(tensors["stdit"])
