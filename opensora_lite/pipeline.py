@@ -15,7 +15,9 @@ from pydantic import Field
 from opensora_lite.device import give_back_memory, resolve_dtype, set_device
 from opensora_lite.errors import CheckpointError, NeedsMemory, OpenSoraError, PromptError
 from opensora_lite.io.checkpoints import find_part, open_checkpoint, part_of, read_config
+from opensora_lite.io.fingerprints import file_sha256
 from opensora_lite.masks import MaskStrategy, apply_frames
+from opensora_lite.provenance import Run, UsedPart, checksum, record, used_part
 from opensora_lite.request import (
     IMAGE_FPS,
     PIXELS_PER_LATENT,
@@ -72,6 +74,9 @@ class OpenSora:
     def __init__(self, models: Resident | Offloaded, settings: Settings = Settings(), spec: ModelSpec = ModelSpec()):
         self.models, self.settings, self.spec = models, settings, spec
         self._precision: str | None = None  # the argument of `compile`, if it was called
+        self._may_compile = True
+        self._parts: dict[str, UsedPart] | None = None  # the files that the models were loaded from
+        self._checksum: int | None = None  # of the parameters as they were loaded
 
     @property
     def stdit(self) -> "STDiT2":
@@ -82,6 +87,10 @@ class OpenSora:
     def text(self) -> "TextEncoder | TextEmbeddings":
         """The text encoder; with sequential=True, loaded now if it is not in memory."""
         return self.models.text
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.stdit.x_embedder.proj.weight.dtype).removeprefix("paddle.")
 
     @property
     def vae(self) -> "FrameVAE":
@@ -131,6 +140,7 @@ class OpenSora:
         from opensora_lite.text import TextEmbeddings, load_text_encoder
         from opensora_lite.vae import load_vae
 
+        parts = {name: used_part(path) for name, path in paths.items()}
         config = STDiT2Config.from_dict(read_config(paths["stdit"]))
         load_transformer = functools.partial(load_stdit, paths["stdit"], dtype)
         with NeedsMemory(*LOADING):
@@ -139,14 +149,21 @@ class OpenSora:
                 given = text_embeddings
                 embeddings = given if isinstance(given, TextEmbeddings) else TextEmbeddings.read(given)
                 check_compatible(config, embeddings.width, embeddings.max_length, frame_vae)
+                if not isinstance(given, TextEmbeddings):
+                    parts["text_embeddings"] = UsedPart(Path(given).name, file_sha256(Path(given)))
                 spec = ModelSpec(embeddings, spec.known_words)
-                return cls(Resident(load_transformer(), embeddings, frame_vae), settings, spec)
+                return cls(Resident(load_transformer(), embeddings, frame_vae), settings, spec)._loaded(parts)
             width = read_config(paths["t5"]).get("d_model", config.caption_channels)
             check_compatible(config, width, config.model_max_length, frame_vae)
             load_text = functools.partial(load_text_encoder, paths["t5"], config.model_max_length, dtype)
             if sequential:
-                return cls(Offloaded(load_transformer, load_text, frame_vae), settings, spec)
-            return cls(Resident(load_transformer(), load_text(), frame_vae), settings, spec)
+                return cls(Offloaded(load_transformer, load_text, frame_vae), settings, spec)._loaded(parts)
+            return cls(Resident(load_transformer(), load_text(), frame_vae), settings, spec)._loaded(parts)
+
+    def _loaded(self, parts: dict[str, UsedPart]) -> "OpenSora":
+        """Take down what was loaded, for the provenance of videos; returns the pipeline itself."""
+        self._parts, self._checksum = parts, self._parameters()
+        return self
 
     def encode_text(self, prompts: str | Sequence[str], loops: int = 1) -> "TextEmbeddings":
         """T5's vectors of `prompts`, to be saved and given to `from_pretrained` in place of T5.
@@ -155,18 +172,19 @@ class OpenSora:
         """
         return self.text.embed(captions_of([prompts] if isinstance(prompts, str) else prompts, loops, self.spec))
 
-    def compile(self, precision: str = "auto") -> "OpenSora":
+    def compile(self, precision: str | None = "auto") -> "OpenSora":
         """Compile transformer and VAE decoder for each size when it is first used; returns the pipeline itself.
 
-        precision: "fp32", "bf16", or "auto" for bf16 where the processor supports it (`runtime.engine`). Without this
-        call, fp32 is compiled when the saved time exceeds the compile time (from 10 steps of 16×64×64 on) and memory
-        allows. Traces with attention, and models with hooks, run uncompiled.
+        precision: "fp32", "bf16", or "auto" for bf16 where the processor supports it (`runtime.engine`); None: nothing
+        is compiled. Without this call, fp32 is compiled when the saved time exceeds the compile time (from 10 steps of
+        16×64×64 on) and memory allows. Traces with attention, and models with hooks, run uncompiled.
         Raises DeviceError for a precision that this machine doesn't have.
         """
         from opensora_lite.runtime.engine import choose_precision
 
-        choose_precision(precision)
-        self._precision = precision
+        if precision is not None:
+            choose_precision(precision)
+        self._precision, self._may_compile = precision, precision is not None
         return self
 
     @property
@@ -220,6 +238,8 @@ class OpenSora:
         """
         if trace is not None and len(jobs) != 1:
             raise OpenSoraError(f"a trace follows one video, and {len(jobs)} were asked for; make them one by one")
+        import paddle
+
         text = self.models.text_for([caption for job in jobs for caption in job.captions])
         at_once = replace(settings, batch_size=max(min(settings.batch_size, len(jobs)), 1))
         engine = self._engine(len(jobs), at_once, trace)
@@ -227,6 +247,9 @@ class OpenSora:
         if trace is not None:
             trace.modules(self.stdit)  # raises for an unknown name, before anything is computed
             trace.clear()
+        changed = self._has_hooks() or (self._parts is not None and self._checksum != self._parameters())
+        compiled = None if engine is None else engine.precision or "auto"
+        run = Run(paddle.get_device(), self._dtype, compiled, (0, 1))
         start = time.perf_counter()
         for first in range(0, len(jobs), settings.batch_size):
             batch = tuple(jobs[first : first + settings.batch_size])
@@ -238,8 +261,9 @@ class OpenSora:
 
             with NeedsMemory(*_work(len(batch), settings)):
                 frames = self._make(batch, settings, text, engine, report, trace)
-            for job, pixels in zip(batch, frames, strict=True):
-                yield job, Video(pixels, settings.video_fps, prompt=job.prompt)
+            for i, (job, pixels) in enumerate(zip(batch, frames, strict=True)):
+                info = record(job, settings, self._parts, changed, replace(run, batch=(i, len(batch))))
+                yield job, Video(pixels, settings.video_fps, prompt=job.prompt, info=info)
 
     def _make(
         self,
@@ -331,16 +355,25 @@ class OpenSora:
 
     def _engine(self, videos: int, settings: Settings, trace: "Trace | None") -> "Engine | None":
         """The compiled models, where they should make these videos."""
-        parts = self.stdit.sublayers(include_self=True) + self.vae.model.sublayers(include_self=True)
-        hooks = any(part._forward_pre_hooks or part._forward_post_hooks for part in parts)
-        if hooks or (trace is not None and trace.attention):  # a compiled model would not call the hooks
+        if self._has_hooks() or (trace is not None and trace.attention):  # a compiled model would not call the hooks
             return None
-        if self._precision is not None or not self._worth_compiling(videos, settings):
+        if self._precision is not None or not self._may_compile or not self._worth_compiling(videos, settings):
             return self.engine
         free = memory.available_memory()
         if free is not None and self._memory(settings)(compiled="fp32").work > free:
             return None
         return self.models.transformer.engine("fp32")
+
+    def _has_hooks(self) -> bool:
+        parts = self.stdit.sublayers(include_self=True) + self.vae.model.sublayers(include_self=True)
+        return any(part._forward_pre_hooks or part._forward_post_hooks for part in parts)
+
+    def _parameters(self) -> int | None:
+        """A checksum of the parameters in memory; None where they are loaded anew for each request."""
+        if isinstance(self.models, Offloaded):
+            return None
+        text = [self.text.model] if hasattr(self.text, "model") else []
+        return checksum([self.stdit, self.vae.model, *text])
 
     def _worth_compiling(self, videos: int, settings: Settings) -> bool:
         """Whether compiling saves more time than it takes.
@@ -372,7 +405,7 @@ class OpenSora:
             stdit=vars(self.stdit.config),
             vae=self.vae.model.config,
             text_encoder=False,
-            dtype=str(self.stdit.x_embedder.proj.weight.dtype).removeprefix("paddle."),
+            dtype=self._dtype,
             device=paddle.get_device(),
             micro_batch_size=at_once if isinstance(at_once, int) else 1,  # else as many as fit
         )

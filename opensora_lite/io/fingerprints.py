@@ -10,6 +10,7 @@ outside of this package are kept in the cache folder, and hold as long as size a
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -33,6 +34,17 @@ def sha256(file: str | Path) -> str:
         while block := handle.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def file_sha256(file: Path) -> str:
+    """`sha256` of a file, computed once as long as its size and time stay the same. Raises OSError."""
+    status = os.stat(file)
+    return _file_sha256(file, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(1000)
+def _file_sha256(file: Path, size: int, time: int) -> str:
+    return sha256(file)
 
 
 def fingerprint(part: str | Path) -> str:
