@@ -26,7 +26,8 @@ from opensora_lite.widgets.widget import Widget, encoded, module, plural, still_
 from PIL import Image, ImageDraw
 
 from opensora_lite.errors import MaskStrategyError, OpenSoraError, PromptError
-from opensora_lite.io.writing import mp4_bytes
+from opensora_lite.io.metadata import to_comment
+from opensora_lite.io.writing import mp4_bytes, png_bytes, to_image
 from opensora_lite.masks import MaskStrategy
 from opensora_lite.pipeline import Progress
 from opensora_lite.prompts import split_prompt
@@ -368,7 +369,11 @@ class TaskLab(Widget):
             if self._stop.is_set():
                 raise _Cancelled
             seconds = time.perf_counter() - start
-            media = encoded(video.frames[0]) if len(video) == 1 else mp4_bytes(video.frames, video.fps)
+            comment = to_comment(video.info)  # for those who save it from the page
+            if len(video) == 1:
+                media = png_bytes(to_image(video.frames[0]), comment)
+            else:
+                media = mp4_bytes(video.frames, video.fps, comment)
             outcome = Result(self.dropped + len(self._results) + 1, request, video, seconds, media)
         except BaseException as error:  # shown in the page
             outcome = error

@@ -101,11 +101,11 @@ def write_video(path: Path, frames: np.ndarray, fps: float, given: object, comme
         WRITERS[path.suffix.lower()](path, frames, fps, comment)
 
 
-def mp4_bytes(frames: np.ndarray, fps: float) -> bytes:
+def mp4_bytes(frames: np.ndarray, fps: float, comment: str = "") -> bytes:
     """uint8 frames [T, H, W, 3] as the bytes of an mp4. Raises MediaError, as where PyAV has no h264 encoder."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "video.mp4")  # a real file, since faststart reads back what it wrote
-        write_video(path, frames, fps, "the mp4")
+        write_video(path, frames, fps, "the mp4", comment)
         return path.read_bytes()
 
 

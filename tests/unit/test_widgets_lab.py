@@ -472,7 +472,9 @@ def test_references_that_are_not_files_get_names(pipe, folder, clip, monkeypatch
     for comment in comments[1:]:
         exec(comment.removeprefix("#").strip(), names)
     assert cli.main(shlex.split(lab.command_line, comments=True)[1:]) == 0
-    assert (folder / "samples" / "sample_0.mp4").read_bytes() == lab.results[0].media
+    (folder / "lab.mp4").write_bytes(lab.results[0].media)
+    assert np.array_equal(read_video("samples/sample_0.mp4").frames, read_video("lab.mp4").frames)
+    assert [r["name"] for r in read_video("samples/sample_0.mp4").info["references"]] != [None] * 3
 
     lab.change(references=[clip], strategy="0,0,0,0,5,0.6")
     assert "reference_0 is Video(8 frames, 64×64, 24 fps)" in lab.python_code
