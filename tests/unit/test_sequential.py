@@ -14,6 +14,7 @@ from opensora_lite.runtime.memory import estimate_memory
 from opensora_lite.runtime.offload import Offloaded
 from opensora_lite.text import TextEmbeddings
 from opensora_lite.tools import cli
+from opensora_lite.video import read_video
 
 FAST = dict(num_sampling_steps=2, num_frames=4)
 
@@ -158,8 +159,10 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     for name, flags in ways.items():
         code, _, err = run(capsys, *command, *flags, "--sample-name", name)
         assert code == 0, err
-    videos = [(tmp_path / "samples" / f"{name}_0.mp4").read_bytes() for name in ways]
-    assert videos[0] == videos[1] == videos[2]
+    plain, embedded, one_by_one = (tmp_path / "samples" / f"{name}_0.mp4" for name in ways)
+    assert plain.read_bytes() == one_by_one.read_bytes()
+    assert np.array_equal(read_video(plain).frames, read_video(embedded).frames)
+    assert set(read_video(embedded).info["model"]) == {"stdit", "vae", "text_embeddings"}
     # what is wrong is said before a model is loaded
     monkeypatch.setattr(OpenSora, "from_pretrained", lambda *a, **k: pytest.fail("it was loaded"))
     monkeypatch.setattr("opensora_lite.text.load_text_encoder", lambda *a, **k: pytest.fail("T5 was loaded"))
