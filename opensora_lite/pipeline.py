@@ -15,7 +15,6 @@ from pydantic import Field
 from opensora_lite.device import give_back_memory, resolve_dtype, set_device
 from opensora_lite.errors import CheckpointError, NeedsMemory, OpenSoraError, PromptError
 from opensora_lite.io.checkpoints import find_part, open_checkpoint, part_of, read_config
-from opensora_lite.io.fingerprints import file_sha256
 from opensora_lite.masks import MaskStrategy, apply_frames
 from opensora_lite.provenance import Run, UsedPart, checksum, record, used_part
 from opensora_lite.request import (
@@ -140,7 +139,7 @@ class OpenSora:
         from opensora_lite.text import TextEmbeddings, load_text_encoder
         from opensora_lite.vae import load_vae
 
-        parts = {name: used_part(path) for name, path in paths.items()}
+        parts = {name: used_part(path, name) for name, path in paths.items()}
         config = STDiT2Config.from_dict(read_config(paths["stdit"]))
         load_transformer = functools.partial(load_stdit, paths["stdit"], dtype)
         with NeedsMemory(*LOADING):
@@ -149,8 +148,7 @@ class OpenSora:
                 given = text_embeddings
                 embeddings = given if isinstance(given, TextEmbeddings) else TextEmbeddings.read(given)
                 check_compatible(config, embeddings.width, embeddings.max_length, frame_vae)
-                if not isinstance(given, TextEmbeddings):
-                    parts["text_embeddings"] = UsedPart(Path(given).name, file_sha256(Path(given)))
+                parts["text_embeddings"] = UsedPart("text embeddings", embeddings.fingerprint)
                 spec = ModelSpec(embeddings, spec.known_words)
                 return cls(Resident(load_transformer(), embeddings, frame_vae), settings, spec)._loaded(parts)
             width = read_config(paths["t5"]).get("d_model", config.caption_channels)

@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import Field
 
 from opensora_lite.errors import MediaError
+from opensora_lite.io.checkpoints import PARTS
 from opensora_lite.io.fingerprints import file_sha256, fingerprint
 from opensora_lite.io.media import StrPath
 from opensora_lite.io.metadata import read_info
@@ -147,11 +148,14 @@ def used_reference(reference: Reference) -> UsedReference:
     return UsedReference(Path(reference.name).name, reference.file.stat().st_size, file_sha256(reference.file))
 
 
-def used_part(path: str | Path) -> UsedPart:
-    """A part of a model as it is recorded. Raises CheckpointError."""
-    path = Path(path).absolute()
-    is_part = path.name in ("stdit", "t5", "vae")  # in the folder of a model
-    return UsedPart("/".join(path.parts[-2:]) if is_part else path.name, fingerprint(path))
+def used_part(path: Path, name: str) -> UsedPart:
+    """A part of a model as it is recorded. name: "stdit", "t5" or "vae". Raises CheckpointError."""
+    path = path.absolute()
+    if path.parent.name == "snapshots":  # of a repository in Hugging Face's cache
+        written = path.parent.parent.name.removeprefix("models--").replace("--", "/")
+    else:  # in the folder of a model, or a folder or file of its own
+        written = "/".join(path.parts[-2:]) if path.name in PARTS[name] else path.name
+    return UsedPart(written, fingerprint(path, name))
 
 
 @functools.cache

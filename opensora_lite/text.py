@@ -5,6 +5,7 @@ Transformer, arXiv:1910.10683. Open-Sora 1.1 uses the encoder of t5-v1_1-xxl; th
 """
 
 import difflib
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -163,6 +164,14 @@ class TextEmbeddings:
             vectors = self.captions[caption].vectors
             y[row, 0, : len(vectors)], mask[row, : len(vectors)] = vectors, 1
         return paddle.to_tensor(y), paddle.to_tensor(mask)
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of captions and vectors, 64 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for caption, e in self.captions.items():
+            digest.update(json.dumps([caption, e.vectors.shape]).encode() + e.vectors.tobytes())
+        return digest.hexdigest()
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file that `read` reads. Raises OpenSoraError if that fails."""

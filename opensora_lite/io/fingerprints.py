@@ -22,6 +22,7 @@ from opensora_lite.errors import CheckpointError, OpenSoraError
 from opensora_lite.io.checkpoints import open_checkpoint
 from opensora_lite.io.files import write_json
 from opensora_lite.machine import cache_folder
+from opensora_lite.tokenizer import find_tokenizer
 
 PACKAGE = Path(__file__).parents[1]
 MOST = 1000  # parts in the cache
@@ -47,12 +48,15 @@ def _file_sha256(file: Path, size: int, time: int) -> str:
     return sha256(file)
 
 
-def fingerprint(part: str | Path) -> str:
-    """The fingerprint of a part of a model: of a folder, or of the file of its weights. Raises CheckpointError."""
+def fingerprint(part: Path, name: str) -> str:
+    """The fingerprint of a part of a model. Raises CheckpointError.
+
+    part: its folder, or the file of its weights. name: "stdit", "t5" or "vae".
+    """
     part = Path(part)  # a link to a file keeps its name, which says what it is: Hugging Face's cache is made of those
     place = Path(os.path.realpath(part.parent if part.is_file() else part), part.name if part.is_file() else "")
     try:
-        files = _files(place)
+        files = _files(place, name)
         stamps = [[status.st_size, status.st_mtime_ns] for status in map(os.stat, files)]
         known = _read_cache()
         entry = known.get(str(place))
@@ -70,25 +74,28 @@ def fingerprint(part: str | Path) -> str:
     return found
 
 
-def find(wanted: str, candidates: Iterable[Path]) -> Path | None:
-    """The part of a model with that fingerprint: among `candidates`, or where this machine has loaded it before."""
+def find(wanted: str, name: str, candidates: Iterable[Path]) -> Path | None:
+    """The part of a model with that fingerprint: among `candidates`, or where this machine has loaded it before.
+
+    name: as of `fingerprint`.
+    """
     known = [Path(place) for place, entry in _read_cache().items() if entry.get("fingerprint") == wanted]
     for part in (*candidates, *known):
         with contextlib.suppress(CheckpointError):
-            if fingerprint(part) == wanted:
+            if fingerprint(part, name) == wanted:
                 return part
     return None
 
 
-def _files(part: Path) -> list[Path]:
+def _files(part: Path, name: str) -> list[Path]:
     """The files that a part is loaded from."""
     if part.suffix == ".pdparams":
         weights = {part}
     else:
         weights = {tensor.file for tensor in open_checkpoint(part).values()}
     folder = part if part.is_dir() else part.parent
-    others = [file for name in ("config.json", "spiece.model") if (file := folder / name).exists()]
-    return [*sorted(weights), *others]
+    others = [folder / "config.json", find_tokenizer(folder) if name == "t5" else None]
+    return [*sorted(weights), *(file for file in others if file is not None and file.exists())]
 
 
 def _cache() -> Path:
