@@ -35,7 +35,7 @@ from opensora_lite.tools.options import (
     read_given_prompts,
     settings_from,
 )
-from opensora_lite.tools.originals import add_original_options, apply_config, explain_flags
+from opensora_lite.tools.originals import add_original_options, apply_config, explain_flags, use_cached_parts
 from opensora_lite.tools.stopping import reports_when_stopped, stop_if_asked
 from opensora_lite.video import check_target
 
@@ -131,9 +131,11 @@ def complete(a: argparse.Namespace) -> None:
         raise OpenSoraError("--image-size and --resolution or --aspect-ratio give the size twice; give it once")
     a.image_size = named or a.image_size
     a.save_dir = a.save_dir or Path("samples")
-    alone = a.stdit and a.model is None and not a.t5 and not a.vae
-    if alone and (a.stdit == "tiny" or os.path.isdir(os.path.join(a.stdit, "stdit"))):
-        a.model, a.stdit = a.stdit, None
+    if a.stdit and a.model is None and not a.t5 and not a.vae:
+        if a.stdit == "tiny" or os.path.isdir(os.path.join(a.stdit, "stdit")):
+            a.model, a.stdit = a.stdit, None
+        else:
+            use_cached_parts(a)
 
 
 def planned(a: argparse.Namespace, settings: Settings, spec: ModelSpec) -> list[Job]:

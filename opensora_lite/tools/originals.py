@@ -15,7 +15,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from opensora_lite.errors import OpenSoraError, note, shown
+from opensora_lite.errors import CheckpointError, OpenSoraError, note, shown
+from opensora_lite.io.checkpoints import on_disk
 from opensora_lite.request import ModelSpec
 
 MAX_CONFIG = 1_000_000  # bytes
@@ -39,6 +40,7 @@ SCHEDULER = {
     "cfg_scale": "guidance_scale",
     "cfg_channel": "cfg_channel",
 }
+PARTS = {"t5": "DeepFloyd/t5-v1_1-xxl", "vae": "stabilityai/sd-vae-ft-ema"}
 CONDITIONS = ("prompt", "prompt_path", "reference_path", "mask_strategy", "start_index", "end_index")
 
 
@@ -115,6 +117,18 @@ def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
         return {word.arg: _literal(word.value) for word in node.keywords}
     return ast.literal_eval(node)
+
+
+def use_cached_parts(a: argparse.Namespace) -> None:
+    """T5 and the VAE beside --ckpt-path, as the original config names them, if Hugging Face's cache holds them."""
+    for name, repository in PARTS.items():
+        if name == "t5" and a.text_embeddings:
+            continue
+        try:
+            setattr(a, name, str(on_disk(repository)))
+        except CheckpointError:
+            return  # the caller says what must be given
+        note(f"{name} is {repository} in Hugging Face's cache")
 
 
 def explain_flags(a: argparse.Namespace, spec: ModelSpec) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from opensora_lite import Video, read_video
-from opensora_lite.errors import Note, OpenSoraError
+from opensora_lite.errors import CheckpointError, Note, OpenSoraError
 from opensora_lite.liteworld import world
-from opensora_lite.request import Settings
+from opensora_lite.request import Settings, model_folder
 from opensora_lite.tools import cli, generate
 from opensora_lite.tools.originals import read_config
 
@@ -141,6 +141,22 @@ def test_flags_that_the_weights_decide(planned):
     _, notes = planned(*command, "--multi_resolution", "PixArtMS", "--model_max_length", "200", "--flash-attn", "True")
     assert len(notes) == 3
     assert "PixArtMS" in notes[0] and "32 tokens" in notes[1] and "kernels" in notes[2]
+
+
+def test_t5_and_vae_of_hugging_faces_cache_stand_beside_a_checkpoint(planned, tmp_path, monkeypatch):
+    tiny = model_folder("tiny")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(variable, raising=False)
+    words = ["--prompt", "a car", "--ckpt-path", str(tiny / "stdit")]
+    with pytest.raises(CheckpointError, match="--vae-pretrained-path"):
+        planned(*words)
+    for repository, part in (("DeepFloyd--t5-v1_1-xxl", "t5"), ("stabilityai--sd-vae-ft-ema", "vae")):
+        (tmp_path / "hub" / f"models--{repository}" / "snapshots").mkdir(parents=True)
+        (tmp_path / "hub" / f"models--{repository}" / "snapshots" / "0").symlink_to(tiny / part)
+    (job,), notes = planned(*words)
+    assert job.settings == Settings()  # those of the released weights
+    assert ["DeepFloyd" in notes[0], "stabilityai" in notes[1]] == [True, True]
 
 
 def test_a_config_file_is_read_and_not_executed(planned, tmp_path):
