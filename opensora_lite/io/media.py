@@ -1,21 +1,16 @@
-"""Reading image and video files: Pillow for images, PyAV (FFmpeg) for videos.
+"""What a media file is, and reading images with Pillow. Videos and animations are read in clips.py.
 
 Frames are uint8 RGB, [T, H, W, 3]. Every error is a MediaError that names the file as it was given. Pillow and PyAV are
 imported on first use.
 """
 
-import io
-import itertools
 import os
 import re
 import stat
 import struct
-import time
 import warnings
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,21 +19,30 @@ import numpy as np
 from opensora_lite.errors import MediaError
 
 if TYPE_CHECKING:
-    import av
-    import av.container
-    import av.video.stream
     import PIL.Image
 
 StrPath = str | os.PathLike[str]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".avif")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
+# The first bytes of a file -> Pillow's name of the format, or "video" for those that FFmpeg reads. Suffixes only matter
+# for files that begin in no known way: they are damaged then.
+SIGNATURES = {
+    rb"\x89PNG\r\n\x1a\n": "PNG",
+    rb"\xff\xd8\xff": "JPEG",
+    rb"RIFF.{4}WEBP": "WEBP",
+    rb"BM": "BMP",
+    rb"II[*+]\0|MM\0[*+]": "TIFF",
+    rb"P[1-6]\s": "PPM",
+    rb".{4}ftyp(.{4})*?(avif|avis)": "AVIF",
+    rb".{4}ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)": "HEIF",
+    rb".{4}(ftyp|moov|mdat|wide|free|skip|pnot)|\x1a\x45\xdf\xa3|RIFF.{4}AVI |GIF8[79]a": "video",
+}
+ANIMATED = ("PNG", "WEBP", "AVIF")  # images of these formats may be animations, which Pillow reads too
 # A small file can claim any size. Within these limits, reading one takes about half a gigabyte at most.
 MAX_PIXELS = 50_000_000  # of an image; a quarter of it for a frame of a video, since a decoder holds several
-MAX_FRAMES = 10_000  # of a video
-MAX_VIDEO_PIXELS = 1_000_000_000  # of all frames of a video, decoded one after the other
-MAX_KEPT_PIXELS = 140_000_000  # of the frames that are in memory at the same time
-MAX_BYTES_PER_FRAME, MAX_SECONDS_PER_FRAME = 128_000_000, 2  # read, and computed, until the next frame is found
+MAX_FRAMES = 10_000  # that are in memory at the same time,
+MAX_KEPT_PIXELS = 140_000_000  # and their pixels
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -58,11 +62,32 @@ def as_path(given: Any) -> Path:
     return Path(os.path.expanduser(text))  # unchanged for names such as ~a.png
 
 
+def split_fragment(given: Any) -> tuple[Any, tuple[float, float] | None]:
+    """("clip.mp4", (2.0, 4.0)) for "clip.mp4#t=2,4": the seconds of a clip that are meant; (given, None) without "#t=".
+
+    As in the W3C's Media Fragments URI: "#t=2,4", "#t=2" (to the end), "#t=,4", each time also as 0:02 or 0:00:02. A
+    file that has such a name is that file. Raises MediaError for times that are none.
+    """
+    text = os.fsdecode(os.fspath(given)) if isinstance(given, (str, os.PathLike)) else ""
+    path, mark, times = text.rpartition("#t=")
+    if not mark or os.path.lexists(as_path(text)):
+        return given, None
+    clock = r"(?:(?:\d+:)?\d+:)?\d+(?:\.\d*)?"
+    found = re.fullmatch(rf"(?:npt:)?({clock})?(?:,({clock}))?", times)
+    if not found or not any(found.groups()):
+        raise MediaError(f'{text:.200}: "#t={times:.40}" is no part of a clip; give seconds, as in #t=2,4 or #t=2')
+    start, end = (
+        sum(float(part) * 60**i for i, part in enumerate(reversed(time.split(":")))) if time else default
+        for time, default in zip(found.groups(), (0.0, float("inf")), strict=True)
+    )
+    if start >= end:
+        raise MediaError(f"{text:.200}: the part of a clip must begin before it ends, not at {start:g} s of {end:g} s")
+    return path, (start, end)
+
+
 def check_source(given: object) -> tuple[Path, str]:
-    """The path of a file that can be opened, and "image" or "video". Raises MediaError."""
+    """The path of a file that can be opened, and "image" or "video" (also for animations). Raises MediaError."""
     file = as_path(given)
-    suffix = file.suffix.lower()
-    kind = "image" if suffix in IMAGE_SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else None
     with explained(given, "cannot be read", (OSError,)):
         try:
             found = file.stat()
@@ -72,18 +97,43 @@ def check_source(given: object) -> tuple[Path, str]:
             raise MediaError(f"{given} does not exist (working directory: {os.getcwd()})") from None
         if stat.S_ISDIR(found.st_mode):
             raise MediaError(f"{given} is a directory: give one image or video file")
-        if kind is None:
-            raise MediaError(
-                f'{given}: the extension "{suffix}" is not known;'
-                f" images: {' '.join(IMAGE_SUFFIXES)}; videos: {' '.join(VIDEO_SUFFIXES)}"
-            )
         if not stat.S_ISREG(found.st_mode):
             raise MediaError(f"{given} is not a regular file")
         if not found.st_size:
             raise MediaError(f"{given} is empty (0 bytes)")
         if _first_bytes(file).startswith(b"version https://git-lfs"):
             raise MediaError(f'{given} is only a pointer of git-lfs: fetch the file itself with "git lfs pull"')
-    return file, kind
+        kind, suffix = format_of(file), file.suffix.lower()
+        if kind is None and suffix not in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
+            raise MediaError(
+                f"{given} is not known as an image or a video (it begins with {_first_bytes(file)[:16]!r});"
+                f" images: {' '.join(IMAGE_SUFFIXES)}; videos: {' '.join(VIDEO_SUFFIXES)}; the name doesn't matter"
+            )
+        is_video = suffix in VIDEO_SUFFIXES if kind is None else kind == "video" or _is_animation(file, kind)
+    return file, "video" if is_video else "image"
+
+
+def format_of(file: Path) -> str | None:
+    """What a file is by its first bytes: one of the values of SIGNATURES, or None."""
+    head = _first_bytes(file)
+    return next((kind for signature, kind in SIGNATURES.items() if re.match(signature, head, re.DOTALL)), None)
+
+
+def _is_animation(file: Path, kind: str) -> bool:
+    """Whether a PNG, WebP or AVIF file says that it is an animation, in the header of each."""
+    head = _first_bytes(file)
+    if kind == "WEBP":
+        return head[12:16] == b"VP8X" and bool(head[20] & 2)
+    if kind == "AVIF":
+        return b"avis" in head[8 : int.from_bytes(head[:4], "big")]
+    with open(file, "rb") as handle:  # PNG: chunks of length, name, data and a checksum; pixels begin with IDAT
+        handle.seek(8)
+        for _ in range(100):
+            length, name = struct.unpack(">I4s", handle.read(8).ljust(8, b"\0"))
+            if kind != "PNG" or name in (b"acTL", b"IDAT", bytes(4)):
+                return name == b"acTL"
+            handle.seek(length + 4, os.SEEK_CUR)
+    return False
 
 
 @contextmanager
@@ -112,7 +162,7 @@ def explained(
 
 def _first_bytes(file: Path) -> bytes:
     with open(file, "rb") as handle:
-        return handle.read(64)
+        return handle.read(256)
 
 
 def check_length(given: object, num_frames: int, height: int, width: int, max_pixels: int) -> None:
@@ -134,6 +184,13 @@ def check_pixels(given: object, width: int, height: int, divisor: int = 1) -> No
         )
 
 
+def pyav_errors() -> tuple[type[Exception], ...]:
+    """What PyAV raises for files that can't be read or written."""
+    import av
+
+    return av.FFmpegError, ArithmeticError, MemoryError, OSError, ValueError
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 #   Reading images
 # ---------------------------------------------------------------------------------------------------------------------
@@ -153,224 +210,95 @@ PILLOW_ERRORS: tuple[type[Exception], ...] = (
 )
 
 
-def read_image_file(file: Path, given: object) -> "PIL.Image.Image":
-    """An image file as a PIL image in mode RGB, upright according to EXIF. Raises MediaError."""
+def open_image(file: Path, given: object) -> "PIL.Image.Image":
+    """An image file, opened by Pillow and not decoded yet; its size is one that is read. Raises MediaError."""
+    from PIL import Image, features
+
+    Image.init()
+    kind = format_of(file)
+    if kind == "HEIF" and "HEIF" not in Image.OPEN:
+        raise MediaError(
+            f"{given} is a HEIC photo, which Pillow does not read: save it as JPEG (a phone does so when it shares it),"
+            " or install pillow-heif and call pillow_heif.register_heif_opener() first"
+        )
+    if kind == "AVIF" and not ("AVIF" in Image.OPEN and features.check("avif")):
+        raise MediaError(f"{given} is an AVIF image, which this Pillow does not read: install Pillow 11.3 or newer")
+    # Other formats of Pillow start programs (EPS) or are rarely tested.
+    formats = [name for name in (*SIGNATURES.values(), "GIF") if name in Image.OPEN]
+    try:
+        image = Image.open(file, formats=formats)
+    except Image.DecompressionBombError:
+        raise MediaError(f"{given} has far more than {MAX_PIXELS // 10**6} megapixels; make it smaller") from None
+    if any(tile[0] in Image.DECODERS for tile in image.tile):  # written in Python: a second a megapixel
+        divisor = 16
+    else:  # the decoders of progressive JPEG, WebP and AVIF take as much memory as the image
+        divisor = 2 if "progressive" in image.info or image.format in ("WEBP", "AVIF", "HEIF") else 1
+    check_pixels(given, *image.size, divisor)
+    return image
+
+
+def read_image_file(file: Path, given: object) -> "tuple[PIL.Image.Image, tuple[str, ...]]":
+    """An image file as a PIL image in mode RGB, and what was done to it: see `to_rgb`. Raises MediaError."""
     from PIL import Image
 
     with explained(given, "cannot be read as an image", PILLOW_ERRORS, file), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower
-        try:
-            # Other formats of Pillow start programs (EPS) or are rarely tested.
-            image = Image.open(file, formats=["PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF"])
-        except Image.DecompressionBombError:
-            raise MediaError(f"{given} has far more than {MAX_PIXELS // 10**6} megapixels; make it smaller") from None
-        with image:
-            progressive = "progressive" in image.info
-            if any(tile[0] in Image.DECODERS for tile in image.tile):  # written in Python: a second a megapixel
-                divisor = 16
-            else:  # the decoders of progressive JPEG and WebP take as much memory as the image
-                divisor = 2 if progressive or image.format == "WEBP" else 1
-            check_pixels(given, *image.size, divisor)
-            passes = file.read_bytes().count(b"\xff\xda") if progressive else 0
+        with open_image(file, given) as image:
+            passes = file.read_bytes().count(b"\xff\xda") if "progressive" in image.info else 0
             if passes > 100:  # of a few bytes each; libjpeg itself writes ten
                 raise MediaError(f"{given} is a JPEG drawn in {passes} passes, far more than it needs; save it again")
-            return to_rgb(image, given)
+            pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+            rgb, done = to_rgb(image, given)
+            return rgb, (*done, *([f"the first of {pages} pages"] if pages > 1 else []))
 
 
-def to_rgb(image: "PIL.Image.Image", given: object) -> "PIL.Image.Image":
-    """A PIL image in any mode -> in mode RGB, upright according to EXIF; an alpha channel is dropped.
+def to_rgb(image: "PIL.Image.Image", given: object) -> "tuple[PIL.Image.Image, tuple[str, ...]]":
+    """A PIL image in any mode -> in mode RGB, upright according to EXIF, what is transparent over white.
 
-    Turns `image` in place, which saves memory. Raises MediaError for modes without a defined conversion.
+    Also returns what was done, in words. Turns `image` in place, which saves memory. Raises MediaError for modes
+    without a defined conversion.
     """
     from PIL import Image, ImageOps
 
     image.load()
+    turned = image.getexif().get(0x0112, 1) in range(2, 9)
     ImageOps.exif_transpose(image, in_place=True)
+    done = ["turned upright"] if turned else []
     if image.mode == "F":
         raise MediaError(f"{given} holds floating-point pixels, whose white is unknown; save it with 8 bits")
     if image.mode == "LAB":
         raise MediaError(f"{given} holds CIELAB colours, which are not read; save it as RGB")
+    clear = image.info.get("transparency")
     if image.mode == "I" or image.mode.startswith("I;16"):  # convert("RGB") would clip nearly all of it to white
         grey = Image.new("L", image.size)
         for top, strip in strips(image):
             values = np.asarray(strip).astype(np.int64)
             if values.min() < 0 or values.max() > 65535:
                 raise MediaError(f"{given} holds more than 16 bits per pixel; save it with 8 or 16")
-            grey.paste(Image.fromarray(((values + 128) // 257).astype(np.uint8)), (0, top))
-        image = grey
-    image.info.pop("transparency", None)  # Pillow would warn that it is dropped
-    return image if image.mode == "RGB" else image.convert("RGB")
+            pixels = ((values + 128) // 257).astype(np.uint8)
+            if isinstance(clear, int):
+                pixels[values == clear] = 255
+            grey.paste(Image.fromarray(pixels), (0, top))
+        return grey.convert("RGB"), (*done, *(["transparency over white"] if isinstance(clear, int) else []))
+    kinds = {"P": (int, bytes), "1": int, "L": int, "RGB": tuple}  # of "transparency", by mode; others mean nothing
+    if "A" in image.mode or "a" in image.mode or isinstance(clear, kinds.get(image.mode, ())):
+        return _over_white(image), (*done, "transparency over white")
+    image.info.pop("transparency", None)
+    return image if image.mode == "RGB" else image.convert("RGB"), tuple(done)
+
+
+def _over_white(image: "PIL.Image.Image") -> "PIL.Image.Image":
+    """An image with transparent pixels in mode RGB, over white. Modes RGBa and La are premultiplied."""
+    from PIL import Image
+
+    out = Image.new("RGB", image.size, "white")
+    for top, strip in strips(image):
+        strip = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
+        out.paste(strip, (0, top), strip)
+    return out
 
 
 def strips(image: "PIL.Image.Image") -> "Iterator[tuple[int, PIL.Image.Image]]":
     """An image in pieces of at most 256 rows, each with the index of its first row; saves memory in conversions."""
     for top in range(0, image.height, 256):
         yield top, image.crop((0, top, image.width, min(top + 256, image.height)))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-#   Reading videos
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What decoding a video gives: number of frames, pixels of a frame (upright), average frames per second."""
-
-    num_frames: int
-    height: int
-    width: int
-    fps: float
-
-
-def probe_video(file: Path, given: object) -> VideoInfo:
-    """Decodes a whole video, without converting its frames to RGB. Raises MediaError.
-
-    Headers are not enough: edit lists hide frames, and the first frames of a clip that was cut without encoding it
-    anew may refer to frames that are no longer there.
-    """
-    times: list[Any] = []
-    with explained(given, "cannot be read as a video", pyav_errors(), file):
-        for frame, stream in _decoded(file, given):
-            if not times:
-                height, width = frame.height, frame.width
-                turned = _quarter_turns(frame, stream) % 2
-            times.append(frame.time)
-            check_length(given, len(times), height, width, MAX_VIDEO_PIXELS)
-        fps = stream.average_rate or stream.guessed_rate or 24
-        if stream.codec_context.name == "gif" and len(times) > 1 and None not in times and times[-1] > times[0]:
-            fps = (len(times) - 1) / (times[-1] - times[0])  # the stream's own rate is a coarse guess
-    if turned:
-        height, width = width, height
-    return VideoInfo(len(times), height, width, min(max(float(fps), 0.01), 1000.0))
-
-
-def decode_video(file: Path, given: object, wanted: Container[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (index, frame [H, W, 3] as uint8 RGB, upright) for the indices in `wanted`, in display order.
-
-    All frames have the size of the first; others are scaled. Raises MediaError.
-    """
-    with explained(given, "cannot be read as a video", pyav_errors(), file):
-        for index, (frame, stream) in enumerate(_decoded(file, given)):
-            if not index:
-                how: dict[str, Any] = {"format": "rgb24", "width": frame.width, "height": frame.height}
-                if frame.colorspace == 1:  # BT.709, which PyAV before 17 ignores unless another target is named
-                    how.update(src_colorspace="ITU709", dst_colorspace="ITU601")
-                turns = _quarter_turns(frame, stream)
-            check_length(given, index + 1, how["height"], how["width"], MAX_VIDEO_PIXELS)
-            if index in wanted:
-                yield index, np.rot90(frame.to_ndarray(**how), turns)
-
-
-def _decoded(file: Path, given: object) -> "Iterator[tuple[av.VideoFrame, av.video.stream.VideoStream]]":
-    """Yields every frame of a video with its stream. Raises MediaError or an error of pyav_errors."""
-    import av
-
-    max_pixels = {"max_pixels": str(MAX_PIXELS // 4)}  # checked by decoders before they allocate memory
-    # A playlist called .mp4 must not open other files or addresses: only containers that hold their own data.
-    options = {"format_whitelist": "mov,matroska,avi,gif", **max_pixels}
-    handle = _Watched(file)
-    handle.found()
-    with handle, av.open(handle, "r", options=options, metadata_errors="replace") as container:
-        handle.check()
-        stream = _video_stream(container, given)
-        stream.codec_context.options = max_pixels  # the size may change later on
-        stream.thread_type, stream.codec_context.thread_count = "AUTO", 2  # every thread holds frames
-        times, last, other, count = [], None, Fraction(0), 0
-        handle.found()
-        packet: Any
-        for packet in container.demux():
-            if packet.stream.index != stream.index:
-                if packet.pts is not None:
-                    other = max(other, (packet.pts + (packet.duration or 0)) * packet.time_base)
-                continue
-            if packet.is_corrupt:
-                raise ValueError("a packet is incomplete")
-            if packet.size:
-                times += [] if packet.pts is None else [packet.pts * packet.time_base]
-                last = packet
-            for frame in packet.decode():
-                if frame.is_corrupt:  # FFmpeg has made up a part of it
-                    raise ValueError("a frame is damaged")
-                count += 1
-                yield frame, stream
-            handle.found()
-        handle.check()
-        _check_end(given, container, times, last, other)
-        if not count:
-            raise MediaError(f"{given} holds no frames")
-
-
-def pyav_errors() -> tuple[type[Exception], ...]:
-    import av
-
-    return av.FFmpegError, ArithmeticError, MemoryError, OSError, ValueError
-
-
-def _video_stream(container: "av.container.InputContainer", given: object) -> "av.video.stream.VideoStream":
-    if not container.streams.video:
-        kinds = ("audio", "subtitles", "data")  # PyAV 14 crashes on the type of an unknown stream
-        other = ", ".join(kind for kind in kinds if getattr(container.streams, kind)) or "nothing that is known"
-        raise MediaError(f"{given} holds no video stream (only {other})")
-    stream = container.streams.video[0]
-    context = stream.codec_context
-    if context is None:
-        raise ValueError("no decoder for it")
-    if not context.width * context.height:  # what some decoders leave behind that have met max_pixels
-        raise MediaError(f"{given} has frames of no size, or of more than {MAX_PIXELS / 4e6:.3g} megapixels")
-    check_pixels(given, context.width, context.height, 4)
-    check_length(given, stream.frames, context.height, context.width, MAX_VIDEO_PIXELS)  # 0 where it is not stated
-    return stream
-
-
-def _quarter_turns(frame: Any, stream: Any) -> int:
-    """How often np.rot90 must turn a frame to make it upright."""
-    if hasattr(frame, "rotation"):
-        angle = frame.rotation
-    else:  # PyAV 12 and 13
-        angle = getattr(stream, "side_data", {}).get("DISPLAYMATRIX", 0)
-    return round(angle / 90) % 4 if -180 <= angle <= 180 else 0  # nan where the matrix is no rotation
-
-
-class _Watched(io.FileIO):
-    """A file that ends early if no frame is found for long: FFmpeg would search a broken file for minutes."""
-
-    given_up = False
-
-    def found(self) -> None:
-        self.num_bytes, self.since = 0, time.thread_time()  # CPU time: a slow disk is no fault of the file
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if self.num_bytes > MAX_BYTES_PER_FRAME or time.thread_time() - self.since > MAX_SECONDS_PER_FRAME:
-            self.given_up = True  # PyAV 13 ignores an exception here
-        data = b"" if self.given_up else super().read(size) or b""
-        self.num_bytes += len(data)
-        return data
-
-    def check(self) -> None:
-        if self.given_up:
-            raise ValueError("nothing was found")
-
-
-def _check_end(
-    given: object, container: "av.container.InputContainer", times: list, last: Any, other: Fraction
-) -> None:
-    """Raises MediaError if a file was cut short: FFmpeg reads it as a shorter one.
-
-    times: seconds, of the video's packets. last: the last of them. other: seconds at which the other streams end.
-    """
-    if container.format.name == "gif":  # its header has no length; a semicolon ends it, perhaps with something after it
-        whole = not last or b"\0;" in bytes(last)[-256:]
-    elif not container.duration or (last and not times):  # not stated, as in live recordings
-        return
-    elif not last:
-        whole = False
-    else:
-        times = sorted(times)
-        interval = max([(last.duration or 0) * last.time_base, *(b - a for a, b in itertools.pairwise(times))])
-        # The edit list of an mp4 may end up to one frame after the last.
-        slack = interval * Fraction(3 if "mp4" in container.format.name else 1, 2)
-        end = max(times[-1] + interval + slack, other + Fraction(1, 10))
-        whole = end >= Fraction(container.duration, 1_000_000)
-    if not whole:
-        raise MediaError(f"{given} is cut short: it ends before its last frame; fetch or copy it again")
