@@ -6,10 +6,13 @@ io/writing.py.
 
 import contextlib
 import html
+import itertools
 import math
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, Union
 
@@ -17,7 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from opensora_lite.errors import MediaError, SizeError
-from opensora_lite.io import media, writing
+from opensora_lite.io import clips, media, writing
 from opensora_lite.io.media import MAX_KEPT_PIXELS, MAX_PIXELS, StrPath, check_length
 from opensora_lite.io.metadata import read_info
 from opensora_lite.io.writing import check_target as check_target
@@ -198,36 +201,57 @@ class Video:
         return i % len(self)
 
 
-def read_video(path: StrPath) -> Video:
-    """All frames of a video file in display order, upright, at the average frame rate of the file (24 if unknown).
+def read_video(path: StrPath, fps: float | None = None) -> Video:
+    """The frames of a video or an animation, upright, with square pixels, what is transparent over white.
 
     `Video.info` is how it was made, if this library wrote it.
-    Raises MediaError, also for more than MAX_KEPT_PIXELS pixels in all.
+    fps: None: every frame, in display order, at the average rate of the file; a warning says where frames last
+    unequally long, since a Video's do not. A number: the frames that are shown at so many moments a second.
+    path: may end in "#t=2,4", the seconds that are meant. Raises MediaError, also for more than MAX_KEPT_PIXELS pixels
+    in all.
     """
-    file, kind = media.check_source(path)
+    file, trim = media.split_fragment(path)
+    file, kind = media.check_source(file)
     if kind == "image":
         raise MediaError(f"{path} is an image: read_image reads it")
-    info = media.probe_video(file, path)
-    size = info.height, info.width
-    check_length(path, info.num_frames, *size, MAX_KEPT_PIXELS - 8 * math.prod(size))  # a decoder holds 16 frames
-    frames = np.empty((info.num_frames, *size, 3), np.uint8)
-    for index, frame in media.decode_video(file, path, range(info.num_frames)):
-        frames[index] = frame
-    video = Video(frames, info.fps)
+    if fps is not None or trim is not None:
+        reference = open_reference(path, fps)
+        size = reference.height, reference.width
+        check_length(path, reference.num_frames, *size, MAX_KEPT_PIXELS - 8 * math.prod(size))
+        frames, rate = np.empty((reference.num_frames, *size, 3), np.uint8), reference.fps
+        for i, picture in reference.pictures(range(reference.num_frames)):
+            frames[i] = _whole(picture, size)
+    else:
+        clip, times = clips.open_clip(file, path), []
+        size, rate = (clip.height, clip.width), clip.fps
+        for begins, _ in clips.all_frames(file, path):
+            times.append(float(begins))
+            check_length(path, len(times), *size, MAX_KEPT_PIXELS - 8 * math.prod(size))  # a decoder holds 16 frames
+        frames, lengths = np.empty((len(times), *size, 3), np.uint8), np.diff(times)
+        for i, (_, picture_of) in enumerate(clips.all_frames(file, path)):
+            frames[i] = _whole(picture_of(), size)
+        if len(times) > 2 and np.ptp(lengths) > 0.6 * lengths.mean():
+            usual = f"{float(clip.usual_fps):.5g}"
+            warnings.warn(
+                f"{path} has a variable frame rate, and all frames of a Video last equally long;"
+                f" read_video(path, fps={usual}) keeps its time",
+                stacklevel=2,
+            )
+    video = Video(frames, float(rate or 24))
     with contextlib.suppress(MediaError):  # metadata that Pillow refuses
-        video.info = read_info(path)
+        video.info = read_info(file)
     return video
 
 
 def read_image(path: StrPath) -> np.ndarray:
     """An image file as uint8 [H, W, 3], upright according to its EXIF orientation. Raises MediaError.
 
-    16-bit grey is scaled to 8 bits; the first of several pages is read; an alpha channel is dropped.
+    16-bit grey is scaled to 8 bits; the first of several pages is read; what is transparent is put over white.
     """
     file, kind = media.check_source(path)
     if kind == "video":
         raise MediaError(f"{path} is a video: read_video reads it")
-    image = media.read_image_file(file, path)
+    image, _ = media.read_image_file(file, path)
     with media.explained(path, "cannot be read", (MemoryError,)):
         pixels = np.empty((image.height, image.width, 3), np.uint8)
         for top, strip in media.strips(image):  # np.asarray(image) would take three times the memory
@@ -246,23 +270,30 @@ ReferenceSource = Union[StrPath, Video, np.ndarray, "PIL.Image.Image"]  # arrays
 class Reference:
     """A reference image or clip after `open_reference`: size and length are known, frames are decoded on request.
 
-    name: for messages: the path as it was given, or the kind of object. num_frames: 1 for an image.
-    height, width: pixels of a frame, upright. file: where it was read, or None.
+    name: for messages: the path as it was given, or the kind of object. num_frames: 1 for an image. height, width:
+    pixels of a frame, upright and made square. fps: frames per second; None for an image or an array. file: where it
+    was read, or None. done: what was done to its pixels, in words.
     """
 
     name: str
     num_frames: int
     height: int
     width: int
-    _content: Any  # a clip's file, its frames [T, H, W, 3], or an image
+    fps: Fraction | None = None
     file: Path | None = None
+    done: tuple[str, ...] = ()
+    image: "PIL.Image.Image | None" = field(default=None, repr=False)  # in mode RGB; None: it is a clip
+    clip: clips.Clip | None = field(default=None, repr=False)
+    seconds: Callable[[int], Fraction] = field(default=Fraction, repr=False)  # of its file at which frame i is shown
+    slack: Fraction = Fraction(0)  # see clips.shown
+    loaded: dict[tuple[int, int, int], np.ndarray] = field(default_factory=dict, repr=False)  # (frame, height, width)
 
     def frames(self, indices: Sequence[int], height: int, width: int) -> np.ndarray:
-        """The frames of those indices (0 … num_frames - 1, in any order): uint8 [n, height, width, 3].
+        """The frames of those indices (0 … num_frames - 1, in any order): float32 [n, height, width, 3], 0 … 255.
 
         A frame is resized to cover the target, keeping its aspect ratio, and cropped around its centre, as by Open-Sora
-        1.1's "resize_crop" (opensora/datasets/utils.py, video_transforms.py): images bicubic with antialiasing, frames
-        of videos bilinear without. Rounding to uint8, where the original keeps floats, costs half a grey level at most.
+        1.1's "resize_crop" (opensora/datasets/utils.py, video_transforms.py): images bicubic with antialiasing and
+        rounded, frames of videos bilinear without antialiasing and not rounded.
         Of a clip, only the requested frames are converted and kept.
         Raises MediaError where the file has become unreadable, for more than MAX_KEPT_PIXELS pixels in all, and where
         the aspect ratios are too far apart; SizeError for a target that is no size.
@@ -274,62 +305,137 @@ class Reference:
         )
         check_length(self.name, len(indices), *size, MAX_KEPT_PIXELS)
         covering = _covering_size(self.height, self.width, size, self.name)
-        out = np.empty((len(indices), *size, 3), np.uint8)
-        if isinstance(self._content, Path):
-            missing = set(indices)
-            for index, frame in media.decode_video(self._content, self.name, frozenset(indices)):
-                out[[i == index for i in indices]] = _resize_crop_frame(frame, covering, size)
-                missing.discard(index)
-                if not missing:
-                    break
-            if missing:
-                raise MediaError(f"{self.name} has changed: frame {min(missing)} is no longer there")
-        elif self.num_frames == 1:
-            image = self._content if _is_pil(self._content) else writing.to_image(self._content[0])
-            out[:] = _resize_crop_image(image, covering, size)
-        else:
-            for place, index in enumerate(indices):
-                out[place] = _resize_crop_frame(self._content[index], covering, size)
+        out = np.empty((len(indices), *size, 3), np.float32)
+        if self.image is not None:
+            out[:] = _resize_crop_image(self.image, covering, size)
+            return out
+        places: dict[int, list[int]] = {}
+        for place, index in enumerate(indices):
+            if (index, *size) in self.loaded:
+                out[place] = self.loaded[(index, *size)]
+            else:
+                places.setdefault(index, []).append(place)
+        for index, picture in self.pictures(sorted(places)):
+            out[places[index]] = _resize_crop_frame(picture, covering, size)
         return out
 
+    def load(self, indices: Sequence[int], height: int, width: int) -> None:
+        """Decode frames now and keep them for `frames`: whether a file is readable shows before a model runs."""
+        for index, frame in zip(indices, self.frames(indices, height, width), strict=True):
+            if self.clip is not None:
+                self.loaded[index, height, width] = frame
 
-def open_reference(source: ReferenceSource) -> Reference:
+    def pictures(self, indices: Sequence[int]) -> Iterator[tuple[int, clips.Picture]]:
+        """Yields (index, decoded frame of a clip), indices in ascending order."""
+        assert self.clip is not None
+        for i, picture in self.clip.pictures([self.seconds(index) for index in indices], self.slack):
+            yield indices[i], picture
+
+    def thumbnails(self, indices: Sequence[int], height: int, width: int) -> np.ndarray:
+        """About those frames, uint8 [n, height, width, 3]: of a long clip the key frames before them, decoded alone."""
+        seconds = [self.seconds(index) for index in indices]
+        clip = self.clip
+        if (
+            clip is None
+            or not clip.seekable
+            or len(seconds) < 2
+            or seconds[-1] - seconds[0] < len(seconds) * clips.SEEK
+        ):
+            return np.rint(self.frames(indices, height, width)).astype(np.uint8)
+        covering = _covering_size(self.height, self.width, (height, width), self.name)
+        near = [next(clip.frames_from(second))[1]() for second in seconds]
+        frames = [_resize_crop_frame(picture, covering, (height, width)) for picture in near]
+        return np.rint(np.stack(frames)).astype(np.uint8)
+
+    def describe(self, indices: Sequence[int], height: int, width: int) -> str:
+        """What is done to the reference for frames of that size, in one line.
+
+        As in "clip.mp4: frames 20.0–20.2 s (480–485 of 600 at 24 fps), 1920×1080 → 64×64 cropped".
+        """
+        parts, clip, runs = [], self.clip, _runs(sorted(set(indices)))
+        if clip is not None and self.fps is None:
+            parts.append(f"frames {', '.join(_span(*map(str, run)) for run in runs)} of {self.num_frames}")
+        elif clip is not None:
+            at = [[self.seconds(i) - clip.start for i in run] for run in runs]
+            own = [_span(*(str(math.floor(t * clip.fps + Fraction(1, 3))) for t in run)) for run in at]
+            rate = f"{round((clip.end - clip.start) * clip.fps)} at {float(clip.fps):.5g} fps"
+            which = f"{', '.join(own)} of {rate}" if clip.is_steady else f"of {rate} on average, taken by their times"
+            parts.append(f"frames {', '.join(_span(*(f'{float(t):.2f}' for t in run)) for run in at)} s ({which})")
+            if self.fps and abs(clip.fps - self.fps) > self.fps / 100 and clip.is_steady:
+                parts.append(f"taken at {float(self.fps):.5g} fps")
+        size, target = f"{self.width}×{self.height}", f"{width}×{height}"
+        cropped = " cropped" * (_covering_size(self.height, self.width, (height, width), self.name) != (height, width))
+        parts += [size if size == target else f"{size} → {target}{cropped}", *self.done]
+        return f"{self.name}: {', '.join(parts)}"
+
+
+def open_reference(source: ReferenceSource, fps: float | Fraction | None = None) -> Reference:
     """Check a reference, and find out its size and its number of frames.
 
-    source: the path of an image or a video, a Video, an array uint8 [T, H, W, 3] or [H, W, 3], or a PIL image.
-    Images are read, clips are decoded once without keeping their frames. Raises MediaError.
+    source: the path of an image or a video (its part by "#t=2,4": see `media.split_fragment`), a Video, an array uint8
+    [T, H, W, 3] or [H, W, 3], or a PIL image.
+    fps: the rate at which the frames of a clip are taken, by their times; None: every frame as it is stored. An array
+    has no times. Images are read; of a clip, only its first frame and its end are looked at. Raises MediaError.
     """
-    if isinstance(source, Video):
-        return Reference(repr(source), len(source), source.height, source.width, source.frames)
-    if isinstance(source, np.ndarray):
-        frames = source[None] if source.ndim == 3 else source
+    rate = None if fps is None else Fraction(fps).limit_denominator(1001)
+    if isinstance(source, (Video, np.ndarray)):
+        name, frames = (repr(source), source.frames) if isinstance(source, Video) else ("the array", source)
+        frames = frames[None] if frames.ndim == 3 else frames
         _check_frames(frames)
-        return Reference("the array", frames.shape[0], frames.shape[1], frames.shape[2], frames)
+        if len(frames) == 1:
+            image = writing.to_image(frames[0])
+            return Reference(name, 1, image.height, image.width, image=image)
+        if isinstance(source, Video):
+            return _reference_of(clips.clip_of(frames, Fraction(source.fps).limit_denominator(1001)), name, rate)
+        return replace(_reference_of(clips.clip_of(frames, Fraction(24)), name, None), fps=None)
     if _is_pil(source):
         name = "the PIL image"
         media.check_pixels(name, *source.size)
         from PIL import ImageOps
 
         with media.explained(name, "cannot be used", media.PILLOW_ERRORS):
-            image = media.to_rgb(ImageOps.exif_transpose(source), name)  # a copy
-        return Reference(name, 1, image.height, image.width, image)
-    file, kind = media.check_source(source)
+            image, done = media.to_rgb(ImageOps.exif_transpose(source), name)  # a copy
+        return Reference(name, 1, image.height, image.width, done=done, image=image)
+    given, trim = media.split_fragment(source)
+    file, kind = media.check_source(given)
     if kind == "image":
-        image = media.read_image_file(file, source)
-        return Reference(str(source), 1, image.height, image.width, image, file)
-    info = media.probe_video(file, source)
-    return Reference(str(source), info.num_frames, info.height, info.width, file, file)
+        if trim:
+            raise MediaError(f"{source} is an image, which has no part by time: leave out #t=…")
+        image, done = media.read_image_file(file, source)
+        return Reference(str(source), 1, image.height, image.width, file=file, done=done, image=image)
+    return replace(_reference_of(clips.open_clip(file, source), str(source), rate, trim), file=file)
+
+
+def _reference_of(
+    clip: clips.Clip, name: str, fps: Fraction | None, trim: tuple[float, float] | None = None
+) -> Reference:
+    """The reference of a clip, or of the seconds `trim` of it; its frames are taken at `fps`, or all of them."""
+    begin, end = clip.start, clip.end
+    if trim is not None:
+        start, stop = trim
+        if start >= end - begin:
+            raise MediaError(f"{name}: the clip lasts {float(end - begin):.4g} s, and nothing is left of it")
+        end = end if stop == math.inf else min(end, begin + Fraction(stop).limit_denominator(10**6))
+        begin += Fraction(start).limit_denominator(10**6)
+    size = clip.height, clip.width
+    if fps is None:
+        times = [time for time in clip.listed() if begin <= time < end] or [begin]
+        return Reference(name, len(times), *size, clip.fps, None, clip.done, None, clip, times.__getitem__)
+    number = max(round((end - begin) * fps), 1)
+    return Reference(
+        name, number, *size, fps, None, clip.done, None, clip, lambda i: begin + i / fps, slack=1 / (4 * fps)
+    )
 
 
 def count_frames(source: ReferenceSource) -> int:
-    """The number of frames of a reference: `open_reference(source).num_frames`."""
+    """The number of frames of a reference, all of a clip's: `open_reference(source).num_frames`."""
     return open_reference(source).num_frames
 
 
 def read_reference(source: ReferenceSource, height: int, width: int) -> np.ndarray:
-    """All frames of a reference at that size, uint8 [T, height, width, 3]: see `Reference.frames`."""
+    """All frames of a reference at that size, rounded to uint8 [T, height, width, 3]: see `Reference.frames`."""
     reference = open_reference(source)
-    return reference.frames(range(reference.num_frames), height, width)
+    return np.rint(reference.frames(range(reference.num_frames), height, width)).astype(np.uint8)
 
 
 def _is_pil(source: object) -> "TypeGuard[PIL.Image.Image]":
@@ -364,7 +470,7 @@ def _covering_size(height: int, width: int, target: tuple[int, int], name: str) 
 
 
 def _resize_crop_image(image: "PIL.Image.Image", covering: tuple[int, int], target: tuple[int, int]) -> np.ndarray:
-    """PIL image in mode RGB -> uint8 [*target, 3]."""
+    """PIL image in mode RGB -> uint8 [*target, 3]: as released, images are rounded."""
     from PIL import Image
 
     top, left = round((covering[0] - target[0]) / 2), round((covering[1] - target[1]) / 2)
@@ -372,15 +478,39 @@ def _resize_crop_image(image: "PIL.Image.Image", covering: tuple[int, int], targ
     return np.array(resized.crop((left, top, left + target[1], top + target[0])))
 
 
-def _resize_crop_frame(frame: np.ndarray, covering: tuple[int, int], target: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W, 3] -> uint8 [*target, 3]."""
+def _resize_crop_frame(picture: clips.Picture, covering: tuple[int, int], target: tuple[int, int]) -> np.ndarray:
+    """A picture of any size -> float32 [*target, 3]."""
     top, left = (int(round(c - t) / 2.0) for c, t in zip(covering, target, strict=True))  # as released: rounds down
-    above, below, weight_y = _neighbours(frame.shape[0], covering[0], top, target[0])
-    before, after, weight_x = _neighbours(frame.shape[1], covering[1], left, target[1])
-    used = slice(before[0], after[-1] + 1)  # columns: a very wide frame is cropped first
-    frame, before, after = frame[:, used], before - used.start, after - used.start
-    rows = _blend(frame.take(above, 0), frame.take(below, 0), weight_y[:, None, None])  # [target height, used, 3]
-    return np.rint(_blend(rows.take(before, 1), rows.take(after, 1), weight_x[None, :, None])).astype(np.uint8)
+    height, width = picture.samples.shape[:2]
+    above, below, weight_y = _neighbours(height, covering[0], top, target[0])
+    before, after, weight_x = _neighbours(width, covering[1], left, target[1])
+
+    def row(lines: np.ndarray) -> np.ndarray:  # only samples that are needed become RGB
+        first, second = (picture.rgb(picture.samples[lines[:, None], columns[None]]) for columns in (before, after))
+        return _blend(first, second, weight_x[None, :, None])
+
+    return _blend(row(above), row(below), weight_y[:, None, None])
+
+
+def _whole(picture: clips.Picture, size: tuple[int, int]) -> np.ndarray:
+    """A picture -> uint8 [*size, 3]."""
+    samples = picture.samples
+    if samples.shape[:2] != size:
+        return np.rint(_resize_crop_frame(picture, size, size)).astype(np.uint8)
+    if picture.rgb is clips.as_float:
+        return samples
+    strips = [np.rint(picture.rgb(samples[top : top + 64])).astype(np.uint8) for top in range(0, size[0], 64)]
+    return np.concatenate(strips)
+
+
+def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:
+    """The first and last of each run of consecutive numbers: [0, 1, 2, 7] -> [(0, 2), (7, 7)]."""
+    runs = [list(run) for _, run in itertools.groupby(enumerate(indices), lambda pair: pair[1] - pair[0])]
+    return [(run[0][1], run[-1][1]) for run in runs]
+
+
+def _span(first: str, last: str) -> str:
+    return first if first == last else f"{first}–{last}"
 
 
 def _neighbours(old: int, new: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

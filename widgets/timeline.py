@@ -242,7 +242,7 @@ class MaskTimeline(Widget):
         for index, (source, reference) in enumerate(zip(self.references, self._open(self.references), strict=True)):
             frames = reference.num_frames
             chosen = np.linspace(0, frames - 1, min(frames, MAX_THUMBNAILS)).round().astype(int)
-            thumbnails = reference.frames(chosen.tolist(), *size)
+            thumbnails = reference.thumbnails(chosen.tolist(), *size)
             self._thumbnails.append(thumbnails)
             unnamed = "a picture" if frames == 1 else "a clip"
             name = Path(source).name if isinstance(source, (str, Path)) else unnamed

@@ -67,7 +67,7 @@ class Clip:
     """What is known of a clip without decoding all of it.
 
     height, width: pixels of a frame, upright and made square. start, end: seconds at which its first frame begins and
-    its last one ends. fps: frames per second on average. steady: all frames last equally long, as far as known.
+    its last one ends. fps: frames per second on average. usual_fps: of most of its frames, as far as known.
     done: what happens to its frames, in words. seekable: frames can be skipped. frames_from: (seconds) -> the frames
     from the one that is shown then, or an earlier one: the key frame before. listed: () -> the times of all frames.
     """
@@ -77,11 +77,16 @@ class Clip:
     start: Fraction
     end: Fraction
     fps: Fraction
-    steady: bool
+    usual_fps: Fraction
     done: tuple[str, ...]
     seekable: bool
     frames_from: Callable[[Fraction], Frames]
     listed: Callable[[], list[Fraction]]
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether its frames last equally long, as far as known."""
+        return abs(self.usual_fps - self.fps) < self.fps / 50
 
     def pictures(self, times: Sequence[Fraction], slack: Fraction = Fraction(0)) -> Iterator[tuple[int, Picture]]:
         """Yields (i, the picture that is shown at times[i]) for times in ascending order; slack: see `shown`."""
@@ -133,7 +138,7 @@ def clip_of(frames: np.ndarray, fps: Fraction) -> Clip:
         return [i / fps for i in range(len(frames))]
 
     _, height, width, _ = frames.shape
-    return Clip(height, width, Fraction(0), len(frames) / fps, fps, True, (), True, frames_from, listed)
+    return Clip(height, width, Fraction(0), len(frames) / fps, fps, fps, (), True, frames_from, listed)
 
 
 def all_frames(file: Path, given: object) -> Frames:
@@ -179,9 +184,8 @@ def _open_video(file: Path, given: object) -> Clip:
         with explained(given, "cannot be read as a video", pyav_errors(), file):
             return times or _list_frames(file, given, start)[0]
 
-    steady = abs(usual - fps) < fps / 100
     end = max(end, start + 1 / fps)
-    return Clip(height, width, start, end, fps, steady, done, not sequential, frames_from, listed)
+    return Clip(height, width, start, end, fps, Fraction(usual), done, not sequential, frames_from, listed)
 
 
 def _frames_from(file: Path, given: object, second: Fraction, start: Fraction, sequential: bool) -> Frames:
@@ -236,7 +240,7 @@ def _opened(file: Path, given: object) -> "Iterator[_Video]":
     max_pixels = {"max_pixels": str(MAX_PIXELS // 4)}  # checked by decoders before they allocate memory
     # A playlist called .mp4 must not open other files or addresses: only containers that hold their own data.
     options = {"format_whitelist": "mov,matroska,avi,gif", **max_pixels}
-    handle = _Watched(file)
+    handle = Watched(file)
     handle.found()
     with handle, av.open(handle, "r", options=options, metadata_errors="replace") as container:
         handle.check()
@@ -255,7 +259,7 @@ class _Video:
     def __init__(
         self,
         given: object,
-        handle: "_Watched",
+        handle: "Watched",
         container: "av.container.InputContainer",
         stream: "av.video.stream.VideoStream",
     ):
@@ -267,7 +271,7 @@ class _Video:
         """Go to the last key frame at or before `second`; whether that worked."""
         self.handle.found()
         try:
-            self.container.seek(int(second / self.stream.time_base), stream=self.stream)
+            self.container.seek(int(second / (self.stream.time_base or 1)), stream=self.stream)
             self.handle.check()
         except pyav_errors():
             return False
@@ -277,7 +281,7 @@ class _Video:
     def packets(self) -> Iterator[Any]:
         """The packets of the video, and an empty one. Behind the last, the end of the file is checked."""
         times: list[Fraction] = []
-        last, other = None, Fraction(0)
+        last, other, shown_last = None, Fraction(0), (Fraction(-1), Fraction(0))
         self.handle.found()
         packet: Any
         for packet in self.container.demux():
@@ -296,10 +300,15 @@ class _Video:
                     if len(times) > MAX_LISTED:
                         raise MediaError(f"{self.given} is too long: more than {MAX_LISTED} frames")
             if (begins := _shown_at(packet)) is not None:
-                self.end = max(self.end, begins + ((packet.duration or 0) * packet.time_base or self.interval))
+                lasts = (packet.duration or 0) * Fraction(packet.time_base) or self.interval
+                shown_last = max(shown_last, (begins, begins + lasts))
             yield packet
             self.handle.found()
         self.handle.check()
+        begins, self.end = shown_last
+        stated = ((self.stream.start_time or 0) + (self.stream.duration or 0)) * Fraction(self.stream.time_base or 1)
+        if begins < stated < self.end:  # a packet of an mp4 may last until the next is decoded, not shown
+            self.end = stated
         _check_end(self.given, self.container, times, last, other)
 
     def frames(self) -> "Iterator[tuple[Fraction, av.VideoFrame]]":
@@ -349,8 +358,9 @@ class _Video:
         how: dict[str, Any] = {}
         if frame.colorspace == 1:  # BT.709, which PyAV before 17 ignores unless another target is named
             how.update(src_colorspace="ITU709", dst_colorspace="ITU601")
-        form, rgb = ("rgba", over_white) if _has_alpha(frame) else ("rgb24", as_float)
-        return Picture(_upright(frame.to_ndarray(format=form, **how), frame, self.stream), rgb)
+        form = "rgba" if _has_alpha(frame) else "rgb24"
+        samples = _upright(frame.to_ndarray(format=form, **how), frame, self.stream)
+        return Picture(samples, over_white if form == "rgba" else as_float)
 
     def size_and_notes(self, frame: Any) -> tuple[int, int, tuple[str, ...]]:
         """Height and width of a frame upright and with square pixels, and what has to be done to it, in words."""
@@ -368,7 +378,7 @@ class _Video:
         if colour.is_wide(int(context.color_primaries or 0), transfer):
             hdr = {colour.HLG: "HDR (HLG)", colour.PQ: "HDR (PQ)"}.get(transfer)
             done.append(f"{hdr} tone-mapped to BT.709" if hdr else "BT.2020 converted to BT.709")
-        elif _has_alpha(frame):
+        elif _has_alpha(frame) and frame.to_ndarray(format="rgba")[..., 3].min() < 255:
             done.append("transparency over white")
         return height, width, tuple(done)
 
@@ -429,7 +439,7 @@ def _video_stream(container: "av.container.InputContainer", given: object) -> "a
     return stream
 
 
-class _Watched(io.FileIO):
+class Watched(io.FileIO):
     """A file that ends early if no frame is found for long: FFmpeg would search a broken file for minutes."""
 
     given_up = False
@@ -486,8 +496,8 @@ def _open_animation(file: Path, given: object) -> Clip:
     def frames_from(second: Fraction) -> Frames:
         return _animation_frames(file, given)
 
-    steady = max(lengths) - min(lengths) < Fraction(2, 1000)
-    return Clip(height, width, times[0], end, len(times) / end, steady, done, False, frames_from, lambda: times)
+    usual_fps = 1 / sorted(lengths)[len(lengths) // 2]
+    return Clip(height, width, times[0], end, len(times) / end, usual_fps, done, False, frames_from, lambda: times)
 
 
 def _animation_frames(file: Path, given: object) -> Frames:

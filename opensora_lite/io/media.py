@@ -280,22 +280,24 @@ def to_rgb(image: "PIL.Image.Image", given: object) -> "tuple[PIL.Image.Image, t
                 pixels[values == clear] = 255
             grey.paste(Image.fromarray(pixels), (0, top))
         return grey.convert("RGB"), (*done, *(["transparency over white"] if isinstance(clear, int) else []))
-    kinds = {"P": (int, bytes), "1": int, "L": int, "RGB": tuple}  # of "transparency", by mode; others mean nothing
+    kinds = {"P": (int, bytes), "1": (int,), "L": (int,), "RGB": (tuple,)}  # of "transparency", by mode
     if "A" in image.mode or "a" in image.mode or isinstance(clear, kinds.get(image.mode, ())):
-        return _over_white(image), (*done, "transparency over white")
+        image, is_clear = _over_white(image)
+        return image, (*done, *(["transparency over white"] if is_clear else []))
     image.info.pop("transparency", None)
     return image if image.mode == "RGB" else image.convert("RGB"), tuple(done)
 
 
-def _over_white(image: "PIL.Image.Image") -> "PIL.Image.Image":
-    """An image with transparent pixels in mode RGB, over white. Modes RGBa and La are premultiplied."""
+def _over_white(image: "PIL.Image.Image") -> "tuple[PIL.Image.Image, bool]":
+    """An image in mode RGB, over white, and whether any of it is transparent. Modes RGBa and La are premultiplied."""
     from PIL import Image
 
-    out = Image.new("RGB", image.size, "white")
+    out, least = Image.new("RGB", image.size, "white"), 255
     for top, strip in strips(image):
         strip = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
         out.paste(strip, (0, top), strip)
-    return out
+        least = min(least, int(np.asarray(strip.getchannel("A")).min()))
+    return out, least < 255
 
 
 def strips(image: "PIL.Image.Image") -> "Iterator[tuple[int, PIL.Image.Image]]":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from opensora_lite.errors import MediaError
-from opensora_lite.io import media
+from opensora_lite.io import clips, media
 
 MARK = "opensora_lite"  # the first name of our JSON: the version that wrote it
 MAX_BYTES = 4_000_000  # of a picture's metadata, of which ours are a few thousand
@@ -120,8 +120,8 @@ def _riff_chunk(handle: BinaryIO, wanted: bytes) -> bytes:
 def _of_container(file: Path, given: object) -> str | None:
     import av
 
-    options = {"format_whitelist": "mov,matroska,avi"}  # as in media.py: no playlist, which could open other files
-    handle = media._Watched(file)
+    options = {"format_whitelist": "mov,matroska,avi"}  # as in clips.py: no playlist, which could open other files
+    handle = clips.Watched(file)
     handle.found()
     with (
         media.explained(given, "cannot be read as a video", media.pyav_errors(), file),

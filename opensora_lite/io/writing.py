@@ -17,8 +17,9 @@ import numpy as np
 
 from opensora_lite.errors import MediaError
 from opensora_lite.io import metadata
+from opensora_lite.io.clips import count_decoded
 from opensora_lite.io.files import atomic_write
-from opensora_lite.io.media import StrPath, as_path, explained, probe_video, pyav_errors
+from opensora_lite.io.media import StrPath, as_path, explained, pyav_errors
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -81,9 +82,9 @@ def save_video(
     comment = metadata.to_comment(info)
     with atomic_write(target, MediaError) as temporary:
         write_video(temporary, frames, fps, path, comment)
-        if target.suffix.lower() in (".mp4", ".webm", ".gif"):
+        if target.suffix.lower() in (".mp4", ".webm", ".gif", ".webp"):
             try:
-                found = probe_video(temporary, path).num_frames
+                found = count_decoded(temporary, path)
             except MediaError as error:  # FFmpeg gives varying reasons where memory ends
                 reason = "it could not be read back; perhaps there is not enough memory"
                 raise MediaError(f"{path} was not saved: {reason}") from error
