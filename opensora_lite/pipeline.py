@@ -33,7 +33,7 @@ from opensora_lite.request import (
 from opensora_lite.runtime import memory
 from opensora_lite.runtime.offload import LOADING, Offloaded, Resident
 from opensora_lite.validation import Whole, check
-from opensora_lite.video import Reference, Video
+from opensora_lite.video import Video
 
 if TYPE_CHECKING:  # these import paddle
     import paddle
@@ -317,19 +317,12 @@ class OpenSora:
                 references = [[*given, latents[i]] for i, given in enumerate(references)]
         return np.concatenate([clips[0], *(clip[:, settings.condition_frames :] for clip in clips[1:])], axis=1)
 
-    def _encode_references(self, job: Job, height: int, width: int) -> list[np.ndarray]:
-        """Latents [C, T_i, h, w] of each reference; zeros in frames that no loop uses."""
-        used: list[set[int]] = [set() for _ in job.references]
-        for frame in (frame for frames in job.frames for frame in frames):
-            if frame.reference is not None and frame.reference < len(used):
-                used[frame.reference].add(frame.frame or 0)
-        return [self._encode_frames(r, sorted(i), height, width) for r, i in zip(job.references, used, strict=True)]
-
-    def _encode_frames(self, reference: Reference, indices: list[int], height: int, width: int) -> np.ndarray:
-        encoded = self.encode(reference.frames(indices, height, width))
-        latents = np.zeros([encoded.shape[0], reference.num_frames, *encoded.shape[2:]], np.float32)
-        latents[:, indices] = encoded
-        return latents
+    def _encode_references(self, job: Job, height: int, width: int) -> list[Any]:
+        """Latents [C, T_i, h, w] of each reference, of which only the frames that a loop uses are there."""
+        return [
+            _SomeFrames(self.encode(reference.frames(indices, height, width)), indices)
+            for reference, indices in zip(job.references, job.used_frames, strict=True)
+        ]
 
     def _recording(
         self,
@@ -420,6 +413,16 @@ class OpenSora:
         import paddle
 
         return to_uint8(self.vae.decode(paddle.to_tensor(latents[None])))[0]
+
+
+class _SomeFrames:
+    """Latents [C, n, h, w] of n frames of a clip, found by their indices in the clip: latents[:, 480]."""
+
+    def __init__(self, latents: np.ndarray, indices: Sequence[int]):
+        self.latents, self.place = latents, {index: place for place, index in enumerate(indices)}
+
+    def __getitem__(self, key: tuple[slice, int]) -> np.ndarray:
+        return self.latents[key[0], self.place[key[1]]]
 
 
 def _find_parts(

@@ -42,6 +42,7 @@ PIXELS_PER_LATENT = 8  # along each side; of the VAE that Open-Sora 1.1 was trai
 MODEL_MAX_LENGTH = 200  # tokens of a caption that the released model reads
 IMAGE_FPS = 120  # as released: the frame rate that the model is conditioned on for an image
 MIN_FPS = 0.01  # of a Video
+MAX_LOADED = 20_000_000  # pixels of references that a plan reads; later ones are read when they are used
 MAX_AREA = MAX_PIXELS // 4  # pixels of one frame; `Video.save` could not read a larger one back
 
 SamplerName = Literal["iddpm", "ddim", "dpm-solver"]
@@ -166,6 +167,10 @@ class Settings:
         Annotated[Whole, Field(ge=1, le=MAX_FRAMES)] | None,
         _option("frames at the end of a loop that the next loop is conditioned on", "--condition-frame-length"),
     ] = None
+    reference_fps: Annotated[
+        Literal["video", "native"],
+        _option("frames of reference clips are taken at the rate of the video, or native: every frame as it is stored"),
+    ] = "video"
     seed: Annotated[
         int | tuple[int, ...],
         BeforeValidator(check_seeds),
@@ -407,6 +412,30 @@ class Job:
     sample: int  # 0 … num_sample - 1: which of the videos of its prompt
     settings: Settings = Settings()
 
+    @property
+    def used_frames(self) -> list[list[int]]:
+        """The frames of each reference that the loops use, in ascending order."""
+        used: list[set[int]] = [set() for _ in self.references]
+        for frame in (frame for loop in self.frames for frame in loop):
+            if frame.reference is not None and frame.reference < len(used):
+                used[frame.reference].add(frame.frame or 0)
+        return [sorted(indices) for indices in used]
+
+    @property
+    def sources(self) -> list[str]:
+        """A line for each reference: which of its frames are used, and what is done to them."""
+        size = self.settings.image_size
+        return [r.describe(used, *size) for r, used in zip(self.references, self.used_frames, strict=True)]
+
+    def load(self, room: int) -> int:
+        """Read the references, if they have at most `room` pixels; what is left of it. Raises MediaError."""
+        size = self.settings.image_size
+        room -= sum(map(len, self.used_frames)) * math.prod(size)
+        if room >= 0:
+            for reference, used in zip(self.references, self.used_frames, strict=True):
+                reference.load(used, *size)
+        return room
+
 
 def plan(
     prompts: str | Iterable[str],
@@ -430,13 +459,15 @@ def plan(
         raise PromptError("no prompt was given")
     opened: dict[Any, Reference] = {}
 
-    def open_once(source: ReferenceSource) -> Reference:
-        key = str(source) if isinstance(source, (str, Path)) else id(source)
+    def open_once(source: ReferenceSource, settings: Settings) -> Reference:
+        fps = settings.video_fps if settings.reference_fps == "video" else None
+        key = (str(source) if isinstance(source, (str, Path)) else id(source), fps)
         if key not in opened:
-            opened[key] = open_reference(source)
+            opened[key] = open_reference(source, fps)
         return opened[key]
 
     jobs: list[Job] = []
+    room = MAX_LOADED
     chosen = [settings] * len(prompts) if isinstance(settings, Settings) else list(settings)
     seeds = iter(_seeds(chosen))
     rows = (
@@ -450,11 +481,12 @@ def plan(
             raise PromptError(f"a prompt is text, not {type(prompt).__name__}")
         text, suffix = split_prompt(prompt)
         captions = _read_captions(text, settings.loops, spec)
-        found = tuple(open_once(source) for source in _sources(suffix.get("reference_path", given)))
+        found = tuple(open_once(source, settings) for source in _sources(suffix.get("reference_path", given)))
         strategy = MaskStrategy.parse(suffix.get("mask_strategy", strategy))
         strategy, frames = _resolve(strategy, found, settings)
         for sample in range(settings.num_sample):
             jobs.append(Job(text, captions, found, frames, strategy, next(seeds), sample, settings))
+        room = jobs[-1].load(room)
     return jobs
 
 
@@ -528,7 +560,16 @@ def _resolve(
             f"{len(references)} reference(s) were given, but no mask strategy says where they go;"
             ' "0" puts the first one on the first frame'
         )
-    strategy.resolve(T, lengths, settings.loops)  # before the loops' own segments are added, for clearer errors
+    try:
+        strategy.resolve(T, lengths, settings.loops)  # before the loops' own segments are added, for clearer errors
+    except MaskStrategyError as error:
+        hints = [
+            f"; at {settings.video_fps:.4g} fps, the rate of the video, {r.name} has {r.num_frames} frames:"
+            ' reference_fps="native" takes all of its own'
+            for r in references
+            if r.is_resampled
+        ]
+        raise MaskStrategyError("".join([str(error), *hints[:1]])) from None
     used = {segment.reference for segment in strategy.segments}
     for i, reference in enumerate(references):
         if i not in used:

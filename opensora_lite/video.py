@@ -9,7 +9,6 @@ import html
 import itertools
 import math
 import operator
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, Union
 import numpy as np
 from pydantic import Field
 
-from opensora_lite.errors import MediaError, SizeError
+from opensora_lite.errors import MediaError, SizeError, note
 from opensora_lite.io import clips, media, writing
 from opensora_lite.io.media import MAX_KEPT_PIXELS, MAX_PIXELS, StrPath, check_length
 from opensora_lite.io.metadata import read_info
@@ -228,14 +227,13 @@ def read_video(path: StrPath, fps: float | None = None) -> Video:
             times.append(float(begins))
             check_length(path, len(times), *size, MAX_KEPT_PIXELS - 8 * math.prod(size))  # a decoder holds 16 frames
         frames, lengths = np.empty((len(times), *size, 3), np.uint8), np.diff(times)
-        for i, (_, picture_of) in enumerate(clips.all_frames(file, path)):
+        for i, (_, picture_of) in zip(range(len(times)), clips.all_frames(file, path), strict=False):
             frames[i] = _whole(picture_of(), size)
         if len(times) > 2 and np.ptp(lengths) > 0.6 * lengths.mean():
             usual = f"{float(clip.usual_fps):.5g}"
-            warnings.warn(
+            note(
                 f"{path} has a variable frame rate, and all frames of a Video last equally long;"
-                f" read_video(path, fps={usual}) keeps its time",
-                stacklevel=2,
+                f" read_video(path, fps={usual}) keeps its time"
             )
     video = Video(frames, float(rate or 24))
     with contextlib.suppress(MediaError):  # metadata that Pillow refuses
@@ -286,7 +284,13 @@ class Reference:
     clip: clips.Clip | None = field(default=None, repr=False)
     seconds: Callable[[int], Fraction] = field(default=Fraction, repr=False)  # of its file at which frame i is shown
     slack: Fraction = Fraction(0)  # see clips.shown
+    state: tuple[int, int] | None = None  # size and time of its file
     loaded: dict[tuple[int, int, int], np.ndarray] = field(default_factory=dict, repr=False)  # (frame, height, width)
+
+    @property
+    def is_resampled(self) -> bool:
+        """Whether frames of a clip are taken at another rate than its own."""
+        return self.clip is not None and self.slack > 0 and abs(self.clip.fps * 4 * self.slack - 1) > Fraction(1, 100)
 
     def frames(self, indices: Sequence[int], height: int, width: int) -> np.ndarray:
         """The frames of those indices (0 … num_frames - 1, in any order): float32 [n, height, width, 3], 0 … 255.
@@ -328,6 +332,8 @@ class Reference:
     def pictures(self, indices: Sequence[int]) -> Iterator[tuple[int, clips.Picture]]:
         """Yields (index, decoded frame of a clip), indices in ascending order."""
         assert self.clip is not None
+        if self.file and self.state != _state(self.file):
+            raise MediaError(f"{self.name} has changed since it was opened: give it again")
         for i, picture in self.clip.pictures([self.seconds(index) for index in indices], self.slack):
             yield indices[i], picture
 
@@ -361,8 +367,8 @@ class Reference:
             rate = f"{round((clip.end - clip.start) * clip.fps)} at {float(clip.fps):.5g} fps"
             which = f"{', '.join(own)} of {rate}" if clip.is_steady else f"of {rate} on average, taken by their times"
             parts.append(f"frames {', '.join(_span(*(f'{float(t):.2f}' for t in run)) for run in at)} s ({which})")
-            if self.fps and abs(clip.fps - self.fps) > self.fps / 100 and clip.is_steady:
-                parts.append(f"taken at {float(self.fps):.5g} fps")
+            if self.is_resampled and clip.is_steady:
+                parts.append(f"taken at {float(self.fps or 0):.5g} fps")
         size, target = f"{self.width}×{self.height}", f"{width}×{height}"
         cropped = " cropped" * (_covering_size(self.height, self.width, (height, width), self.name) != (height, width))
         parts += [size if size == target else f"{size} → {target}{cropped}", *self.done]
@@ -403,7 +409,15 @@ def open_reference(source: ReferenceSource, fps: float | Fraction | None = None)
             raise MediaError(f"{source} is an image, which has no part by time: leave out #t=…")
         image, done = media.read_image_file(file, source)
         return Reference(str(source), 1, image.height, image.width, file=file, done=done, image=image)
-    return replace(_reference_of(clips.open_clip(file, source), str(source), rate, trim), file=file)
+    state = _state(file)
+    return replace(_reference_of(clips.open_clip(file, source), str(source), rate, trim), file=file, state=state)
+
+
+def _state(file: Path) -> tuple[int, int] | None:
+    """Changes when a file is written; None where it is gone."""
+    with contextlib.suppress(OSError):
+        return file.stat().st_size, file.stat().st_mtime_ns
+    return None
 
 
 def _reference_of(

@@ -112,6 +112,8 @@ def generate(a: argparse.Namespace) -> None:
     groups = alike(todo)
     for settings, group in groups:
         print(f"{len(group)} video(s) of {described(settings)}")
+        for line in dict.fromkeys(line for job, _ in group for line in job.sources):
+            print(line)
         if trained_sizes and settings.image_size not in trained_sizes:
             sizes = ", ".join(f"{h}×{w}" for h, w in trained_sizes)
             height, width = settings.image_size

@@ -18,7 +18,7 @@ from PIL import Image
 
 from opensora_lite import video as video_module
 from opensora_lite.errors import MediaError, SizeError
-from opensora_lite.io import media, writing
+from opensora_lite.io import clips, media, writing
 from opensora_lite.video import Video, count_frames, open_reference, read_image, read_reference, read_video
 
 
@@ -364,7 +364,7 @@ def test_what_cannot_be_read_back_is_not_saved(monkeypatch, tmp_path):
         raise MediaError("cannot be read")
 
     path = tmp_path / "a.mp4"
-    monkeypatch.setattr(writing, "probe_video", decoded)
+    monkeypatch.setattr(writing, "count_decoded", decoded)
     said = "it could not be read back; perhaps there is not enough memory"
     assert message(Video(smooth(5)).save, path) == f"{path} was not saved: {said}"
     assert list(tmp_path.iterdir()) == []
@@ -473,7 +473,9 @@ def test_image_modes(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         palette.save(path, transparency=bytes(range(64)))
-        assert np.array_equal(read_image(path), np.asarray(palette.convert("RGB")))
+        share = np.asarray(palette)[..., None] / 255  # the i-th colour has an alpha of i
+        over_white = 255 + (np.asarray(palette.convert("RGB")) - 255.0) * share
+        assert np.abs(read_image(path) - over_white).max() <= 1
     for suffix in (".png", ".tif"):
         Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / f"deep{suffix}")
         assert np.array_equal(read_image(tmp_path / f"deep{suffix}"), np.repeat(grey[..., None], 3, 2))
@@ -573,7 +575,7 @@ def test_an_opened_reference_gives_the_frames_that_are_asked_for(tmp_path):
     assert open_reference(path).name == str(path)
     reference = open_reference(path)
     Video(smooth(3)).save(path)
-    assert "frame 5" in message(reference.frames, [0, 5], 64, 96)
+    assert "changed" in message(reference.frames, [0, 5], 64, 96)
 
 
 def test_a_bug_while_reading_is_not_blamed_on_the_file(tmp_path, monkeypatch):
@@ -582,8 +584,8 @@ def test_a_bug_while_reading_is_not_blamed_on_the_file(tmp_path, monkeypatch):
     def broken(*_):
         raise NameError("name 'x' is not defined")
 
-    monkeypatch.setattr(media, "_quarter_turns", broken)
-    for reader in (read_video, count_frames):
+    monkeypatch.setattr(clips, "_upright", broken)
+    for reader in (read_video, lambda path: read_reference(path, 8, 8)):
         with pytest.raises(NameError):
             reader(path)
 
@@ -639,10 +641,7 @@ def test_directory_empty_and_unknown(tmp_path):
         (tmp_path / name).write_bytes(b"")
         assert every_reader(tmp_path / name) == f"{tmp_path / name} is empty (0 bytes)"
     (tmp_path / "a.pdf").write_bytes(b"x")
-    assert every_reader(tmp_path / "a.pdf") == (
-        f'{tmp_path / "a.pdf"}: the extension ".pdf" is not known; '
-        "images: .png .jpg .jpeg .bmp .webp .tif .tiff .ppm; videos: .mp4 .avi .mov .mkv .webm .gif"
-    )
+    assert "a.pdf is not known as an image or a video" in every_reader(tmp_path / "a.pdf")
     (tmp_path / "a").write_bytes(b"x")
     assert "images: .png" in every_reader(tmp_path / "a")
     os.mkfifo(tmp_path / "pipe.mp4")
@@ -690,7 +689,7 @@ def test_image_and_video_mixed_up(tmp_path):
     assert message(read_video, image) == f"{image} is an image: read_image reads it"
     assert message(read_image, clip) == f"{clip} is a video: read_video reads it"
     (tmp_path / "b.png").write_bytes(clip.read_bytes())
-    assert "b.png cannot be read as an image: it is damaged" in every_reader(tmp_path / "b.png")
+    assert len(read_video(tmp_path / "b.png")) == count_frames(tmp_path / "b.png") == 6
 
 
 def test_audio_only(tmp_path):
