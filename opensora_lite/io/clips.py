@@ -217,8 +217,8 @@ def _end(file: Path, given: object) -> Fraction:
 def _list_frames(file: Path, given: object, start: Fraction) -> tuple[list[Fraction], Fraction]:
     """The times of all frames from `start` on, and the end of the last; decoded where packets don't tell."""
     with _opened(file, given) as video:
-        # A packet of VP8 may hold a frame that is not shown. Those of AVI have no times of display.
-        if video.container.format.name != "avi" and video.stream.codec_context.name != "vp8":
+        # A packet of VP8 may hold a frame that is not shown, one of a GIF a comment; in AVI they have no time.
+        if video.container.format.name not in ("avi", "gif") and video.stream.codec_context.name != "vp8":
             times = [time for time in map(_shown_at, video.packets()) if time is not None and time >= start]
             if video.timed and times and len(set(times)) == len(times):
                 return sorted(times), video.end
@@ -336,7 +336,8 @@ class _Video:
 
     def _decoder(self) -> Callable[[Any], Any]:
         name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(self.stream.codec_context.name)
-        if name and self.stream.metadata.get("alpha_mode") == "1":  # a second video, which FFmpeg's own decoder ignores
+        tags = {tag.lower(): value for tag, value in self.stream.metadata.items()}
+        if name and tags.get("alpha_mode") == "1":  # a second video, which FFmpeg's own decoders ignore
             import av
 
             context: Any = av.CodecContext.create(name, "r")

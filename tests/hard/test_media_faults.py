@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opensora_lite.errors import MediaError
+from opensora_lite.errors import MediaError, Note
 from opensora_lite.io import media
 from opensora_lite.video import Video, check_target, count_frames, read_image, read_reference, read_video
 
@@ -135,7 +135,7 @@ def test_a_file_cut_short_is_refused_or_read_whole(files, tmp_path, name):
 FLIP = """
     import random, sys
     import numpy as np
-    from opensora_lite.errors import MediaError
+    from opensora_lite.errors import MediaError, Note
     from opensora_lite.io.media import IMAGE_SUFFIXES
     from opensora_lite.video import count_frames, read_image, read_reference, read_video
 
@@ -233,7 +233,9 @@ def test_sixteen_bits(tmp_path, colour_type, channels):
     used = {1: [0], 2: [0, 3], 3: [0, 1, 2], 4: [0, 1, 2, 3]}[channels]
     path = png16(tmp_path / "a.png", colour_type, samples[..., used].astype(np.uint16) * 257)
     expected = eight if channels > 2 else np.repeat(eight[..., :1], 3, -1)
-    assert np.array_equal(read_image(path), expected)
+    if channels in (2, 4):  # over white
+        expected = np.rint(255 + (expected - 255.0) * (200 / 255))
+    assert np.abs(read_image(path) - expected.astype(float)).max() <= (channels in (2, 4))
 
 
 def test_sixteen_bits_of_a_large_picture(tmp_path):  # which is converted in strips
@@ -321,7 +323,8 @@ def test_odd_sizes(tmp_path, height, width):
 def test_variable_frame_rate(tmp_path):
     times = [0, 40, 50, 400, 410, 2000]
     path = encode(tmp_path / "a.mp4", smooth(6), "libx264", times=times)
-    video = read_video(path)
+    with pytest.warns(Note, match="variable"):
+        video = read_video(path)
     assert len(video) == count_frames(path) == 6 and 1 < video.fps < 30  # every frame once, at an average rate
     assert np.abs(video.frames.astype(int) - smooth(6)).mean() < 6
 
@@ -454,15 +457,17 @@ def test_a_gif_of_thousands_of_frames(tmp_path):
     small = measured(gif(tmp_path / "small.gif", (64, 64), 5000, (64, 64)))
     assert small[:2] == [[5000, 64, 64, 3], [5000]] and "at 426×240 pixels, at most 1369 frames are read" in small[2]
     large = measured(gif(tmp_path / "large.gif", (1000, 1000), 2000, (1000, 1000)))
-    all_say(large, "is too long: at 1000×1000 pixels, at most 1000 frames are read; cut out the part")
-    all_say(measured(gif(tmp_path / "many.gif", (1, 1), 100_000, (1, 1))), "at 1×1 pixels, at most 10000 frames")
+    assert large[1] == [2000] and "at 1000×1000 pixels, at most 132 frames are read" in large[0]
+    all_say(measured(gif(tmp_path / "many.gif", (1, 1), 100_000, (1, 1))), "is too long")
 
 
 def test_a_long_video_is_refused(tmp_path):
     frame = jpeg(Image.new("L", (16, 16)))
     assert measured(mjpeg_avi(tmp_path / "a.avi", [frame] * 300, (16, 16)))[1:] == [[300], [300, 240, 426, 3]]
     path = mjpeg_avi(tmp_path / "a.avi", [frame] * 10_001, (16, 16))
-    all_say(measured(path), "is too long: at 16×16 pixels, at most 10000 frames are read; cut out the part")
+    results = measured(path)
+    assert results[1] == [10_001]  # of which a request may use some
+    all_say(results[::2], "is too long")
 
 
 def test_ten_thousand_pixels_wide(tmp_path):
@@ -501,7 +506,7 @@ def test_bombs(tmp_path):
     all_say(measured(gif(tmp_path / "canvas.gif", (16_000, 16_000), 2, (8, 8))), "megapixels")
     for side, text in ((7000, "at most 25 are read"), (40_000, "far more than 50 megapixels")):
         (tmp_path / "a.webp").write_bytes(webp_canvas(side))
-        all_say(measured(tmp_path / "a.webp"), text)
+        all_say(measured(tmp_path / "a.webp")[1:], text)
     # small frames, and then large ones; small in the header only
     large = Image.new("L", (8000, 8000))
     results = measured(mjpeg_avi(tmp_path / "grows.avi", [Image.new("L", (64, 48)), large, large], (64, 48)))

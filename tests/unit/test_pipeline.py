@@ -183,7 +183,7 @@ def test_numbers_of_numpy_are_numbers():
 
 
 def test_a_request_is_checked_without_a_model():
-    picture, video = clip(1)[0], Video(clip(7), 10)
+    picture, video = clip(1)[0], Video(clip(7), 8)
     for prompts, references, strategies, kind, message in [
         ([], None, None, PromptError, "no prompt was given"),
         ([7], None, None, PromptError, "a prompt is text, not int"),
@@ -287,7 +287,7 @@ def test_a_plan_lists_every_video_with_its_seed():
 
 def test_the_json_suffix_comes_before_the_arguments(tmp_path):
     Video(clip(1)).save(tmp_path / "a.png")
-    Video(clip(4)).save(tmp_path / "b.mp4")
+    Video(clip(4), 8).save(tmp_path / "b.mp4")  # the rate of the video
     prompt = f'a car{{"reference_path": "{tmp_path}/a.png;{tmp_path}/b.mp4", "mask_strategy": "0;0,1,0,-2,2"}}'
     (job,) = plan([prompt], [None], ["0,0,0,3"])
     assert [(r.name, r.num_frames) for r in job.references] == [(f"{tmp_path}/a.png", 1), (f"{tmp_path}/b.mp4", 4)]
@@ -298,12 +298,12 @@ def test_the_json_suffix_comes_before_the_arguments(tmp_path):
 def test_a_reference_is_opened_once(tmp_path, monkeypatch):
     from opensora_lite import request
 
-    Video(clip(4)).save(tmp_path / "a.mp4")
-    opened = []
+    Video(clip(4), 8).save(tmp_path / "a.mp4")
+    opened, original = [], request.open_reference
 
-    def open_reference(source, original=request.open_reference):
+    def open_reference(source, fps):
         opened.append(source)
-        return original(source)
+        return original(source, fps)
 
     monkeypatch.setattr(request, "open_reference", open_reference)
     jobs = plan(["a car", "a boat"], [tmp_path / "a.mp4", str(tmp_path / "a.mp4")], ["0", "0,0,1,0,2"], Settings())
