@@ -13,7 +13,7 @@ from PIL import Image
 
 from opensora_lite.errors import MaskStrategyError, MediaError, Note
 from opensora_lite.io import clips, colour, media
-from opensora_lite.request import Settings, frames_used, plan
+from opensora_lite.request import Settings, plan
 from opensora_lite.video import Video, count_frames, open_reference, read_image, read_reference, read_video
 
 WHITE = (255, 255, 255)
@@ -106,7 +106,7 @@ def test_a_long_clip_costs_what_is_used_of_it(ten_minutes, decoded, strategy, sh
     settings = Settings(num_frames=8, image_size=(32, 64), frame_interval=1, reference_fps=reference_fps)
     (job,) = plan("a car", [str(ten_minutes)], [strategy], settings)
     assert job.references[0].num_frames == 14_400
-    (used,) = frames_used(job.frames, 1)
+    (used,) = job.used_frames
     assert len(decoded) <= 60
     assert numbers(job.references[0].frames(used, 32, 64)) == list(shown)
     assert len(decoded) <= 60  # a plan has read them
@@ -174,9 +174,9 @@ def test_the_plan_says_which_frames_are_used(tmp_path):
     path = encode(tmp_path / "sixty.mp4", bars(60), 60)
     settings = Settings(num_frames=12, image_size=(32, 64), frame_interval=1)
     (job,) = plan("a car", [[path]], ["0,0,-6,0,6"], settings)
-    assert job.sources == (f"{path}: frames 0.75–0.96 s (45–57 of 60 at 60 fps), taken at 24 fps, 64×32",)
+    assert job.sources == [f"{path}: frames 0.75–0.96 s (45–57 of 60 at 60 fps), taken at 24 fps, 64×32"]
     (job,) = plan("a car", [[path]], ["0,0,-6,0,6"], Settings(**{**vars(settings), "reference_fps": "native"}))
-    assert job.sources == (f"{path}: frames 0.90–0.98 s (54–59 of 60 at 60 fps), 64×32",)
+    assert job.sources == [f"{path}: frames 0.90–0.98 s (54–59 of 60 at 60 fps), 64×32"]
     (job,) = plan("a car", [[path]], ["0;0,0,20,5,2"], Settings(**{**vars(settings), "image_size": (64, 64)}))
     assert "(0, 50–52 of 60 at 60 fps)" in job.sources[0] and "64×32 → 64×64 cropped" in job.sources[0]
 
