@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 
 from opensora_lite.errors import CheckpointError, note
-from opensora_lite.io.checkpoints import Tensor, legible, named, open_checkpoint, read_pdparams, read_start, widened
+from opensora_lite.io.checkpoints import (
+    PICKLES,
+    Tensor,
+    legible,
+    named,
+    open_checkpoint,
+    read_pdparams,
+    read_start,
+    widened,
+)
 from opensora_lite.io.files import atomic_write
 from opensora_lite.io.pickles import NUMPY, TorchTensor, read_torch
 
@@ -49,7 +58,7 @@ def read_any(path: Path, table: str | None = None) -> dict[str, Tensor]:
     start = read_start(path)
     if path.suffix == ".pdparams":
         tensors = read_pdparams(path)
-    elif start.startswith((b"PK", b"\x80")) and start[8:9] != b"{":  # with which the header of safetensors begins
+    elif path.suffix in PICKLES or (start.startswith((b"PK", b"\x80")) and start[8:9] != b"{"):  # else safetensors
         tensors, table = _read_torch(path, table)
     else:
         tensors = open_checkpoint(path)

@@ -257,6 +257,8 @@ def read_torch(path: Path) -> tuple[object, Callable[[TorchTensor], np.ndarray]]
     with open(path, "rb") as file:
         if file.read(len(LEGACY)) == LEGACY:
             return _read_legacy(path)
+    if not zipfile.is_zipfile(path):
+        raise ValueError("torch.save has not written it, or it is cut off")
     with zipfile.ZipFile(path) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         root = name.removesuffix("data.pkl")

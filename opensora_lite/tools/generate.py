@@ -67,7 +67,8 @@ def add_generate_options(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace files that exist; otherwise they are an error")
     add("--skip-existing", action="store_true", help="make only the videos whose files are missing, with their seeds")
     add("--save-format", choices=("mp4", "webm", "gif", "webp", "png"), help="[mp4; png for a single frame]")
-    group = parser.add_argument_group("the model")
+    where = "Folders, weights files, or names of repositories that lie in Hugging Face's cache; nothing is downloaded."
+    group = parser.add_argument_group("the model", where)
     add = group.add_argument
     add("--model", help='"tiny", or a folder with stdit/, t5/ and vae/ [tiny]')
     whole = "OpenSora-STDiT-v2-stage3; or a folder as for --model"
