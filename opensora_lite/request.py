@@ -319,7 +319,8 @@ def _read_pipeline(folder: Path) -> tuple[Settings, list[tuple[int, int]], list[
         return Settings(), [], []
     values = read_json(path)
     try:
-        sizes = [check_size(size) for size in check(list, values.pop("trained_sizes", []), "trained_sizes")]
+        side = Annotated[Whole, Field(ge=PIXELS_PER_LATENT, multiple_of=PIXELS_PER_LATENT)]
+        sizes = check(list[Annotated[tuple[side, side], AsTuple]], values.pop("trained_sizes", []), "trained_sizes")
         words = check(list[str], values.pop("known_words", []), "known_words")
         return Settings(**values), sizes, words
     except OpenSoraError as error:

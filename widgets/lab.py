@@ -253,11 +253,10 @@ class TaskLab(Widget):
             if settings and settings.image_size not in map(tuple, self.sizes):
                 self.sizes = [*self.sizes, settings.image_size]
 
-    @staticmethod
-    def _check_prompt(prompt, settings: Settings | None) -> None:
+    def _check_prompt(self, prompt, settings: Settings | None) -> None:
         if isinstance(prompt, str) and split_prompt(prompt)[1]:
             raise PromptError("The timeline holds references and the mask strategy: remove the JSON suffix.")
-        plan([prompt], settings=settings or Settings())  # invalid settings are reported elsewhere
+        plan([prompt], settings=settings or Settings(), spec=self.pipe.spec)  # invalid settings are reported elsewhere
 
     def _timeline_values(self) -> dict:
         return {name: getattr(self.timeline, name) for name in ("references", "strategy")}

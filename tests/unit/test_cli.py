@@ -247,14 +247,14 @@ def test_sizes_the_model_was_not_trained_at_and_words_it_does_not_read_are_said(
 
 def test_sizes_lengths_and_rates_by_name(media, capsys):
     """What is taken is said before a model is loaded."""
-    arguments = ["--num-frames", "0.5s", "--image-size", "16:9", "--fps", "8", "--frame-interval", "3"]
+    arguments = ["--num-frames", "1.5s", "--image-size", "16:9", "--fps", "8", "--frame-interval", "3"]
     code, out, err = run(capsys, "generate", "--prompt", "a car", "--num-sampling-steps", 2, *arguments)
     assert code == 0, err
     before, _, _ = out.partition("loaded")
     assert before.startswith("note: image_size 16:9 = 48×85 → 48×80")
-    assert "1 frame, 48×80 pixels" in before
-    made = read_video(media / "samples" / "sample_0.mp4") if (media / "samples" / "sample_0.mp4").exists() else None
-    assert made is None  # half a second at 8/3 frames per second is one frame, a picture
+    assert "4 frames, 1.5 s at 2.667 fps, 48×80 pixels" in before
+    made = read_video(media / "samples" / "sample_0.mp4")
+    assert made.frames.shape == (4, 48, 80, 3) and made.fps == pytest.approx(8 / 3)
 
 
 def test_seeds_on_the_command_line():

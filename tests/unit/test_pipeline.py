@@ -319,6 +319,9 @@ def test_models_that_cannot_be_loaded_are_refused(tmp_path):
     (tmp_path / "pipeline.json").write_text('{"frames": 3}')
     with pytest.raises(CheckpointError, match="frames is unknown"):
         model_defaults(tmp_path)
+    (tmp_path / "pipeline.json").write_text('{"known_words": "car"}')
+    with pytest.raises(CheckpointError, match="known_words must be a list"):
+        model_defaults(tmp_path)
     with pytest.raises(DeviceError, match=r'device "tpu" is unknown'):
         OpenSora.from_pretrained(device="tpu")
     with pytest.raises(CheckpointError, match=r'model "tiny" and all of its parts were given; give one or the other'):

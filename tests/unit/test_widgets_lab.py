@@ -28,7 +28,7 @@ from opensora_lite import MaskStrategy, OpenSora, OpenSoraError, Settings, Video
 from opensora_lite.errors import MaskStrategyError, MediaError, PromptError, SizeError
 from opensora_lite.liteworld import world
 from opensora_lite.pipeline import Progress
-from opensora_lite.request import model_defaults
+from opensora_lite.request import model_defaults, model_spec
 from opensora_lite.tools import cli
 
 TINY = model_defaults("tiny")[0]
@@ -45,7 +45,7 @@ class FakePipe:
     """A pipeline that makes noise of the seed; it waits at every step until `gate` is open."""
 
     def __init__(self):
-        self.settings = TINY
+        self.settings, self.spec = TINY, model_spec("tiny")
         self.gate = threading.Event()
         self.gate.set()
         self.seconds_per_step = 0.0  # as reported
@@ -112,11 +112,12 @@ INVALID = [
     ({"num_frames": 0}, "num_frames", SizeError, "num_frames"),
     ({"num_frames": None}, "num_frames", SizeError, "None"),
     ({"num_frames": 2}, "num_frames", MaskStrategyError, "target_start"),
-    ({"image_size": [63, 64]}, "image_size", SizeError, "nearest"),
+    ({"image_size": [4, 64]}, "image_size", SizeError, "at least 8"),
     ({"fps": 0.5}, "fps", OpenSoraError, "fps"),
     ({"sampler": "euler"}, "sampler", OpenSoraError, "euler"),
     ({"num_sampling_steps": 1}, "num_sampling_steps", OpenSoraError, "at least 2"),
     ({"guidance_scale": None}, "guidance_scale", OpenSoraError, "number"),
+    ({"prompt": "красная машина"}, "prompt", PromptError, "English"),  # T5's tokenizer knows neither word
     ({"loops": 0}, "loops", OpenSoraError, "loops"),
     ({"loops": 2, "condition_frames": 4}, "condition_frames", OpenSoraError, "a loop has 4 frames"),
     ({"condition_frames": 2}, "condition_frames", OpenSoraError, "one loop"),
