@@ -223,6 +223,11 @@ class Settings:
         return self.fps / self.frame_interval
 
     @property
+    def reference_rate(self) -> float | None:
+        """Frames of a reference clip per second; None: every frame as it is stored."""
+        return self.video_fps if self.reference_fps == "video" else None
+
+    @property
     def seconds(self) -> float:
         """Playing time of a finished video."""
         return self.total_frames / self.video_fps
@@ -461,7 +466,7 @@ def plan(
     opened: dict[Any, Reference] = {}
 
     def open_once(source: ReferenceSource, settings: Settings) -> Reference:
-        fps = settings.video_fps if settings.reference_fps == "video" else None
+        fps = settings.reference_rate
         key = (str(source) if isinstance(source, (str, Path)) else id(source), fps)
         if key not in opened:
             opened[key] = open_reference(source, fps)

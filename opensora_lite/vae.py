@@ -75,7 +75,7 @@ class FrameVAE:
         return self._by_frames(latents, video, pixels=1) * self.scaling_factor
 
     def encode_frames(self, frames: np.ndarray) -> np.ndarray:
-        """Scaled latents float32 [C, T, h, w] of one clip, uint8 [T, H, W, 3]; the mean of the posterior."""
+        """Scaled latents float32 [C, T, h, w] of one clip [T, H, W, 3], 0 … 255; the mean of the posterior."""
         return self.encode(from_uint8(frames)).numpy()[0]
 
     @property

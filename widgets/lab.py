@@ -154,7 +154,9 @@ class TaskLab(Widget):
         self._preview_seconds = 0.0  # duration of the last preview
         shared = {name: getattr(chosen, name) for name in SHARED}
         super().__init__(
-            timeline=MaskTimeline(references=references, strategy=strategy, **shared),
+            timeline=MaskTimeline(
+                references=references, strategy=strategy, reference_fps=chosen.reference_rate, **shared
+            ),
             form={"prompt": prompt, **{name: getattr(chosen, name) for name in SETTINGS}},
             sizes=list(dict.fromkeys([*(sizes or SIZES), chosen.image_size])),
         )
@@ -231,7 +233,7 @@ class TaskLab(Widget):
             new = {name: getattr(settings, name) for name in SHARED}
             field = next((n for n in SHARED if new[n] != getattr(self.timeline, n) and not timeline), "timeline")
             with about(field), self._ignoring_timeline():
-                self.timeline.change(**new, **timeline)
+                self.timeline.change(**new, reference_fps=settings.reference_rate, **timeline)
         if self.timeline.error:
             problems["timeline"] = MaskStrategyError("The text of the mask strategy has an error: correct or undo it.")
         with about("prompt"):

@@ -26,7 +26,7 @@ from opensora_lite.video import Reference, open_reference
 THUMBNAIL = 48  # height of a frame in the page, in pixels
 MAX_THUMBNAILS = 64  # of one reference; a longer one shows every n-th frame
 MAX_UNDO = 200  # strategies
-FIELDS = ("strategy", "num_frames", "references", "loops", "condition_frames", "image_size")
+FIELDS = ("strategy", "num_frames", "references", "loops", "condition_frames", "image_size", "reference_fps")
 
 
 class Checked(traitlets.Any):
@@ -41,7 +41,8 @@ class MaskTimeline(Widget):
     num_frames: T, frames of each loop. references: paths, Videos, arrays uint8 [T, H, W, 3] or PIL images.
     strategy: a MaskStrategy or its text; None or "": all frames are generated. loops, condition_frames: as in
     `Settings`; with condition_frames, the frames that later loops take over are shown. image_size: height and width
-    of the video in pixels; references are cropped to it, in the page as for the model.
+    of the video in pixels; references are cropped to it, in the page as for the model. reference_fps: frames per second
+    that are taken of reference clips, as `Settings.reference_rate`; None: every frame as it is stored.
 
     All of these are traits that can be set and observed, one at a time or together with `change()`. Raises
     MaskStrategyError if a strategy doesn't fit, SizeError, and MediaError for an unreadable reference; nothing changes
@@ -56,6 +57,7 @@ class MaskTimeline(Widget):
     loops = traitlets.Int(1)
     condition_frames = traitlets.Int(None, allow_none=True)
     image_size = Checked((64, 64))
+    reference_fps = traitlets.Float(None, allow_none=True)
 
     # Set by Python only: derived from the traits above.
     state = traitlets.Dict().tag(sync=True)
@@ -66,10 +68,18 @@ class MaskTimeline(Widget):
     selected = traitlets.Int(-1).tag(sync=True)  # index of the selected segment; -1: none
 
     def __init__(
-        self, num_frames=16, references=(), strategy=None, *, loops=1, condition_frames=None, image_size=(64, 64)
+        self,
+        num_frames=16,
+        references=(),
+        strategy=None,
+        *,
+        loops=1,
+        condition_frames=None,
+        image_size=(64, 64),
+        reference_fps=None,
     ):
         super().__init__()
-        self._opened: tuple[tuple, tuple[Reference, ...]] = (), ()  # `references`, and the same opened
+        self._opened: tuple[tuple, float | None, tuple[Reference, ...]] = (), None, ()  # the last that were opened
         self._thumbnails: list[np.ndarray] = []  # of each reference, uint8 [n, THUMBNAIL, width, 3]
         self._past: list[MaskStrategy] = []
         self._future: list[MaskStrategy] = []
@@ -80,6 +90,7 @@ class MaskTimeline(Widget):
             loops=loops,
             condition_frames=condition_frames,
             image_size=image_size,
+            reference_fps=reference_fps,
         )
         self._past.clear()
         self._publish()
@@ -88,7 +99,7 @@ class MaskTimeline(Widget):
     # -- for Python
 
     def change(self, **values) -> None:
-        """Set several of strategy, num_frames, references, loops, condition_frames and image_size; all or none."""
+        """Set several of strategy, num_frames, references, loops and the other traits; all or none."""
         unknown = sorted(set(values) - set(FIELDS))
         if unknown:
             raise TypeError(f"MaskTimeline has no {', '.join(unknown)}; it has {', '.join(FIELDS)}")
@@ -166,7 +177,7 @@ class MaskTimeline(Widget):
             alone = not isinstance(references, Sequence) or isinstance(references, str)
             new["references"] = () if references is None else (references,) if alone else tuple(references)
         new["image_size"] = check_size(new["image_size"])
-        lengths = [reference.num_frames for reference in self._open(new["references"])]
+        lengths = [reference.num_frames for reference in self._open(new["references"], new["reference_fps"])]
         new["strategy"].check(new["num_frames"], lengths, new["loops"])
         taken, T = new["condition_frames"], new["num_frames"]
         if taken is not None and new["loops"] > 1 and not 1 <= taken < T:
@@ -178,15 +189,15 @@ class MaskTimeline(Widget):
         name = proposal["trait"].name
         return self._checked(**{name: proposal["value"]})[name]
 
-    def _open(self, references: tuple) -> tuple[Reference, ...]:
-        if self._opened[0] is not references:
-            self._opened = references, tuple(map(open_reference, references))
-        return self._opened[1]
+    def _open(self, references: tuple, fps: float | None) -> tuple[Reference, ...]:
+        if self._opened[0] is not references or self._opened[1] != fps:
+            self._opened = references, fps, tuple(open_reference(reference, fps) for reference in references)
+        return self._opened[2]
 
     @property
     def _lengths(self) -> list[int]:
         """The number of frames of each reference."""
-        return [reference.num_frames for reference in self._open(self.references)]
+        return [reference.num_frames for reference in self._open(self.references, self.reference_fps)]
 
     def _available(self, loop: int) -> list[int]:
         """The number of frames of each reference of a loop, followed by the clips of earlier loops."""
@@ -209,7 +220,7 @@ class MaskTimeline(Widget):
             self._past = [*self._past, change["old"]][-MAX_UNDO:]
             self._future = []
         with self.hold_sync():  # one message with references and segments
-            if change["name"] in ("references", "image_size"):
+            if change["name"] in ("references", "image_size", "reference_fps"):
                 self._read_references()
             self._publish()
 
@@ -239,7 +250,8 @@ class MaskTimeline(Widget):
         height, width = self.image_size
         size = THUMBNAIL, max(round(THUMBNAIL * width / height), 8)
         self._thumbnails, clips = [], []
-        for index, (source, reference) in enumerate(zip(self.references, self._open(self.references), strict=True)):
+        opened = self._open(self.references, self.reference_fps)
+        for index, (source, reference) in enumerate(zip(self.references, opened, strict=True)):
             frames = reference.num_frames
             chosen = np.linspace(0, frames - 1, min(frames, MAX_THUMBNAILS)).round().astype(int)
             thumbnails = reference.thumbnails(chosen.tolist(), *size)

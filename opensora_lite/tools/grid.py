@@ -29,6 +29,7 @@ import yaml
 from pydantic import JsonValue
 
 from opensora_lite.errors import OpenSoraError
+from opensora_lite.io.media import split_fragment
 from opensora_lite.tools.parameters import check_value, nearest
 from opensora_lite.validation import check, validated
 
@@ -132,7 +133,7 @@ class Grid:
             raise OpenSoraError(f"{where} has half a character (a surrogate): {value!a:.60}") from None
         if name == "references":
             for path in value if isinstance(value, list) else []:
-                if isinstance(path, str) and not (self.notebook.parent / path).exists():
+                if isinstance(path, str) and not Path(split_fragment(self.notebook.parent / path)[0]).exists():
                     raise OpenSoraError(
                         f"{where}: {path} does not exist; relative paths are relative to the notebook's folder,"
                         f" {self.notebook.parent}"

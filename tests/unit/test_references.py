@@ -4,6 +4,7 @@ Each test stands for a kind of input that once gave a wrong frame or was refused
 """
 
 import struct
+import warnings
 import zlib
 from fractions import Fraction
 
@@ -253,6 +254,25 @@ def test_frames_of_a_clip_are_not_rounded():
     out = open_reference(frames).frames([0, 1], 16, 16)
     assert out.dtype == np.float32 and np.abs(out - np.rint(out)).max() > 0.4
     assert np.array_equal(read_reference(frames, 16, 16), np.rint(out))
+
+
+# What the VAE makes of a reference (row 5) ---------------------------------------------------------------------
+
+
+def test_a_picture_that_the_vae_does_not_know_gets_a_note(pipe, tmp_path):
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)).resize((64, 64))
+    photo.save(tmp_path / "photo.png")
+    frames = np.asarray(photo)[None].astype(np.float32)
+    error = np.mean((pipe.decode(pipe.encode(frames)) - frames) ** 2)
+    short = dict(mask_strategy="0", num_frames=2, num_sampling_steps=2, image_size=(64, 64))
+    with pytest.warns(Note, match=rf"photo.png: .* {10 * np.log10(255**2 / error):.1f} dB"):
+        video = pipe("a car", references=[tmp_path / "photo.png"], **short)
+    distance = np.mean((video.frames[0] - frames[0]) ** 2)
+    assert distance > 0.5 * error  # that is how near the kept frame comes
+    known = pipe.decode(pipe.encode(np.full((1, 64, 64, 3), 90, np.float32)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Note)
+        pipe("a car", references=[known], **short)
 
 
 # HDR (row 6) --------------------------------------------------------------------------------------------------
