@@ -20,6 +20,7 @@ COMMANDS = {
     "generate": "turn prompts into videos",
     "encode-text": "save T5's embeddings of prompts for generate",
     "explain": "say in plain English what a mask strategy does",
+    "info": "say how a saved video was made: prompt, seed, settings, model",
     "evaluate": "measure how well a model follows prompts and keeps references",
     "train": "train a model, or continue a run that was stopped",
     "convert": "write the weights of a pickle, such as a .pt file, as safetensors",

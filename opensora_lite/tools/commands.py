@@ -20,6 +20,7 @@ from opensora_lite.tools.generate import (
     generate,
     refuse_existing,
 )
+from opensora_lite.tools.info import add_info_options, info
 from opensora_lite.tools.options import SEVERAL, add_device, add_settings, as_path, chosen_settings, settings_from
 from opensora_lite.tools.stopping import reports_when_stopped, stop_if_asked
 
@@ -234,6 +235,7 @@ COMMANDS = {  # all but doctor, which must run without the packages that this mo
     "generate": (add_generate_options, generate),
     "encode-text": (add_encode_options, encode_text),
     "explain": (add_explain_options, explain),
+    "info": (add_info_options, info),
     "evaluate": (add_evaluate_options, evaluate),
     "train": (add_train_options, train),
     "convert": (add_convert_options, convert),

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import count, groupby
+from itertools import count, groupby, islice
 from os.path import lexists
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from opensora_lite.request import (
     plan,
     row_settings,
 )
+from opensora_lite.tools.like import Like, read_like, set_precision
 from opensora_lite.tools.options import (
     FIELDS,
     SEVERAL,
@@ -53,6 +54,7 @@ def add_generate_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("prompts")
     add_prompts(group)
     add = group.add_argument
+    add("--like", type=as_path, metavar="FILE", help="a video made here: prompt, settings and model are those of FILE")
     add("--reference-path", **SEVERAL, help="references, one argument per prompt; several paths are joined by ;")
     add("--mask-strategy", **SEVERAL, help="mask strategies, one per prompt")
     group = parser.add_argument_group("the video")
@@ -85,6 +87,7 @@ def add_generate_options(parser: argparse.ArgumentParser) -> None:
 def generate(a: argparse.Namespace) -> None:
     """Make videos and save each when it is done. Mistakes are reported before a model is loaded."""
     complete(a)
+    like = read_like(a) if a.like is not None else None
     released = any((a.stdit, a.t5, a.vae))
     if released and a.model is None and not all((a.stdit, a.t5 or a.text_embeddings, a.vae)):
         raise CheckpointError(
@@ -97,10 +100,10 @@ def generate(a: argparse.Namespace) -> None:
     defaults, trained_sizes = model_defaults("tiny" if a.model is None else a.model)
     if released and a.model is None:
         defaults, trained_sizes = Settings(), []
-    settings = settings_from(a, defaults)
+    settings = settings_from(a, like.made.video_settings if like else defaults)
     spec = model_spec(a.model, stdit=a.stdit, t5=a.t5)
     explain_flags(a, spec)
-    jobs = planned(a, settings, spec)
+    jobs = like.jobs(settings, spec) if like else planned(a, settings, spec)
     todo = list(zip(jobs, target_paths(a, jobs), strict=True))
     if a.skip_existing or (a.prompt_as_path and not a.overwrite):
         for path in (path for _, path in todo if lexists(path)):
@@ -123,7 +126,7 @@ def generate(a: argparse.Namespace) -> None:
     saved: list[Path] = []
     rest = "the same command with --skip-existing makes the others"
     with reports_when_stopped(lambda: f"{len(saved)} of {len(todo)} video(s) are saved; {rest}"):
-        make_videos(a, groups, saved)
+        make_videos(a, groups, saved, like)
 
 
 def complete(a: argparse.Namespace) -> None:
@@ -180,7 +183,9 @@ def described(settings: Settings) -> str:
     )
 
 
-def make_videos(a: argparse.Namespace, groups: list[tuple[Settings, Todo]], saved: list[Path]) -> None:
+def make_videos(
+    a: argparse.Namespace, groups: list[tuple[Settings, Todo]], saved: list[Path], like: Like | None = None
+) -> None:
     """Load the model and make the videos; each is saved when it is done, and its path appended to `saved`."""
     from tqdm import tqdm
 
@@ -191,6 +196,8 @@ def make_videos(a: argparse.Namespace, groups: list[tuple[Settings, Todo]], save
     captions = list(dict.fromkeys(c for _, group in groups for job, _ in group for c in job.captions))
     parts = dict(stdit=a.stdit, t5=a.t5, vae=a.vae, sequential=a.sequential)
     device = set_device(a.device)
+    if like:
+        set_precision(a, like, device)
     embeddings = None
     if a.text_embeddings:
         from opensora_lite.text import TextEmbeddings
@@ -222,6 +229,8 @@ def make_videos(a: argparse.Namespace, groups: list[tuple[Settings, Todo]], save
         text_embeddings=embeddings,
     )
     print(f"loaded in {time.perf_counter() - start:.1f} s")
+    if like:
+        pipe.compile(like.made.run.compiled)
 
     total = sum(-(-len(group) // s.batch_size) * s.loops * s.num_sampling_steps for s, group in groups)
     with tqdm(total=total, unit="step", disable=not sys.stderr.isatty()) as bar:
@@ -231,7 +240,10 @@ def make_videos(a: argparse.Namespace, groups: list[tuple[Settings, Todo]], save
             bar.update()
 
         for settings, group in groups:
-            videos = pipe.generate([job for job, _ in group], settings, on_step=on_step)
+            index, copies = like.place(settings) if like else (0, 1)  # of each job in a batch of its own
+            jobs = [job for job, _ in group for _ in range(copies)]
+            settings = replace(settings, batch_size=copies) if copies > 1 else settings
+            videos = islice(pipe.generate(jobs, settings, on_step=on_step), index, None, copies)
             for (_, video), (_, path) in zip(videos, group, strict=True):
                 saved.append(video.save(path if a.overwrite else free_path(path)))
                 bar.write(f"saved {saved[-1].resolve()}: {video!r}", file=sys.stdout)
