@@ -213,9 +213,9 @@ def test_the_second_time_only_declared_names_are_given():
 
 @pytest.fixture
 def run(papermill, tmp_path):
-    """run(steps=2, …) -> what the notebook recorded."""
+    """run(steps=2, …) -> what the notebook recorded; meant: what stands for the parameters that are given as text."""
 
-    def execute(**parameters) -> dict:
+    def execute(meant: dict | None = None, **parameters) -> dict:
         out = tmp_path / "out.ipynb"
         papermill.execute_notebook(SOURCE, out, parameters, cwd=FOLDER, kernel_name="python3", progress_bar=False)
         (result,) = [
@@ -224,7 +224,7 @@ def run(papermill, tmp_path):
             for output in cell["outputs"]
             if RESULT in output.get("data", {})
         ]
-        assert result.items() >= parameters.items()
+        assert result.items() >= (parameters | (meant or {})).items()
         return result
 
     return execute
@@ -232,11 +232,12 @@ def run(papermill, tmp_path):
 
 def test_text_in_two_loops_and_saved(run, tmp_path):
     result = run(
+        {"references": [], "image_size": [48, 80]},
         prompt="a red car driving right on the ocean at noon",
-        references=[],
+        references="[]",  # as -p gives lists
         mask_strategy="",
         num_frames=8,
-        image_size=[48, 80],
+        image_size="[48, 80]",
         loops=2,
         condition_frames=2,
         sampler="ddim",
