@@ -33,6 +33,7 @@ PARTS = {"stdit": ("stdit", "transformer"), "t5": ("t5", "text_encoder"), "vae":
 INDEX = re.compile(r"\.safetensors\.index(\.\w+)?\.json$")  # of shards; the group is diffusers' variant
 SHARD = re.compile(r"-\d{5}-of-\d{5}(\.\w+)?\.(safetensors|bin)$")
 USUAL = ("model", "diffusion_pytorch_model")  # names of files of transformers and diffusers
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # torch.compile, FSDP, checkpointing
 PRECISION = re.compile(r"\.(fp32|fp16|bf16)$")  # diffusers' variants: the same weights, rounded
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")  # of PyTorch
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # of Hugging Face
@@ -428,12 +429,15 @@ def rename_2022(names: Iterable[str]) -> dict[str, str]:
 
 
 def without_prefix(layer, tensors: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
-    """`tensors` under the names of `layer`, without what a wrapper put before them ("module.", "_orig_mod.module.").
+    """`tensors` under the names of `layer`: without prefixes of wrappers ("module.", "_orig_mod.module."), and without
+    WRAPPERS within the names, as where single blocks are wrapped.
 
     layer: may be the result of `build_meta`. path: the tensors' file, or its folder. The prefix is the one under which
     more than half of the layer's names stand. Raises CheckpointError where there are several, as in a file with a model
     and its EMA.
     """
+    bare = {".".join(part for part in name.split(".") if part not in WRAPPERS): t for name, t in tensors.items()}
+    tensors = bare if len(bare) == len(tensors) else tensors
     prefixes = _prefixes(tensors, set(layer.state_dict()))
     if len(prefixes) > 1:
         sets = sorted(prefix.removesuffix(".") for prefix in prefixes if prefix)

@@ -16,6 +16,7 @@ from torch_files import torch_save
 from opensora_lite import OpenSora
 from opensora_lite.errors import CheckpointError, Note
 from opensora_lite.io.checkpoints import find_part, on_disk, open_checkpoint
+from opensora_lite.io.fingerprints import fingerprint
 from opensora_lite.request import WEIGHTS
 from opensora_lite.runtime.memory import estimate_memory
 from opensora_lite.stdit2 import load_stdit
@@ -111,6 +112,18 @@ def test_a_diffusers_folder_is_a_model_and_holds_parts_of_one(diffusers, tmp_pat
 @pytest.mark.parametrize("part", LOAD)
 def test_a_prefix_that_all_names_share_is_taken_off(folder, tensors, same, part, prefix):
     same(part, folder(part, {"model.safetensors": {prefix + name: t for name, t in tensors[part].items()}}))
+
+
+def test_wrappers_of_single_blocks_are_taken_off(folder, tensors, same):
+    """torch.compile, or activation checkpointing, of each block."""
+    wrapped = {}
+    for name, tensor in tensors["stdit"].items():
+        name = re.sub(r"^(blocks\.\d+)\.", r"module.\1._orig_mod._checkpoint_wrapped_module.", name)
+        wrapped[name if name.startswith("module.") else f"module.{name}"] = tensor
+    same("stdit", folder("stdit", {"model.safetensors": wrapped}))
+    wrapped["module._orig_mod.final_layer.linear.bias"] = wrapped["module.final_layer.linear.bias"]  # under two names
+    with pytest.raises(CheckpointError, match="missing"):
+        load_stdit(folder("stdit", {"model.safetensors": wrapped}, "twice"))
 
 
 def test_a_prefix_before_the_names_of_2022_is_taken_off(golden, tmp_path):
@@ -301,6 +314,9 @@ def test_a_repository_in_the_cache_is_found_by_its_name(cache, same, tmp_path, m
     for part, name in names.items():
         same(part, name)
     assert find_part(names["vae"], "vae") == snapshot
+    monkeypatch.setenv("OPENSORA_CACHE", str(tmp_path / "fingerprints"))
+    link = snapshot / "diffusion_pytorch_model.safetensors"
+    assert fingerprint(link, "vae") == fingerprint(TINY / "vae", "vae")
     assert OpenSora.from_pretrained(**names).stdit.config == load_stdit(TINY / "stdit").config
     assert estimate_memory(**names).weights == estimate_memory(model="tiny").weights
 
