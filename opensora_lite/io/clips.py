@@ -430,7 +430,8 @@ def _video_stream(container: "av.container.InputContainer", given: object) -> "a
         kinds = ("audio", "subtitles", "data")  # PyAV 14 crashes on the type of an unknown stream
         other = ", ".join(kind for kind in kinds if getattr(container.streams, kind)) or "nothing that is known"
         raise MediaError(f"{given} holds no video stream (only {other})")
-    stream = container.streams.video[0]
+    best = getattr(container.streams, "best", lambda kind: None)("video")  # not a cover picture; PyAV 13
+    stream = best or container.streams.video[0]
     context = stream.codec_context
     if context is None:
         raise ValueError("no decoder for it")

@@ -40,7 +40,7 @@ from opensora_lite.tools.originals import add_original_options, apply_config, ex
 from opensora_lite.tools.stopping import reports_when_stopped, stop_if_asked
 from opensora_lite.video import check_target
 
-VIDEO = ("num_frames", "image_size", "fps", "frame_interval", "loops", "condition_frames")
+VIDEO = ("num_frames", "image_size", "fps", "frame_interval", "loops", "condition_frames", "reference_fps")
 MAX_NAME = 200  # bytes of a file name without numbers and suffix; most file systems allow 255 in all
 
 # ----------------------------------------------------------------------------------------------------------------------

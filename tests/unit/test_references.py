@@ -521,6 +521,29 @@ def corner():
     return frame
 
 
+def test_a_cover_picture_is_not_the_video(tmp_path):
+    import av
+
+    source, path = encode(tmp_path / "a.mp4", bars(30)), tmp_path / "b.mkv"
+    with av.open(str(source)) as container, av.open(str(path), "w") as target:
+        if not hasattr(target, "add_stream_from_template") or not hasattr(container.streams, "best"):
+            pytest.skip("this PyAV cannot choose a stream")
+        cover = target.add_stream("mjpeg", rate=1)
+        cover.width = cover.height = 64
+        cover.pix_fmt = "yuvj420p"
+        copy = target.add_stream_from_template(container.streams.video[0])
+        picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24").reformat(
+            format="yuvj420p"
+        )
+        picture.pts, picture.time_base = 0, Fraction(1, 1)
+        target.mux([*cover.encode(picture), *cover.encode()])
+        for packet in container.demux(container.streams.video[0]):
+            if packet.size:
+                packet.stream = copy
+                target.mux(packet)
+    assert numbers(read_video(path).frames) == list(range(30)) and count_frames(path) == 30
+
+
 # Names (row 20) -----------------------------------------------------------------------------------------------
 
 
