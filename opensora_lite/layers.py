@@ -75,8 +75,8 @@ class Ops:
         B, C, T, h, w = x.shape
         if not on_cpu():
             return conv(paddle.concat([paddle.zeros([B, C, frames_before, h, w], x.dtype), x], 2))
-        # On a CPU, Paddle's 3-D convolution unfolds all frames at once. This is a sum of 2-D ones over the kernel's k
-        # positions in time; one call computes all k of each frame.
+        # A sum of 2-D convolutions over the kernel's k positions in time; one call computes all k of each frame. On a
+        # CPU, Paddle's 3-D convolution takes three times the memory, because it unfolds all frames at once.
         k, stride, D = conv.weight.shape[2], conv._stride[0], conv.weight.shape[0]
         taps = conv.weight.transpose([2, 0, 1, 3, 4]).flatten(0, 1)  #                   (k·D, C, rows, columns)
         y = F.conv2d(x.transpose([0, 2, 1, 3, 4]).flatten(0, 1), taps, padding=conv._updated_padding[1:])

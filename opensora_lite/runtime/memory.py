@@ -21,7 +21,8 @@ from typing import Any
 from opensora_lite import machine
 from opensora_lite.device import PRECISIONS, import_paddle
 from opensora_lite.errors import DeviceError
-from opensora_lite.io.checkpoints import find_part, part_of, read_config
+from opensora_lite.io.checkpoints import find_part, part_of, read_config, read_vae_config
+from opensora_lite.latent_time import CHUNK, latent_frames
 from opensora_lite.request import Settings, model_folder
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # per value
@@ -33,6 +34,8 @@ ATTENTION_TENSORS = 12.4  # alive in attention, and in addition its scores befor
 MAX_SCORES = 2**26  # attention scores that are computed at once, as in `layers.attention`
 # Decoding, in the decoder's widest feature maps, of all frames of a micro-batch:
 DECODER_MAPS = 3.2  # alive at once; on a CPU, a 3×3 convolution also unfolds 9 maps of one frame
+VIDEO_COPIES = 4.1  # of all frames, when the micro-batches are joined and become uint8
+TEMPORAL_MAPS = 4.5  # input maps of a convolution in time that are alive, with the block's residual
 VAE_SCORES = 3.2  # tensors of attention scores alive at once, [pixels, pixels] of each latent frame
 MICRO_BATCHES = (16, 8, 4, 2, 1)  # frames per VAE call that are tried, largest first …
 DECODING_SHARE = 0.8  # … until decoding takes at most this share of the free memory
@@ -72,6 +75,15 @@ STDIT_DEFAULTS: dict[str, Any] = dict(  # OpenSora-STDiT-v2-stage3, as in `stdit
     qk_norm=True,
 )
 VAE_DEFAULTS: dict[str, Any] = dict(block_out_channels=[64], layers_per_block=1, latent_channels=4)
+TEMPORAL_DEFAULTS: dict[str, Any] = dict(  # as in `video_vae.TemporalVAEConfig`
+    in_out_channels=4,
+    latent_embed_dim=4,
+    embed_dim=4,
+    filters=128,
+    num_res_blocks=4,
+    channel_multipliers=[1, 2, 2, 4],
+    temporal_downsample=[False, True, True],
+)
 SD_VAE: dict[str, Any] = dict(block_out_channels=[128, 256, 512, 512], layers_per_block=2, latent_channels=4)
 RELEASED = {"stdit": STDIT_DEFAULTS, "t5": T5_XXL, "vae": SD_VAE}  # "XL/2", for planning
 
@@ -112,7 +124,8 @@ def t5_parameters(config: Mapping[str, Any]) -> int:
 
 
 def vae_parameters(config: Mapping[str, Any]) -> int:
-    """Number of parameters of an AutoencoderKL. config: the content of its config.json."""
+    """Number of parameters of an AutoencoderKL, or of a video VAE. config: as from `read_vae_config`."""
+    temporal = temporal_parameters(config["vae_temporal"]) if "vae_temporal" in config else 0
     c = VAE_DEFAULTS | dict(config)
     widths, layers, z = list(c["block_out_channels"]), c["layers_per_block"], c["latent_channels"]
 
@@ -133,7 +146,33 @@ def vae_parameters(config: Mapping[str, Any]) -> int:
     encoder = conv(3, widths[0]) + blocks(widths, layers) + middle + 2 * last + conv(last, 2 * z)
     decoder = conv(z, last) + middle + blocks(widths[::-1], layers + 1) + 2 * widths[0] + conv(widths[0], 3)
     quant = _linear(2 * z, 2 * z) if c.get("use_quant_conv", True) else 0
-    return encoder + decoder + quant + (_linear(z, z) if c.get("use_post_quant_conv", True) else 0)
+    return encoder + decoder + quant + (_linear(z, z) if c.get("use_post_quant_conv", True) else 0) + temporal
+
+
+def temporal_parameters(config: Mapping[str, Any]) -> int:
+    """Number of parameters of a TemporalVAE, shift and scale. config: `vae_temporal` of the config.json."""
+    c = TEMPORAL_DEFAULTS | dict(config)
+    widths, layers = [c["filters"] * m for m in c["channel_multipliers"]], c["num_res_blocks"]
+    C, L, z, last = c["in_out_channels"], c["latent_embed_dim"], c["embed_dim"], widths[-1]
+
+    def resnet(inputs: int, outputs: int) -> int:
+        shortcut = inputs * outputs if inputs != outputs else 0
+        return 2 * inputs + 27 * inputs * outputs + 2 * outputs + 27 * outputs * outputs + shortcut
+
+    def blocks(before: list[int]) -> int:
+        return sum(resnet(a, b) + (layers - 1) * resnet(b, b) for a, b in zip(before, widths, strict=True))
+
+    def convs(widths: list[int], wider: int) -> int:
+        return sum(
+            _linear(27 * n, wider * n) for n, halved in zip(widths, c["temporal_downsample"], strict=True) if halved
+        )
+
+    middle = layers * resnet(last, last)
+    encoder = 27 * C * c["filters"] + blocks([c["filters"], *widths[:-1]]) + convs(widths[:-1], 1) + middle
+    encoder += 2 * last + _linear(last, 2 * L)
+    decoder = _linear(27 * L, last) + middle + blocks([*widths[1:], last]) + convs(widths[1:], 2)
+    decoder += 2 * widths[0] + _linear(27 * widths[0], C)
+    return encoder + decoder + _linear(2 * L, 2 * z) + _linear(z, L) + 2 * z
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -222,7 +261,7 @@ def estimate_memory(
     height, width = image_size
     videos = batch_size * (1 if guidance_scale == 1 else 2)
     text = _text_work(parts["t5"], parts["stdit"], size) if text_encoder else 0
-    of_step = (parts["stdit"], videos, num_frames, height, width, size)
+    of_step = (parts["stdit"], videos, _latent_frames(parts["vae"], num_frames), height, width, size)
     denoising = _denoising_work(*of_step, scores=on_cpu or size == 4)
     decoding = _decoding_work(
         parts["vae"], batch_size * num_frames, height, width, size, micro_batch_size or MICRO_BATCHES[0], on_cpu
@@ -239,11 +278,19 @@ def estimate_memory(
 
 
 def _config(model: str | Path | None, name: str, part: str | Path | None) -> Mapping[str, Any]:
+    read = read_vae_config if name == "vae" else read_config
     if part is not None:
-        return read_config(find_part(part, name))
+        return read(find_part(part, name))
     if model == "XL/2":
         return RELEASED[name]
-    return read_config(part_of(model_folder("tiny" if model is None else model), name))
+    return read(part_of(model_folder("tiny" if model is None else model), name))
+
+
+def _latent_frames(vae: Mapping[str, Any], num_frames: int) -> int:
+    if "vae_temporal" not in vae:
+        return num_frames
+    halvings = (TEMPORAL_DEFAULTS | dict(vae["vae_temporal"]))["temporal_downsample"]
+    return latent_frames(num_frames, vae.get("micro_frame_size", CHUNK), 2 ** sum(halvings))
 
 
 def _text_work(t5: Mapping[str, Any], stdit: Mapping[str, Any], size: int) -> float:
@@ -277,7 +324,28 @@ def _decoding_work(
     widest = max(n * height * width / 4**level for level, n in enumerate(inputs)) * size
     pixels = height * width / 4 ** (len(widths) - 1)
     maps = widest * (DECODER_MAPS * at_once + (9 if on_cpu else 0))
-    return max(maps, VAE_SCORES * at_once * pixels**2 * size) + frames * 3 * height * width * 4
+    video = frames * 3 * height * width * 4
+    spatial = max(max(maps, VAE_SCORES * at_once * pixels**2 * size) + video, VIDEO_COPIES * video)
+    if "vae_temporal" not in config:
+        return spatial
+    latents = 3 * frames * c["latent_channels"] * pixels * 4  # of all frames: of each chunk, joined, and converted
+    return latents + max(spatial, _temporal_work(config, frames, pixels, size))
+
+
+def _temporal_work(config: Mapping[str, Any], frames: int, pixels: float, size: int) -> float:
+    """Bytes that the TemporalVAE takes for decoding one chunk, of `pixels` latents per frame."""
+    c = TEMPORAL_DEFAULTS | dict(config["vae_temporal"])
+    widths = [c["filters"] * m for m in c["channel_multipliers"]]
+    T = _latent_frames(config, min(frames, config.get("micro_frame_size", CHUNK) or frames))
+    work = 0.0
+    for level in reversed(range(len(widths))):
+        convs = [(widths[min(level + 1, len(widths) - 1)], widths[level]), (widths[level], widths[level])]
+        doubles = level > 0 and c["temporal_downsample"][level - 1]
+        convs += [(widths[level], 2 * widths[level])] if doubles else []
+        for D, out in convs:  # `layers.Ops.causal_conv` makes 3 maps, a padded copy of them, and a copy of the weights
+            work = max(work, size * (pixels * ((TEMPORAL_MAPS * T + 9) * D + 3 * out * (2 * T + 2)) + 27 * D * out))
+        T *= 2 if doubles else 1
+    return work
 
 
 # ---------------------------------------------------------------------------------------------------------------------

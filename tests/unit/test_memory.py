@@ -10,7 +10,7 @@ import pytest
 
 from opensora_lite import pipeline
 from opensora_lite.errors import CheckpointError, DeviceError
-from opensora_lite.io.checkpoints import build_meta, read_config
+from opensora_lite.io.checkpoints import SDXL_VAE, build_meta, read_config, read_vae_config
 from opensora_lite.request import Settings, model_folder
 from opensora_lite.runtime import engine, memory
 from opensora_lite.runtime.memory import estimate_memory, stdit_parameters, t5_parameters, vae_parameters
@@ -20,6 +20,7 @@ from opensora_lite.stdit2 import SIZES, Conditions, STDiT2, STDiT2Config
 from opensora_lite.text import EMBEDDINGS, new_encoder
 from opensora_lite.tools import cli
 from opensora_lite.vae import FrameVAE, new_autoencoder
+from opensora_lite.video_vae import VideoAutoencoder, VideoVAE
 
 SD_VAE_LAYERS = dict(down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4)
 
@@ -67,6 +68,16 @@ def test_the_formulas_follow_the_fields_of_t5_and_vae():
     vae = dict(memory.SD_VAE, block_out_channels=[32, 96], layers_per_block=3, use_quant_conv=False)
     vae |= dict(down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2)
     assert vae_parameters(vae) == parameters(build_meta(lambda: new_autoencoder(vae)))
+
+
+def test_the_formula_counts_a_video_vae(golden):
+    released = json.loads((golden / "12" / "full_size_tensors12.json").read_text())["OpenSora-VAE-v1.2"]
+    assert vae_parameters(SDXL_VAE | {"vae_temporal": {}}) == sum(int(np.prod(shape)) for shape in released.values())
+    small = read_vae_config(golden / "12" / "vae")
+    others = dict(channel_multipliers=[2, 1], temporal_downsample=[True], in_out_channels=4, latent_embed_dim=3)
+    others |= dict(embed_dim=5, filters=9, num_groups=3, num_res_blocks=1)
+    for config in (small, small | {"vae_temporal": others}):
+        assert vae_parameters(config) == parameters(build_meta(VideoAutoencoder, config))
 
 
 # --------------------------------------------------------------------------------------------- what Paddle hands out
@@ -120,6 +131,7 @@ def test_denoising(D, heads, videos, num_frames, size, guidance_scale):
         ([16, 32, 64, 64], 1, 16, (128, 128), 4),
         ([16, 32, 64, 64], 1, 20, (64, 128), 16),
         ([16, 32, 64, 64], 1, 3, (64, 64), 1),
+        ([16, 32, 64, 64], 1, 80, (32, 32), 1),  # the video is larger than the decoder's feature maps
         ([32, 64, 128, 128], 2, 8, (64, 64), 8),
         ([128, 256, 512, 512], 2, 2, (64, 64), 2),
         ([16, 32, 64, 64], 1, 1, (512, 512), 1),  # attention of 4,096 places
@@ -132,6 +144,29 @@ def test_decoding(channels, layers, num_frames, size, micro_batch_size):
     z = paddle.zeros([1, 4, num_frames, size[0] // 8, size[1] // 8])
     told = estimate_memory(vae=config, num_frames=num_frames, image_size=size, micro_batch_size=micro_batch_size)
     assert told.decoding / 2 < allocated(lambda: pipeline.to_uint8(vae.decode(z))) <= told.decoding
+
+
+@pytest.mark.parametrize(
+    "temporal, num_frames, size",
+    [
+        (dict(filters=16, num_groups=8, num_res_blocks=1), 17, (64, 64)),  # the weights of the widest level count
+        (dict(filters=16, num_groups=8, num_res_blocks=1), 51, (64, 64)),  # the video, too
+        (dict(filters=64, num_res_blocks=1), 20, (128, 128)),
+        (dict(filters=64, num_res_blocks=1, channel_multipliers=[1, 1], temporal_downsample=[True]), 3, (64, 64)),
+    ],
+)
+def test_decoding_with_a_video_vae(golden, temporal, num_frames, size):
+    config = read_vae_config(golden / "12" / "vae") | dict(block_out_channels=[4, 4, 4, 4], vae_temporal=temporal)
+    config |= dict(down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4)
+    vae = VideoVAE(VideoAutoencoder(config), micro_batch_size=1)
+    z = paddle.zeros([1, 4, vae.latent_frames(num_frames), size[0] // 8, size[1] // 8])
+    told = estimate_memory(vae=config, num_frames=num_frames, image_size=size, micro_batch_size=1)
+    assert told.decoding / 2 < allocated(lambda: pipeline.to_uint8(vae.decode(z, num_frames))) <= told.decoding
+
+
+def test_latent_frames_are_denoised(golden):
+    of = {n: estimate_memory("tiny", n, (64, 64), vae=golden / "12" / "vae").denoising for n in (17, 51)}
+    assert of == {n: estimate_memory("tiny", m, (64, 64)).denoising for n, m in ((17, 5), (51, 15))}
 
 
 # ------------------------------------------------------------------------------------------------- what processes take
