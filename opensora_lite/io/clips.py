@@ -355,7 +355,8 @@ class _Video:
         if colour.is_wide(primaries, transfer):
             form = "rgb48le" if frame.format.is_rgb else "yuv444p16le"
             rgb = functools.partial(_wide_rgb, form, frame.color_range == 2, primaries, transfer)
-            return Picture(_upright(frame.to_ndarray(format=form), frame, self.stream), rgb)
+            samples = frame.to_ndarray(format=form) if frame.format.is_rgb else _yuv(frame.reformat(format=form))
+            return Picture(_upright(samples, frame, self.stream), rgb)
         how: dict[str, Any] = {}
         if frame.colorspace == 1:  # BT.709, which PyAV before 17 ignores unless another target is named
             how.update(src_colorspace="ITU709", dst_colorspace="ITU601")
@@ -399,6 +400,12 @@ def _wide_rgb(form: str, full_range: bool, primaries: int, transfer: int, sample
     if form == "rgb48le":
         return colour.to_bt709(samples.astype(np.float32) / 65535, primaries, transfer)
     return colour.to_bt709(colour.yuv_to_rgb(samples, full_range), primaries, transfer)
+
+
+def _yuv(frame: Any) -> np.ndarray:
+    """A frame in yuv444p16le, which PyAV 12 does not turn into an array: uint16 [H, W, 3]."""
+    planes = (np.frombuffer(plane, "<u2").reshape(frame.height, -1)[:, : frame.width] for plane in frame.planes)
+    return np.stack(list(planes), -1)
 
 
 def _has_alpha(frame: Any) -> bool:
