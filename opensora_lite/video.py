@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
 MAX_EMBEDDED_BYTES = 1_500_000  # of media inside one notebook output, before base64
+MAX_THUMBNAIL_PIXELS = 500_000_000  # that are decoded for the thumbnails of a clip, a few seconds of work
 INSTALL = 'pip install -e ".[cpu,notebook]"'  # as in README.md
 
 
@@ -339,14 +340,9 @@ class Reference:
 
     def thumbnails(self, indices: Sequence[int], height: int, width: int) -> np.ndarray:
         """About those frames, uint8 [n, height, width, 3]: of a long clip the key frames before them, decoded alone."""
-        seconds = [self.seconds(index) for index in indices]
-        clip = self.clip
-        if (
-            clip is None
-            or not clip.seekable
-            or len(seconds) < 2
-            or seconds[-1] - seconds[0] < len(seconds) * clips.SEEK
-        ):
+        clip, seconds = self.clip, [self.seconds(index) for index in indices]
+        pixels = 0 if clip is None else (seconds[-1] - seconds[0]) * clip.fps * clip.height * clip.width
+        if clip is None or not clip.seekable or pixels < MAX_THUMBNAIL_PIXELS:
             return np.rint(self.frames(indices, height, width)).astype(np.uint8)
         covering = _covering_size(self.height, self.width, (height, width), self.name)
         near = [next(clip.frames_from(second))[1]() for second in seconds]

@@ -38,6 +38,7 @@ SIGNATURES = {
     rb".{4}ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)": "HEIF",
     rb".{4}(ftyp|moov|mdat|wide|free|skip|pnot)|\x1a\x45\xdf\xa3|RIFF.{4}AVI |GIF8[79]a": "video",
 }
+NEW_SUBFILE_TYPE, DNG_VERSION = 254, 50706  # tags of TIFF: 1 is a preview of another picture in the file; a raw file
 ANIMATED = ("PNG", "WEBP", "AVIF")  # images of these formats may be animations, which Pillow reads too
 # A small file can claim any size. Within these limits, reading one takes about half a gigabyte at most.
 MAX_PIXELS = 50_000_000  # of an image; a quarter of it for a frame of a video, since a decoder holds several
@@ -247,7 +248,13 @@ def read_image_file(file: Path, given: object) -> "tuple[PIL.Image.Image, tuple[
             passes = file.read_bytes().count(b"\xff\xda") if "progressive" in image.info else 0
             if passes > 100:  # of a few bytes each; libjpeg itself writes ten
                 raise MediaError(f"{given} is a JPEG drawn in {passes} passes, far more than it needs; save it again")
-            pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+            pages, tags = 1, getattr(image, "tag_v2", {})
+            if image.format == "TIFF":
+                pages = getattr(image, "n_frames", 1)
+            if tags.get(NEW_SUBFILE_TYPE, 0) & 1 or DNG_VERSION in tags or _first_bytes(file)[8:10] == b"CR":
+                raise MediaError(
+                    f"{given} is a camera's raw file, of which only a preview can be read: save it as JPEG"
+                )
             rgb, done = to_rgb(image, given)
             return rgb, (*done, *([f"the first of {pages} pages"] if pages > 1 else []))
 

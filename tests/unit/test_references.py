@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from opensora_lite import video
 from opensora_lite.errors import MaskStrategyError, MediaError, Note
 from opensora_lite.io import clips, colour, media
 from opensora_lite.request import Settings, plan
@@ -114,7 +115,8 @@ def test_a_long_clip_costs_what_is_used_of_it(ten_minutes, decoded, strategy, sh
     assert f"({used[0]}–{used[-1]} of 14400 at 24 fps), 64×32" in job.sources[0]
 
 
-def test_thumbnails_of_a_long_clip_are_its_key_frames(ten_minutes, decoded):
+def test_thumbnails_of_a_long_clip_are_its_key_frames(ten_minutes, decoded, monkeypatch):
+    monkeypatch.setattr(video, "MAX_THUMBNAIL_PIXELS", 1_000_000)  # of its 29,491,200
     reference = open_reference(ten_minutes, 24)
     decoded.clear()
     shown = numbers(reference.thumbnails([0, 5000, 14_399], 32, 64))
@@ -578,6 +580,17 @@ def test_only_the_first_page_of_a_document_is_read_and_that_is_said(tmp_path):
     pages = [Image.fromarray(frame) for frame in bars(3)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     assert "first of 3 pages" in open_reference(tmp_path / "a.tif").describe([0], 32, 64)
+
+
+@pytest.mark.parametrize("tags", [{254: 1}, {50706: b"\1\4\0\0"}])
+def test_raw_files_of_cameras_are_not_read_as_their_previews(tmp_path, tags):
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    info = ImageFileDirectory_v2()
+    info.update(tags)
+    Image.new("RGB", (16, 16)).save(tmp_path / "IMG_1.dng", "TIFF", tiffinfo=info)
+    with pytest.raises(MediaError, match="raw"):
+        read_image(tmp_path / "IMG_1.dng")
 
 
 def test_a_png_with_much_before_its_animation(tmp_path):
