@@ -1,7 +1,8 @@
 """How a video was made: `Video.info`, which every saved file carries in its metadata.
 
     {"opensora_lite": "0.1.0", "prompt": "a red car", "seed": 0, "mask_strategy": "0",
-     "references": [{"name": "wave.png", "bytes": 8123, "sha256": "3b7f…"}], "settings": {"num_frames": 16, …},
+     "references": [{"name": "clip.mp4", "part": "2,4", "bytes": 8123, "sha256": "3b7f…"}],
+     "settings": {"num_frames": 16, …},
      "model": {"stdit": {"name": "tiny/stdit", "fingerprint": "7d3b…"}, …}, "changed": false,
      "run": {"device": "cpu", "dtype": "float32", "compiled": "fp32", "batch": [0, 1]},
      "versions": {"numpy": "2.3.5", …}}
@@ -45,12 +46,13 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 @validated(MediaError)
 class UsedReference:
-    """A reference: the name of its file, with the part that was used as in "clip.mp4#t=2,4", its size and SHA-256.
+    """A reference: its file's name, the part that was used, as in "2,4" of "clip.mp4#t=2,4", size and SHA-256.
 
-    All are None for frames that were given in memory.
+    All are None for frames that were given in memory; `part` also where the whole file was given.
     """
 
     name: str | None
+    part: str | None
     bytes: Whole | None
     sha256: Digest | None
 
@@ -143,9 +145,11 @@ def given_strategy(job: Job, settings: Settings) -> MaskStrategy:
 
 def used_reference(reference: Reference) -> UsedReference:
     """A reference as it is recorded."""
-    if reference.file is None:
-        return UsedReference(None, None, None)
-    return UsedReference(Path(reference.name).name, reference.file.stat().st_size, file_sha256(reference.file))
+    file = reference.file
+    if file is None:
+        return UsedReference(None, None, None, None)
+    part = Path(reference.name).name.removeprefix(file.name).removeprefix("#t=") or None
+    return UsedReference(file.name, part, file.stat().st_size, file_sha256(file))
 
 
 def used_part(path: Path, name: str) -> UsedPart:

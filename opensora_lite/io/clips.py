@@ -457,6 +457,7 @@ class Watched(io.FileIO):
         self.num_bytes, self.since = 0, time.thread_time()  # CPU time: a slow disk is no fault of the file
 
     def read(self, size: int | None = -1, /) -> bytes:
+        """As of FileIO; nothing once too much was read or computed since `found` was called."""
         if self.num_bytes > MAX_BYTES_PER_FRAME or time.thread_time() - self.since > MAX_SECONDS_PER_FRAME:
             self.given_up = True  # PyAV 13 ignores an exception here
         data = b"" if self.given_up else super().read(size) or b""

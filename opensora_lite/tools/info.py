@@ -43,7 +43,8 @@ def described(made: Provenance) -> Iterator[tuple[str, str]]:
     yield "seed", str(made.seed)
     yield "mask strategy", made.mask_strategy or "none"
     for i, reference in enumerate(made.references):
-        known = f"{reference.name} (SHA-256 {reference.sha256})" if reference.sha256 else "given in memory"
+        span = f"#t={reference.part}" if reference.part else ""
+        known = f"{reference.name}{span} (SHA-256 {reference.sha256})" if reference.sha256 else "given in memory"
         yield f"reference {i}", known
     yield "settings", ", ".join(f"{name} {_shown(value)}" for name, value in made.settings.items())
     for name, part in (made.model or {}).items():

@@ -6,7 +6,6 @@ latents have equal bits.
 """
 
 import argparse
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from opensora_lite.errors import CheckpointError, OpenSoraError, note
 from opensora_lite.io.checkpoints import find_part, part_of
 from opensora_lite.io.fingerprints import file_sha256, find, fingerprint
+from opensora_lite.io.media import as_path, split_fragment
 from opensora_lite.provenance import Provenance, UsedPart, UsedReference, depends_on_batch, versions
 from opensora_lite.request import WEIGHTS, Job, ModelSpec, Settings, model_folder, plan
 
@@ -87,22 +87,22 @@ def set_precision(a: argparse.Namespace, like: Like, device: str) -> None:
 
 def _find_references(wanted: Iterable[UsedReference], made: Path, given: list[str]) -> Iterator[str]:
     """The path of each reference: one that was given, or a file beside `made`."""
-    paths = [Path(os.path.expanduser(path.strip().partition("#t=")[0])) for word in given for path in word.split(";")]
+    paths = [as_path(split_fragment(path.strip())[0]) for word in given for path in word.split(";")]
     for path in paths:
         if not path.is_file():
             raise OpenSoraError(f"--reference-path {path} does not exist or is not a file")
     for index, reference in enumerate(wanted):
         if reference.name is None or reference.sha256 is None:
             raise OpenSoraError(f"reference {index} of {made} was given in memory, not as a file; it can't be found")
-        name, mark, part = reference.name.partition("#t=")
-        beside = (made.parent / Path(name).name, *sorted(made.parent.iterdir()))
+        beside = (made.parent / Path(reference.name).name, *sorted(made.parent.iterdir()))
         found = next((path for path in (*paths, *beside) if _is_file(path, reference)), None)
         if found is None:
+            what = f"{reference.name!r:.100} (SHA-256 {reference.sha256[:12]}…)"
             raise OpenSoraError(
-                f"reference {index} of {made}, {name!r:.100} (SHA-256 {reference.sha256[:12]}…), is neither beside it"
-                f" in {made.parent} nor what --reference-path gives; give its path there"
+                f"reference {index} of {made}, {what}, is neither beside it in {made.parent} nor among what"
+                " --reference-path gives; give its path there"
             )
-        yield f"{found}{mark}{part}"
+        yield f"{found}#t={reference.part}" if reference.part else str(found)
 
 
 def _is_file(path: Path, wanted: UsedReference) -> bool:

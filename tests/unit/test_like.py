@@ -67,7 +67,7 @@ def test_the_same_again_with_references_and_loops(capsys, folder, latents):
         "--prompt",
         "|0|a boat|1|a car",
     ]
-    make(capsys, *words, "--reference-path", "pictures/wave.png;pictures/clip.gif", "--save-format", "webp")
+    make(capsys, *words, "--reference-path", "pictures/wave.png;pictures/clip.gif#t=0.05", "--save-format", "webp")
     there = folder / "there"
     there.mkdir()
     first = shutil.move("samples/sample_0.webp", there / "first.webp")
@@ -76,8 +76,8 @@ def test_the_same_again_with_references_and_loops(capsys, folder, latents):
     assert run(capsys, "generate", "--like", first)[0] == 0
     before, after = latents[: len(latents) // 2], latents[len(latents) // 2 :]
     assert len(before) == 2 and all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
-    names = [reference["name"] for reference in read_info("samples/sample_0.webp")["references"]]
-    assert names == ["renamed.png", "clip.gif"]
+    references = read_info("samples/sample_0.webp")["references"]
+    assert [(r["name"], r["part"]) for r in references] == [("renamed.png", None), ("clip.gif", "0.05")]
 
 
 def test_the_same_again_of_a_batch(capsys, latents):
@@ -160,9 +160,9 @@ def test_what_is_not_found_or_differs(capsys, made, folder, loads_nothing):
     [
         ("changed", {"changed": True}),
         ("not loaded from files", {"model": None}),
-        ("in memory", {"references": [{"name": None, "bytes": None, "sha256": None}]}),
+        ("in memory", {"references": [{"name": None, "part": None, "bytes": None, "sha256": None}]}),
         ("--model", {"model": {"vae": {"name": "tiny/vae", "fingerprint": "0" * 64}}}),
-        ("beside", {"references": [{"name": "../../etc/hostname", "bytes": 5, "sha256": "0" * 64}]}),
+        ("beside", {"references": [{"name": "../../etc/hostname", "part": None, "bytes": 5, "sha256": "0" * 64}]}),
         ("num_frames", {"settings": {"num_frames": 10**9}}),
         ("text embeddings", {"model": {"text_embeddings": {"name": "x", "fingerprint": "0" * 64}}}),
     ],

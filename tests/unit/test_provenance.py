@@ -71,7 +71,7 @@ def test_nothing_private_and_no_time(pipe, wave):
 def test_frames_in_memory_have_no_name(pipe):
     picture = np.zeros((64, 64, 3), np.uint8)
     (reference,) = pipe("a car", references=[picture], mask_strategy="0", **QUICK).info["references"]
-    assert reference == {"name": None, "bytes": None, "sha256": None}
+    assert reference == {"name": None, "part": None, "bytes": None, "sha256": None}
 
 
 def test_a_changed_model_is_noticed():
