@@ -299,15 +299,23 @@ class Compiled:
             return paddle.to_tensor(self.request.get_output_tensor(0).data)
 
 
+class ByName(paddle.nn.Layer):
+    """`function(layer, **tensors)` as a layer: to_static of Paddle 2.6 knows no variables of an enclosing function."""
+
+    def __init__(self, layer: paddle.nn.Layer, function: Callable):
+        super().__init__()
+        self.layer, self.function = layer, function
+
+    def forward(self, tensors):
+        return self.function(self.layer, **tensors)
+
+
 class Static:
     """The same by `paddle.jit.to_static`, for a GPU."""
 
     def __init__(self, layer: paddle.nn.Layer, function: Callable):
-        def by_name(tensors):
-            return function(layer, **tensors)
-
         # full_graph: with graph breaks (the default), Paddle 3.3.1 gives wrong results
-        self.function = paddle.jit.to_static(by_name, full_graph=True)
+        self.function = paddle.jit.to_static(ByName(layer, function), full_graph=True)
 
     def __call__(self, inputs: dict[str, paddle.Tensor], constants: dict[str, paddle.Tensor]) -> paddle.Tensor:
         """As of `Compiled`."""
