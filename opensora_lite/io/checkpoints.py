@@ -97,11 +97,14 @@ def part_of(model: Path, part: str, default: Path | None = None) -> Path:
 def on_disk(name: str | Path) -> Path:
     """A path as it is, or the folder of a repository such as "owner/name" in the cache of Hugging Face.
 
-    The cache is $HF_HUB_CACHE, $HF_HOME/hub or ~/.cache/huggingface/hub; the revision is the one that was fetched as
-    "main". Nothing is downloaded. Raises CheckpointError for a name that is neither a path nor in the cache.
+    The cache is $HF_HUB_CACHE, $HF_HOME/hub or ~/.cache/huggingface/hub; a repository's own folder there
+    ("models--owner--name") can be given too. The revision is the one that was fetched as "main". Nothing is downloaded.
+    Raises CheckpointError for a name that is neither a path nor in the cache.
     """
     path = Path(name)
     with _explained(path):
+        if path.name.startswith("models--") and (path / "snapshots").is_dir():
+            return _snapshot(path)
         if not REPOSITORY.fullmatch(str(name)) or os.path.lexists(path):
             return path
     given = os.environ.get
@@ -109,22 +112,25 @@ def on_disk(name: str | Path) -> Path:
     cache = Path(given("HF_HUB_CACHE") or given("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")).expanduser()
     repository = cache / f"models--{str(name).replace('/', '--')}"
     with _explained(repository):
-        snapshots = {folder.name: folder for folder in sorted(repository.glob("snapshots/*"))}
-        main = repository / "refs" / "main"
-        revision = read_start(main).decode(errors="replace").strip() if main.exists() else None
-    if revision in snapshots:
-        return snapshots[revision]
-    if len(snapshots) == 1:
-        return next(iter(snapshots.values()))
-    if snapshots:
-        raise CheckpointError(
-            f"{repository} holds several revisions, none of which is main; give the folder of one: "
-            + named([str(folder) for folder in snapshots.values()])
-        )
+        if (repository / "snapshots").is_dir():
+            return _snapshot(repository)
     raise CheckpointError(
         f"no model at {name}: the path does not exist, and Hugging Face's cache, {cache}, holds no such repository;"
         f" nothing is downloaded: `huggingface-cli download {name}` fetches it"
     )
+
+
+def _snapshot(repository: Path) -> Path:
+    """The folder of a repository's main revision in the cache of Hugging Face, or of the only one."""
+    snapshots = {folder.name: folder for folder in sorted(repository.glob("snapshots/*"))}
+    main = repository / "refs" / "main"
+    revision = read_start(main).decode(errors="replace").strip() if main.exists() else None
+    if revision not in snapshots and len(snapshots) != 1:
+        there = named([str(folder) for folder in snapshots.values()]) or "none"
+        raise CheckpointError(
+            f"{repository} holds no main revision; give the folder of another one, of which it has {there}"
+        )
+    return snapshots[revision if revision in snapshots else next(iter(snapshots))]
 
 
 def open_checkpoint(path: str | Path) -> dict[str, Tensor]:

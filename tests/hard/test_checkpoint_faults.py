@@ -880,7 +880,7 @@ def test_what_is_refused_takes_no_memory(tmp_path, copy):
 
 
 @pytest.mark.parametrize(
-    "sizes", ["4", "ab", 5, None, [[64]], [[64, 64, 64]], [["a", "b"]], [[True, 1.5]], ["ab"], [[63, 64]], {"a": 1}]
+    "sizes", ["4", "ab", 5, None, [[64]], [[64, 64, 64]], [["a", "b"]], [[True, 1.5]], ["ab"], [[7, 64]], {"a": 1}]
 )
 def test_sizes_of_a_pipeline_are_sizes(tmp_path, sizes):
     (tmp_path / "pipeline.json").write_text(json.dumps({"trained_sizes": sizes}))
