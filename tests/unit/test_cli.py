@@ -15,7 +15,8 @@ from opensora_lite.request import Settings, flags_of, model_defaults
 from opensora_lite.tools import cli
 from opensora_lite.tools.options import settings_from
 
-TINY = ["--num-sampling-steps", "2", "--num-frames", "4"]
+STEPS = ["--num-sampling-steps", "2"]
+TINY = [*STEPS, "--num-frames", "4"]
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_16_frames_of_a_clip_of_7_name_the_strategy_that_fits(media, capsys):
     prompt = (
         'A cyberpunk-style car at New York city.{"reference_path": "d0_proc.mp4","mask_strategy": "0,0,0,0,16,0.4"}'
     )
-    code, _, err = run(capsys, "generate", "--num-frames", "16", "--image-size", "256", "256", "--prompt", prompt)
+    code, _, err = run(capsys, "generate", "--num-frames", 16, "--reference-fps", "native", "--prompt", prompt, *STEPS)
     assert code == 2
     assert "length must be at most 7, not 16" in err
     assert not (media / "samples").exists()
