@@ -137,7 +137,11 @@ FLIP = """
     import numpy as np
     from opensora_lite.errors import MediaError, Note
     from opensora_lite.io.media import IMAGE_SUFFIXES
-    from opensora_lite.video import count_frames, read_image, read_reference, read_video
+    from opensora_lite.video import count_frames, open_reference, read_image, read_reference, read_video
+
+    def last(path):  # found by seeking
+        reference = open_reference(path, 12)
+        return reference.frames([reference.num_frames - 1], 16, 16)
 
     folder, names, times = sys.argv[1], sys.argv[2].split(), int(sys.argv[3])
     for name in names:
@@ -152,7 +156,7 @@ FLIP = """
                 end = len(data) if chosen.random() < 0.5 else min(400, len(data))  # the headers are the weak spot
                 changed[chosen.randrange(end)] ^= 1 << chosen.randrange(8)
             open(path, "wb").write(changed)
-            for call in (read, count_frames, lambda path: read_reference(path, 16, 16)):
+            for call in (read, count_frames, last, lambda path: read_reference(path, 16, 16)):
                 try:
                     found = call(path)
                 except MediaError:
