@@ -44,6 +44,7 @@ FLAPS = (-0.8, 0.0, 0.8)  # of a bird's wings
 LEAST_GAIN = 0.00005  # of a subject, mean over SHAPE_FRAMES; clips without a subject stay below 0.00001
 STILL = 0.02  # heights: less motion than this in the whole clip counts as none
 PALENESS = 0.15  # penalty on a subject's transparency
+FARTHEST_PAN = 0.4  # of the camera in a clip, widths
 SHAPE_FRAMES = 6  # number of frames used to recognize the subject
 
 
@@ -261,33 +262,32 @@ def explain_backdrop(pixels, backdrop: Backdrop) -> np.ndarray:
     sun_x, sun_y, visible = find_sun(pixels, backdrop)
     height = len(y)
     reach = radius + 2.5 / height
-    columns = slice(max(0, round((sun_x - reach) * height)), round((sun_x + reach) * height))
     for k in np.flatnonzero(visible):
+        columns = slice(max(0, round((sun_x[k] - reach) * height)), max(0, round((sun_x[k] + reach) * height)))
         rows = between(sun_y[k] - reach, min(sun_y[k] + reach, horizon + rough))
         allow(rows, sky[rows], color, columns, slice(k, k + 1))
     return nearest
 
 
-def find_sun(pixels, backdrop: Backdrop) -> tuple[float, np.ndarray, np.ndarray]:
-    """x, and per frame y [T] and the visible share of the disc [T], 0 below 6 %; in heights.
+def find_sun(pixels, backdrop: Backdrop) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x, y and the visible share of the disc, 0 below 6 %, in every frame: [T] each; in heights.
 
-    Matches a disc with `sun_likeness`.
+    Matches a disc with `sun_likeness`. Its x changes uniformly, with the camera.
     """
     radius, _ = SUN[backdrop.time]
     height, width = pixels.shape[1:3]
     upper = rows_of(pixels) < backdrop.horizon + 0.05
     likeness = sun_likeness(pixels[:, upper], backdrop.sky[upper], backdrop)
 
-    # x is constant in the whole clip, unlike a subject's
     reach = 1.4 * radius
-    centres = (np.arange(width) + 0.5) / height
-    profile = np.maximum(likeness, 0).sum((0, 1))
-    across = abs(centres[:, None] - centres)
-    x = centres[np.argmax(np.where(across < radius, 1.0, np.where(across < reach, -1.0, 0.0)) @ profile)]
-
-    strip = likeness[:, :, abs(centres - x) < reach]
-    beside = abs(centres[abs(centres - x) < reach] - x)
-    y = np.arange(0.05, backdrop.horizon + 0.12, 0.5 / height)
+    column = sun_columns(np.maximum(likeness, 0).sum(1), radius * height, reach * height)
+    margin = int(reach * height) + 1
+    aside = np.arange(-margin, margin + 1)
+    aside = aside[abs(aside) / height < reach]  # columns beside the sun's
+    padded = np.pad(likeness, ((0, 0), (0, 0), (margin, margin)))
+    strip = np.take_along_axis(padded, (column[:, None] + aside + margin)[:, None], axis=2)
+    beside = abs(aside) / height
+    y = np.arange(0.0, backdrop.horizon + 0.12, 0.5 / height)
     distance = np.hypot(rows_of(pixels)[upper, None] - y[:, None, None], beside) - radius  # [Y, H, w]
     disc = np.clip(0.5 - distance * height / 1.3, 0, 1)
     ring = (distance < 0.4 * radius) * (1 - disc)
@@ -295,7 +295,28 @@ def find_sun(pixels, backdrop: Backdrop) -> tuple[float, np.ndarray, np.ndarray]
     best = np.argmax(scores, axis=1)
     inside = np.maximum(strip, 0) * disc[best]
     visible = inside.sum((1, 2)) / (np.pi * (radius * height) ** 2)
-    return float(x), y[best], np.where(visible > 0.06, visible, 0)
+    return (column + 0.5) / height, y[best], np.where(visible > 0.06, visible, 0)
+
+
+def sun_columns(profile, radius: float, reach: float) -> np.ndarray:
+    """The sun's column in every frame [T], of the likeness to a sun by column [T, W]; radius and reach in pixels.
+
+    The uniform motion, mostly none, that sees most of a sun within `radius` and least between `radius` and `reach`.
+    """
+    T, width = profile.shape
+    columns = np.arange(width)
+    across = abs(columns[:, None] - columns)
+    scores = profile @ np.where(across < radius, 1.0, np.where(across < reach, -1.0, 0.0))  # [T, W]
+    standing = int(np.argmax(scores.sum(0)))
+    phase = np.linspace(-0.5, 0.5, T) if T > 1 else np.zeros(1)
+    ways = np.round(np.linspace(-FARTHEST_PAN, FARTHEST_PAN, 33) * width)  # in the whole clip
+    paths = np.rint(columns[:, None] + ways[:, None, None] * phase).astype(int)  # [ways, W, T]
+    inside = (paths >= 0) & (paths < width)
+    found = np.where(inside, scores[np.arange(T), paths.clip(0, width - 1)], 0).sum(2)
+    way, start = np.unravel_index(np.argmax(found), found.shape)
+    if found[way, start] < 1.15 * scores.sum(0)[standing]:
+        return np.full(T, standing)
+    return paths[way, start].clip(0, width - 1)
 
 
 def sun_likeness(pixels, sky, backdrop: Backdrop) -> np.ndarray:
