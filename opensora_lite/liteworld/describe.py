@@ -27,7 +27,7 @@ import numpy as np
 
 from opensora_lite.errors import OpenSoraError, shown
 from opensora_lite.liteworld import world
-from opensora_lite.liteworld.world import COLORS, GROUND, LIGHT, SUN, TIMES
+from opensora_lite.liteworld.world import COLORS, GROUND, LIGHT, SCORE_PER_SPEED, SUN, TIMES
 
 SMALLEST = 32  # pixels; subjects of smaller frames can't be recognized
 WORKING_HEIGHT = 64  # larger frames are downsampled to about this
@@ -44,6 +44,11 @@ FLAPS = (-0.8, 0.0, 0.8)  # of a bird's wings
 LEAST_GAIN = 0.00005  # of a subject, mean over SHAPE_FRAMES; clips without a subject stay below 0.00001
 STILL = 0.02  # heights: less motion than this in the whole clip counts as none
 PALENESS = 0.15  # penalty on a subject's transparency
+LEAST_PAN = 0.10  # widths in the whole clip; those of shots are 0.19 to 0.30
+LEAST_ZOOM = 0.12  # log(scale) in the whole clip; those of shots are 0.22 to 0.34
+LEAST_PRESENCE = 0.35  # of a subject, relative to what it would explain if it were fully there
+LARGEST_PIECE = 0.45  # evidence of a second subject, relative to the first
+NEARBY = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), -1).reshape(-1, 2)
 FARTHEST_PAN = 0.4  # of the camera in a clip, widths
 SHAPE_FRAMES = 6  # number of frames used to recognize the subject
 
@@ -110,6 +115,76 @@ def sun_motion(video) -> float | None:
     pixels = to_pixels(video)
     _, y, visible = find_sun(pixels, find_backdrop(pixels))
     return -slope(y, visible) if (visible > 0).sum() > 2 else None
+
+
+def camera_motion(video) -> str:
+    """What the camera does, one of CAMERA_MOTIONS: in a pan to the left the content of the picture moves right.
+
+    video: as in `describe`. A zoom shows in the gradient of the sky, a pan in the motion of the sun or moon.
+    """
+    pixels = to_pixels(video)
+    if len(pixels) < 2:
+        return "static"
+    backdrop = find_backdrop(pixels)
+    zoom = zoom_of(pixels, backdrop)
+    if abs(zoom) > LEAST_ZOOM:
+        return "zoom in" if zoom > 0 else "zoom out"
+    x, _, visible = find_sun(pixels, backdrop)
+    aspect = pixels.shape[2] / pixels.shape[1]
+    pan = (x[0] - x[-1]) / aspect if (visible > 0).sum() > 2 else 0.0
+    if abs(pan) > LEAST_PAN:
+        return "pan right" if pan > 0 else "pan left"
+    return "static"
+
+
+def motion_score(video, fps: float = 24) -> float | None:
+    """The subject's speed in the picture in widths per 200 frames at 24 fps; None without a subject that moves.
+
+    video: as in `describe`. LiteWorld's shots have the scores 3, 5 and 7.
+    """
+    pixels = to_pixels(video)
+    sighting = find_subject(pixels, find_backdrop(pixels))
+    if sighting is None or is_visible(sighting).sum() < 2:
+        return None
+    widths = slope(sighting.x, sighting.gain * is_visible(sighting)) * pixels.shape[1] / pixels.shape[2]
+    return SCORE_PER_SPEED * abs(widths) * fps / 24
+
+
+def steady_frames(video, color: str | None = None) -> np.ndarray | None:
+    """bool [T]: the frames in which the subject is there, has its color, and is one piece; None without a subject.
+
+    video: as in `describe`. color: the right one; None: that of most frames. The others are called flicker.
+    """
+    pixels = to_pixels(video)
+    backdrop = find_backdrop(pixels)
+    sighting = find_subject(pixels, backdrop)
+    if sighting is None:
+        return None
+    behind = coarse(explain_backdrop(pixels, backdrop))
+    rest = untinted(coarse(pixels) - behind, backdrop.horizon)
+    bodies = body_colors(backdrop.time)
+    height = rest.shape[1]
+
+    # what a subject in each color would explain around its place, and how much of that is there
+    templates = draw_templates(backdrop.time, height)
+    groups = [k for k, first in enumerate(templates.firsts) if templates.subjects[first] == sighting.subject]
+    centres = np.stack([sighting.y, sighting.x], 1) * height - 0.5
+    near = np.rint(centres).astype(int).clip(0, np.array(rest.shape[1:3]) - 1)
+    positions = near[:, None] + NEARBY
+    compared = [compare(rest, behind, positions, templates.of_group(k), bodies) for k in groups]
+    overlap, energy = (np.concatenate(part, axis=2) for part in zip(*compared, strict=True))  # [T, S, K, C]
+    gains = best_gain(overlap, energy)
+    right = tuple(COLORS).index(color or sighting.color)
+    there = (gains / np.maximum(energy, 1e-6))[..., right].max((1, 2)) > LEAST_PRESENCE  # [T]
+    gains = gains.max((1, 2))
+    colored = gains[:, right] > 0.8 * gains.max(1)
+
+    # pieces elsewhere: the densest box of its color away from it
+    evidence = explained_by(bodies[right], rest, behind)
+    rows, columns = np.mgrid[: rest.shape[1], : rest.shape[2]]
+    away = np.maximum(abs(rows - near[:, 0, None, None]), abs(columns - near[:, 1, None, None])) > 0.30 * height
+    pieces, whole = densest(evidence * away)[1], densest(evidence)[1]
+    return there & colored & (pieces < LARGEST_PIECE * whole)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -314,9 +389,40 @@ def sun_columns(profile, radius: float, reach: float) -> np.ndarray:
     inside = (paths >= 0) & (paths < width)
     found = np.where(inside, scores[np.arange(T), paths.clip(0, width - 1)], 0).sum(2)
     way, start = np.unravel_index(np.argmax(found), found.shape)
-    if found[way, start] < 1.15 * scores.sum(0)[standing]:
+    if found[way, start] < 1.05 * scores.sum(0)[standing]:
         return np.full(T, standing)
     return paths[way, start].clip(0, width - 1)
+
+
+def zoom_of(pixels, backdrop: Backdrop) -> float:
+    """log(scale at the end / scale at the beginning).
+
+    Where the sky is seen, the share of its horizon's color is linear in the world's y, and a zoom by z about the centre
+    of the picture makes it c + b (y − 0.5) / z. The zoom is uniform; the one that explains the shares best is taken.
+    """
+    high, low = (np.array(color, np.float32) for color in reversed(world.SKY[backdrop.time]))
+    line = low - high
+    share = (pixels - high) @ line / squared(line)  # [T, H, W]
+    is_sky = squared(pixels - high - share[..., None] * line) < 0.03**2
+    y = rows_of(pixels)
+    rows = (y > 0.06) & (y < backdrop.horizon - 0.05)
+    is_sky, share, y = is_sky[:, rows], share[:, rows], y[rows]
+    enough = is_sky.mean(2) > 0.2  # [T, rows]
+    shares = np.nanmedian(np.where(is_sky | ~enough[..., None], share, np.nan), axis=2)
+    phase = np.linspace(-0.5, 0.5, len(pixels))[:, None]
+    ways = np.linspace(-0.45, 0.45, 61)
+    errors = []
+    for way in ways:
+        line_of = np.exp(-way * phase) * (y - 0.5)
+        weights = enough.astype(float)
+        for _ in range(4):  # least squares with weights that spare outliers
+            total = max(weights.sum(), 1e-6)
+            x, u = (weights * line_of).sum() / total, (weights * shares).sum() / total
+            b = (weights * (line_of - x) * (shares - u)).sum() / max((weights * (line_of - x) ** 2).sum(), 1e-9)
+            error = abs(shares - u - b * (line_of - x))
+            weights = enough / np.maximum(error, 0.01)
+        errors.append((np.minimum(error, 0.1) * enough).sum())
+    return float(ways[np.argmin(errors)])
 
 
 def sun_likeness(pixels, sky, backdrop: Backdrop) -> np.ndarray:
@@ -490,12 +596,23 @@ def match(rest, behind, centres, nearby, templates: Templates, bodies):
     """Gain (heights²), y and x (heights) of each template in each of C body colors: [T, K, C] each.
 
     The position is the best of `nearby` offsets [S, 2] around the centres [T, 2].
+    """
+    height = rest.shape[1]
+    positions = centres[:, None] + nearby  # [T, S, 2]
+    gains = best_gain(*compare(rest, behind, positions, templates, bodies))
+    best = np.argmax(gains, axis=1)[:, None]  # [T, 1, K, C]
+    gain = np.take_along_axis(gains, best, axis=1)[:, 0] / height**2
+    found = (np.take_along_axis(positions[:, :, axis, None, None], best, axis=1)[:, 0] for axis in (0, 1))
+    y, x = ((position + 0.5) / height for position in found)
+    return gain, y, x
+
+
+def compare(rest, behind, positions, templates: Templates, bodies):
+    """Overlap r·d and energy |d|² of each template in each of C body colors at positions [T, S, 2]: [T, S, K, C] each.
 
     A template of coverage m and colors C adds d = m (C - B) to the backdrop B. Its overlap with the residual r is
     Σ r·mC - r·B m, linear in r and r·B; its energy is Σ |mC|² - 2 mC·mB + m² |B|², linear in 1, B and |B|².
     """
-    height = rest.shape[1]
-    positions = centres[:, None] + nearby  # [T, S, 2]
     ones = np.ones_like(rest[..., :1])
     r_dot_b = np.einsum("...c,...c->...", rest, behind)[..., None]
     features = np.concatenate([rest, r_dot_b, ones, behind, squared(behind)[..., None]], axis=-1)
@@ -512,12 +629,7 @@ def match(rest, behind, centres, nearby, templates: Templates, bodies):
             features.reshape(*features.shape[:2], -1), weights.reshape(*weights.shape[:2], -1), (-1, -1)
         )
 
-    gains = best_gain(product_of(around[:, :, :4], overlap), product_of(around[:, :, 4:], energy))
-    best = np.argmax(gains, axis=1)[:, None]  # [T, 1, K, C]
-    gain = np.take_along_axis(gains, best, axis=1)[:, 0] / height**2
-    found = (np.take_along_axis(positions[:, :, axis, None, None], best, axis=1)[:, 0] for axis in (0, 1))
-    y, x = ((position + 0.5) / height for position in found)
-    return gain, y, x
+    return product_of(around[:, :, :4], overlap), product_of(around[:, :, 4:], energy)
 
 
 def shifts(height: int, step: int = 1) -> np.ndarray:
