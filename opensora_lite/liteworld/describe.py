@@ -46,6 +46,7 @@ STILL = 0.02  # heights: less motion than this in the whole clip counts as none
 PALENESS = 0.15  # penalty on a subject's transparency
 LEAST_PAN = 0.10  # widths in the whole clip; those of shots are 0.19 to 0.30
 LEAST_ZOOM = 0.12  # log(scale) in the whole clip; those of shots are 0.22 to 0.34
+LARGEST_SCALE = 1.4  # of a shot that zooms
 LEAST_PRESENCE = 0.35  # of a subject, relative to what it would explain if it were fully there
 LARGEST_PIECE = 0.45  # evidence of a second subject, relative to the first
 NEARBY = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), -1).reshape(-1, 2)
@@ -336,7 +337,8 @@ def explain_backdrop(pixels, backdrop: Backdrop) -> np.ndarray:
     radius, color = SUN[time]
     sun_x, sun_y, visible = find_sun(pixels, backdrop)
     height = len(y)
-    reach = radius + 2.5 / height
+    zooms = len(pixels) > 1 and abs(zoom_of(pixels, backdrop)) > LEAST_ZOOM
+    reach = (LARGEST_SCALE if zooms else 1) * radius + 2.5 / height
     for k in np.flatnonzero(visible):
         columns = slice(max(0, round((sun_x[k] - reach) * height)), max(0, round((sun_x[k] + reach) * height)))
         rows = between(sun_y[k] - reach, min(sun_y[k] + reach, horizon + rough))
@@ -350,7 +352,7 @@ def find_sun(pixels, backdrop: Backdrop) -> tuple[np.ndarray, np.ndarray, np.nda
     Matches a disc with `sun_likeness`. Its x changes uniformly, with the camera.
     """
     radius, _ = SUN[backdrop.time]
-    height, width = pixels.shape[1:3]
+    height = pixels.shape[1]
     upper = rows_of(pixels) < backdrop.horizon + 0.05
     likeness = sun_likeness(pixels[:, upper], backdrop.sky[upper], backdrop)
 

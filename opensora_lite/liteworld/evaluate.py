@@ -8,7 +8,8 @@ LiteWorld's captions are exactly true of its clips, so every attribute of a gene
 
 prompt      The share of clips with the right place, time, subject (none, if the prompt names none), color and
             direction, among the prompts that name it; and the share with all of these right.
-motion      The share of sunrises that rise and sunsets that set, and of subjects that move left and right as prompted.
+motion      The share of sunrises that rise and sunsets that set, and of subjects that move left and right as prompted;
+            `steady` is the share of frames in which the subject is there, has the prompted color, and is one piece.
 image …     For each task with references: PSNR of conditioning frames against the VAE's reconstruction of them, mean
             and minimum, and the share of clips with all attributes right. Edited frames are meant to change; their
             PSNR is called `edited`, and `time` is the share of clips that show the requested other time.
@@ -38,7 +39,7 @@ from pydantic import Field
 
 from opensora_lite.errors import OpenSoraError
 from opensora_lite.io.files import check_writable, write_json
-from opensora_lite.liteworld.describe import SMALLEST, Description, describe, sun_motion
+from opensora_lite.liteworld.describe import SMALLEST, Description, describe, steady_frames, sun_motion
 from opensora_lite.liteworld.world import (
     COLORS,
     DIRECTIONS,
@@ -166,6 +167,14 @@ def verdict(scene: Scene, frames: np.ndarray, fps: float = 24) -> tuple[Descript
     return seen, right
 
 
+def steadiness(scene: Scene, frames: np.ndarray) -> float | None:
+    """The share of frames without flicker (`steady_frames`) in a clip of a scene; None without a subject."""
+    if scene.subject is None:
+        return None
+    steady = steady_frames(frames, scene.color)
+    return 0.0 if steady is None else float(steady.mean())
+
+
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of two uint8 images of one shape; at most 100."""
     error = np.mean((a.astype(np.float64) - b) ** 2)
@@ -209,6 +218,7 @@ class Clip:
     frames: np.ndarray  # uint8 [T, H, W, 3]
     seen: Description
     right: dict[str, bool]
+    steady: float | None  # share of the frames without flicker; None where no subject was prompted
     given_db: tuple[float, ...]  # PSNR of each conditioning or edited frame against the VAE's reconstruction
 
 
@@ -332,10 +342,12 @@ def evaluate(
     }
 
     # rendered clips: after a round trip through the VAE for the shares, as rendered for the distances
-    ideal, drawn, other, made = [], [], [], []
+    ideal, ideal_steady, drawn, other, made = [], [], [], [], []
     for i, (scene, clip) in enumerate(zip(wanted, text, strict=True)):
         latents = pipe.encode(_drawn(scene, HELD_OUT + i, chosen))
-        ideal.append(verdict(scene, pipe.decode(latents), chosen.video_fps)[1])
+        again = pipe.decode(latents)
+        ideal.append(verdict(scene, again, chosen.video_fps)[1])
+        ideal_steady.append(steadiness(scene, again))
         drawn.append(features(latents))
         tick()
         other.append(features(pipe.encode(_drawn(scene, OTHER_LAYOUTS + i, chosen))))
@@ -346,6 +358,7 @@ def evaluate(
     right = [clip.right for clip in text]
     scores = {f"prompt.{name}": _share(name, right, ideal) for name in (*ATTRIBUTES, "together")}
     scores |= {f"motion.{name}": _share(name, right, ideal) for name in MOTIONS}
+    scores["motion.steady"] = _mean_share([clip.steady for clip in text], ideal_steady)
     scores["text.kept"] = Score(None, None, 0, "dB")
     for task, clips in tasks.items():
         scores |= _task_scores(task, clips)
@@ -372,12 +385,17 @@ def _make(pipe, task: str, requests: list[Request], settings: Settings, on_step:
             for frame, source in zip(video.frames, job.frames[0], strict=True)
             if source.reference is not None
         ]
-        clips.append(Clip(task, request.scene, video.frames, seen, right, tuple(given)))
+        steady = steadiness(request.scene, video.frames)
+        clips.append(Clip(task, request.scene, video.frames, seen, right, steady, tuple(given)))
     return clips
 
 
 def _share(name: str, right: Sequence[dict], ideal: Sequence[dict] = ()) -> Score:
-    values, best = ([found[name] for found in side if name in found] for side in (right, ideal))
+    return _mean_share([found.get(name) for found in right], [found.get(name) for found in ideal])
+
+
+def _mean_share(right: Sequence[float | None], ideal: Sequence[float | None]) -> Score:
+    values, best = ([value for value in side if value is not None] for side in (right, ideal))
     value, rendered = (float(np.mean(side)) if side else None for side in (values, best))
     return Score(value, rendered, len(values), "share")
 

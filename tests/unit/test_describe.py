@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shots import shot_verdicts
 
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.liteworld.describe import Description, describe, subject_track, sun_motion
+from opensora_lite.liteworld.describe import (
+    Description,
+    camera_motion,
+    describe,
+    motion_score,
+    steady_frames,
+    subject_track,
+    sun_motion,
+)
 from opensora_lite.liteworld.world import (
+    CAMERA_MOTIONS,
     COLORS,
     DIRECTIONS,
     PLACES,
@@ -18,6 +28,7 @@ from opensora_lite.liteworld.world import (
     render,
     sample_layout,
     sample_scene,
+    sample_shot_layout,
 )
 from opensora_lite.video import Video
 
@@ -232,3 +243,35 @@ def test_anything_is_described_in_liteworlds_words(shape, color, noise, seed):
 def test_what_is_no_clip(measure, video):
     with pytest.raises(OpenSoraError, match="uint8"):
         measure(video)
+
+
+# --- shots ------------------------------------------------------------------------------------------------------------
+
+
+def test_shots_are_measured_rightly():
+    shares = {name: np.mean(values) for name, values in shot_verdicts(24, seed=21).items()}
+    assert min(shares.values()) >= 0.95, shares
+
+
+@pytest.mark.parametrize("camera", CAMERA_MOTIONS)
+def test_the_camera_of_a_clip_without_a_subject(camera):
+    shot = sample_shot_layout(Scene("meadow", "sunset", camera=camera), rng(22))
+    frames = render(shot, 17)
+    assert camera_motion(frames) == camera
+    assert motion_score(frames) is None and steady_frames(frames) is None
+
+
+def test_a_single_frame_has_a_static_camera_and_no_motion_score():
+    frames = render(sample_shot_layout(Scene("meadow", "noon", "car", camera="zoom in"), rng(23)), 1)
+    assert camera_motion(frames) == "static" and motion_score(frames) is None
+
+
+def test_flicker_is_a_frame_without_the_subject_or_in_another_color_or_in_pieces():
+    scene = sample_layout(Scene("desert", "noon", "car", "red", "right"), rng(24))
+    frames = render(scene, 8)
+    assert steady_frames(frames, "red").all() and not steady_frames(frames, "blue").any()
+    broken = frames.copy()
+    broken[2] = render(replace(scene, subject=None), 8)[2]
+    broken[3] = render(replace(scene, color="green"), 8)[3]
+    broken[5, :, 32:] = frames[5, :, :32]  # a second car
+    assert list(np.flatnonzero(~steady_frames(broken, "red"))) == [2, 3, 5]

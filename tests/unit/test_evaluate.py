@@ -100,6 +100,14 @@ def test_a_sun_must_move_the_right_way():
     assert measure.verdict(Scene("ocean", "sunrise"), drawn("ocean", "sunrise", fps=48), 48)[1]["sun rises"]
 
 
+def test_steadiness_is_that_of_the_prompted_subject():
+    frames = drawn("desert", "noon", "car", "red", "left", num_frames=6)
+    assert measure.steadiness(Scene("desert", "noon"), frames) is None
+    assert measure.steadiness(Scene("desert", "noon", "car", "red", "left"), frames) == 1.0
+    assert measure.steadiness(Scene("desert", "noon", "car", "blue", "left"), frames) == 0.0
+    assert measure.steadiness(Scene("desert", "noon", "car"), drawn("desert", "noon", num_frames=6)) == 0.0
+
+
 # --------------------------------------------------------------------------------------------------- whole reports
 
 SCENES = [Scene(place, time) for place, time in product(PLACES, TIMES)]
@@ -159,6 +167,7 @@ def judged(draftsman, **arguments):
         patch.setattr(measure, "_drawn", draftsman.draw)
         patch.setattr(measure, "describe", draftsman.describe)
         patch.setattr(measure, "sun_motion", draftsman.sun_motion)
+        patch.setattr(measure, "steady_frames", lambda frames, color: np.arange(len(frames)) > 0)
         return evaluate(draftsman, **arguments)
 
 
@@ -193,7 +202,8 @@ def test_counts_say_what_was_looked_at(perfect):
     counts = {name: score.count for name, score in perfect.scores.items()}
     assert (counts["prompt.place"], counts["prompt.color"]) == (10, 8)  # scenes 0 and 9 have no subject
     assert (counts["motion.sun rises"], counts["motion.sun sinks"]) == (2, 2)
-    assert counts["motion.goes left"] + counts["motion.goes right"] == 8
+    assert counts["motion.goes left"] + counts["motion.goes right"] == counts["motion.steady"] == 8
+    assert perfect.scores["motion.steady"].value == pytest.approx(5 / 6)  # of all frames but the first
     assert (counts["image.kept"], counts["connect.kept"], counts["extend.kept"]) == (2, 4, 2 * 2)
     assert (counts["edit.edited"], counts["edit.time"], counts["vae.64×64"]) == (2 * 6, 2, 4 * 10)
 
