@@ -29,6 +29,7 @@ from opensora_lite.request import (
     model_folder,
     model_spec,
     plan,
+    released_settings,
 )
 from opensora_lite.runtime import memory
 from opensora_lite.runtime.offload import LOADING, Offloaded, Resident
@@ -38,12 +39,15 @@ from opensora_lite.video import Video
 if TYPE_CHECKING:  # these import paddle
     import paddle
 
+    from opensora_lite.layers import TransformerConfig
     from opensora_lite.runtime.engine import Engine
     from opensora_lite.samplers import Step
-    from opensora_lite.stdit2 import STDiT2, STDiT2Config
+    from opensora_lite.stdit2 import STDiT2
+    from opensora_lite.stdit3 import STDiT3
     from opensora_lite.text import TextEmbeddings, TextEncoder
     from opensora_lite.trace import Trace
     from opensora_lite.vae import FrameVAE
+    from opensora_lite.video_vae import VideoVAE
 
 # tokens × steps from which compiling pays off, even the first time: 10 steps of 16×64×64
 COMPILED_TOKENS = 10 * 16 * 16
@@ -67,10 +71,11 @@ class Progress:
 
 
 class OpenSora:
-    """Open-Sora 1.1: a T5 text encoder, a video transformer (STDiT2) and a VAE.
+    """A T5 text encoder, a video transformer and a VAE: of Open-Sora 1.1 (STDiT2 and a frame-wise VAE) or 1.2 (STDiT3
+    and a video VAE).
 
     models: a `runtime.offload.Resident` or `Offloaded`; `from_pretrained` makes them. settings: defaults of a call.
-    spec: what notes about captions are based on.
+    spec: their generation, and what notes about captions are based on.
     """
 
     def __init__(self, models: Resident | Offloaded, settings: Settings = Settings(), spec: ModelSpec = ModelSpec()):
@@ -81,7 +86,7 @@ class OpenSora:
         self._checksum: int | None = None  # of the parameters as they were loaded
 
     @property
-    def stdit(self) -> "STDiT2":
+    def stdit(self) -> "STDiT2 | STDiT3":
         """The transformer; with sequential=True, loaded now if it is not in memory."""
         return self.models.transformer.stdit
 
@@ -95,8 +100,8 @@ class OpenSora:
         return str(self.stdit.x_embedder.proj.weight.dtype).removeprefix("paddle.")
 
     @property
-    def vae(self) -> "FrameVAE":
-        """The frame-wise VAE."""
+    def vae(self) -> "FrameVAE | VideoVAE":
+        """The VAE: frame-wise (Open-Sora 1.1), or of clips (1.2)."""
         return self.models.vae
 
     def __repr__(self) -> str:
@@ -131,35 +136,40 @@ class OpenSora:
         if text_embeddings is not None and (t5 is not None or sequential):
             raise OpenSoraError("with text_embeddings no T5 is loaded: leave out t5 and sequential")
         paths, settings = _find_parts(model, {"stdit": stdit, "t5": t5, "vae": vae}, text_embeddings is None)
-        spec = model_spec(model, stdit=stdit, t5=t5)
+        spec = model_spec(model, stdit=stdit, t5=t5, vae=vae)
+        if model is None and stdit is not None and vae is not None:
+            settings = released_settings(spec.generation)
         dtype = resolve_dtype(dtype, set_device(device))
         for path in paths.values():  # check that all parts exist before loading the first
             read_config(path)
             if path.suffix != ".pdparams":  # a pickle is read whole, so only once
                 open_checkpoint(path)
 
-        from opensora_lite.stdit2 import STDiT2Config, load_stdit  # after `set_device`, which imports Paddle quietly
+        from opensora_lite import stdit2, stdit3  # after `set_device`, which imports Paddle quietly
         from opensora_lite.text import TextEmbeddings, load_text_encoder
-        from opensora_lite.vae import load_vae
+        from opensora_lite.video_vae import load_any_vae
 
         parts = {name: used_part(path, name) for name, path in paths.items()}
-        config = STDiT2Config.from_dict(read_config(paths["stdit"]))
-        load_transformer = functools.partial(load_stdit, paths["stdit"], dtype)
+        is_flow = spec.generation.is_flow
+        kind: Any = stdit3.STDiT3Config if is_flow else stdit2.STDiT2Config
+        config = kind.from_dict(read_config(paths["stdit"]))
+        load: Any = stdit3.load_stdit3 if is_flow else stdit2.load_stdit
+        load_transformer = functools.partial(load, paths["stdit"], dtype)
         with NeedsMemory(*LOADING):
-            frame_vae = load_vae(paths["vae"], dtype, micro_batch_size or memory.micro_batch)
+            vae_model = load_any_vae(paths["vae"], dtype, micro_batch_size or memory.micro_batch)
             if text_embeddings is not None:
                 given = text_embeddings
                 embeddings = given if isinstance(given, TextEmbeddings) else TextEmbeddings.read(given)
-                check_compatible(config, embeddings.width, embeddings.max_length, frame_vae)
+                check_compatible(config, embeddings.width, embeddings.max_length, vae_model)
                 parts["text_embeddings"] = UsedPart("text embeddings", embeddings.fingerprint)
-                spec = ModelSpec(embeddings, spec.known_words)
-                return cls(Resident(load_transformer(), embeddings, frame_vae), settings, spec)._loaded(parts)
+                spec = replace(spec, reader=embeddings)
+                return cls(Resident(load_transformer(), embeddings, vae_model), settings, spec)._loaded(parts)
             width = read_config(paths["t5"]).get("d_model", config.caption_channels)
-            check_compatible(config, width, config.model_max_length, frame_vae)
+            check_compatible(config, width, config.model_max_length, vae_model)
             load_text = functools.partial(load_text_encoder, paths["t5"], config.model_max_length, dtype)
             if sequential:
-                return cls(Offloaded(load_transformer, load_text, frame_vae), settings, spec)._loaded(parts)
-            return cls(Resident(load_transformer(), load_text(), frame_vae), settings, spec)._loaded(parts)
+                return cls(Offloaded(load_transformer, load_text, vae_model), settings, spec)._loaded(parts)
+            return cls(Resident(load_transformer(), load_text(), vae_model), settings, spec)._loaded(parts)
 
     def _loaded(self, parts: dict[str, UsedPart]) -> "OpenSora":
         """Take down what was loaded, for the provenance of videos; returns the pipeline itself."""
@@ -169,9 +179,12 @@ class OpenSora:
     def encode_text(self, prompts: str | Sequence[str], loops: int = 1) -> "TextEmbeddings":
         """T5's vectors of `prompts`, to be saved and given to `from_pretrained` in place of T5.
 
+        Captions have the scores (aes, flow, camera_motion) of the model's default settings.
         loops: of the videos that they will be used for, as prompts can have a |0| schedule. Raises PromptError.
         """
-        return self.text.embed(captions_of([prompts] if isinstance(prompts, str) else prompts, loops, self.spec))
+        return self.text.embed(
+            captions_of([prompts] if isinstance(prompts, str) else prompts, loops, self.spec, self.settings)
+        )
 
     def compile(self, precision: str | None = "auto") -> "OpenSora":
         """Compile transformer and VAE decoder for each size when it is first used; returns the pipeline itself.
@@ -280,12 +293,16 @@ class OpenSora:
         import paddle
 
         from opensora_lite.runtime.step_cache import StepCache
-        from opensora_lite.samplers import CFG, SAMPLERS, NoiseSource
-        from opensora_lite.stdit2 import Conditions
+        from opensora_lite.samplers import CFG, FLOW_SAMPLERS, SAMPLERS, NoiseSource
 
-        (height, width), T = settings.image_size, settings.num_frames
-        latent_size = (T, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT)
-        sampler = SAMPLERS[settings.sampler](settings.num_sampling_steps)
+        (height, width), T, steps = settings.image_size, settings.num_frames, settings.num_sampling_steps
+        generation = self.spec.generation
+        latent_size = (generation.latent_frames(T), height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT)
+        sampler: Any
+        if generation.is_flow:
+            sampler = FLOW_SAMPLERS[settings.sampler](steps, generation.shift(T, settings.image_size))
+        else:
+            sampler = SAMPLERS[settings.sampler](steps)
         noise = NoiseSource([job.seed for job in batch], (self.vae.channels, *latent_size))
         denoiser: Any = engine or self.stdit
         if settings.cache_threshold:
@@ -302,7 +319,7 @@ class OpenSora:
             z, frame_mask = (np.stack(column) for column in zip(*rows, strict=True))
             # 3. denoise
             fps = IMAGE_FPS if T == 1 else settings.fps
-            conditions = Conditions.shared(y, y_mask, latent_size, height, width, fps)
+            conditions = self.stdit.conditions.shared(y, y_mask, latent_size, height, width, fps)
             predict = CFG(
                 denoiser, conditions, settings.guidance_scale, settings.cfg_channel, settings.guidance_interval
             )
@@ -313,7 +330,7 @@ class OpenSora:
                     report(loop, step)
             # 4. latents to pixels
             give_back_memory()  # of the transformer's activations
-            clip = (engine or self.vae).decode(step.sample)
+            clip = (engine or self.vae).decode(step.sample, T)
             clips.append(to_uint8(clip))
             # 5. the clip is a reference of later loops
             if loop + 1 < settings.loops:
@@ -326,7 +343,7 @@ class OpenSora:
         first = {r: used[0] for job in jobs for r, used in zip(job.references, job.used_frames, strict=True) if used}
         for reference, index in first.items():
             frame = reference.frames([index], *settings.image_size)
-            error = np.mean((frame - self.decode(self.encode(frame))) ** 2)
+            error = np.mean((frame - self.decode(self.encode(frame), 1)) ** 2)
             if (db := 10 * math.log10(255**2 / max(error, 1e-6))) < POOR_RECONSTRUCTION:
                 note(
                     f"{reference.name}: encoded and decoded, frame {index} is {db:.1f} dB from itself, and frames that"
@@ -335,10 +352,11 @@ class OpenSora:
 
     def _encode_references(self, job: Job, height: int, width: int) -> list[Any]:
         """Latents [C, T_i, h, w] of each reference, of which only the frames that a loop uses are there."""
-        return [
-            _SomeFrames(self.encode(reference.frames(indices, height, width)), indices)
-            for reference, indices in zip(job.references, job.used_frames, strict=True)
-        ]
+        references = []
+        for reference, used in zip(job.references, job.used_latents, strict=True):
+            frames, latents = job.generation.frames_of(used, reference.num_frames)
+            references.append(_SomeFrames(self.encode(reference.frames(frames, height, width)), latents))
+        return references
 
     def _recording(
         self,
@@ -392,7 +410,11 @@ class OpenSora:
 
         if sum(parameter.size for parameter in self.stdit.parameters()) > COMPILED_PARAMETERS or not available():
             return False
-        tokens = settings.num_frames * math.prod(settings.image_size) // (2 * PIXELS_PER_LATENT) ** 2
+        tokens = (
+            self.spec.generation.latent_frames(settings.num_frames)
+            * math.prod(settings.image_size)
+            // (2 * PIXELS_PER_LATENT) ** 2
+        )
         return tokens * settings.num_sampling_steps * settings.loops * videos >= COMPILED_TOKENS
 
     def _check_memory(self, settings: Settings, engine: "Engine | None") -> None:
@@ -409,7 +431,7 @@ class OpenSora:
         at_once = self.vae.micro_batch_size
         return memory.for_settings(
             settings,
-            stdit=vars(self.stdit.config),
+            stdit={"model_type": self.stdit.config.model_type, **vars(self.stdit.config)},
             vae=self.vae.model.config,
             text_encoder=False,
             dtype=self._dtype,
@@ -420,15 +442,20 @@ class OpenSora:
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Latents float32 [C, T, height/8, width/8] of frames [T, height, width, 3], uint8 or float32 0 … 255.
 
+        Open-Sora 1.2 has T_z latent frames, see `latent_time`.
+
         The mean of the VAE's posterior, where the release draws a sample: the same frames give the same latents.
         """
         return self.vae.encode_frames(frames)
 
-    def decode(self, latents: np.ndarray) -> np.ndarray:
-        """Frames uint8 [T, height, width, 3] of latents float32 [C, T, height/8, width/8]."""
+    def decode(self, latents: np.ndarray, num_frames: int | None = None) -> np.ndarray:
+        """Frames uint8 [T, height, width, 3] of latents float32 [C, T, height/8, width/8].
+
+        num_frames: T of Open-Sora 1.2; None: the longest clip with that many latent frames.
+        """
         import paddle
 
-        return to_uint8(self.vae.decode(paddle.to_tensor(latents[None])))[0]
+        return to_uint8(self.vae.decode(paddle.to_tensor(latents[None]), num_frames))[0]
 
 
 class _SomeFrames:
@@ -458,20 +485,21 @@ def _find_parts(
     return paths | {name: part_of(folder, name) for name in missing}, model_defaults(folder)[0]
 
 
-def check_compatible(stdit: "STDiT2Config", width: int, max_length: int, vae: "FrameVAE") -> None:
+def check_compatible(stdit: "TransformerConfig", width: int, max_length: int, vae: "FrameVAE | VideoVAE") -> None:
     """Raise CheckpointError where models don't belong together.
 
     width, max_length: channels of the text vectors, and tokens of a caption at most.
     """
     if (stdit.caption_channels, stdit.model_max_length) != (width, max_length):
         raise CheckpointError(
-            f"the models do not belong together: STDiT2 reads captions of up to {stdit.model_max_length} tokens with"
-            f" {stdit.caption_channels} channels, and the text vectors are for {max_length} tokens with {width}"
+            f"the models do not belong together: {stdit.model_type} reads captions of up to"
+            f" {stdit.model_max_length} tokens with {stdit.caption_channels} channels, and the text vectors are for"
+            f" {max_length} tokens with {width}"
         )
     if stdit.in_channels != vae.channels or vae.downsampling != PIXELS_PER_LATENT:
         raise CheckpointError(
             f"the models do not belong together: the VAE makes {vae.channels} channels at 1/{vae.downsampling} of the"
-            f" size; STDiT2 needs {stdit.in_channels} at 1/{PIXELS_PER_LATENT}"
+            f" size; {stdit.model_type} needs {stdit.in_channels} at 1/{PIXELS_PER_LATENT}"
         )
 
 

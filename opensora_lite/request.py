@@ -29,9 +29,18 @@ from opensora_lite.errors import (
     printable,
     shown,
 )
+from opensora_lite.generations import OPEN_SORA_11, Generation, generation_of
 from opensora_lite.io.checkpoints import find_part, on_disk, part_of, read_config, read_json
-from opensora_lite.masks import MAX_FRAMES, MAX_LOOPS, Frame, MaskStrategy, start_steps
-from opensora_lite.prompts import PromptRow, captions_per_loop, cleaned_caption, locate, removed, split_prompt
+from opensora_lite.masks import MAX_FRAMES, MAX_LOOPS, Frame, MaskStrategy
+from opensora_lite.prompts import (
+    PromptRow,
+    captions_per_loop,
+    cleaned_caption,
+    locate,
+    removed,
+    split_prompt,
+    with_scores,
+)
 from opensora_lite.sizes import parse_frames, parse_rate, parse_size
 from opensora_lite.tokenizer import CaptionTokenizer, Reader, find_tokenizer, open_tokenizer
 from opensora_lite.validation import AsTuple, Whole, check, validated
@@ -39,13 +48,14 @@ from opensora_lite.video import MAX_PIXELS, Reference, ReferenceSource, open_ref
 
 WEIGHTS = Path(__file__).parent / "weights"
 PIXELS_PER_LATENT = 8  # along each side; of the VAE that Open-Sora 1.1 was trained with
+SHIPPED = ("tiny",)  # models in `weights`
 MODEL_MAX_LENGTH = 200  # tokens of a caption that the released model reads
 IMAGE_FPS = 120  # as released: the frame rate that the model is conditioned on for an image
 MIN_FPS = 0.01  # of a Video
 MAX_LOADED = 20_000_000  # pixels of references that a plan reads; later ones are read when they are used
 MAX_AREA = MAX_PIXELS // 4  # pixels of one frame; `Video.save` could not read a larger one back
 
-SamplerName = Literal["iddpm", "ddim", "dpm-solver"]
+SamplerName = Literal["iddpm", "ddim", "dpm-solver", "rectified-flow", "heun"]
 SAMPLER_NAMES = get_args(SamplerName)
 
 References = ReferenceSource | Sequence[ReferenceSource] | None  # of one prompt; a str can hold paths joined by ";"
@@ -133,7 +143,9 @@ class Settings:
     frame_interval: Annotated[
         Whole, _option("the model was trained on every N-th frame of its clips", ge=1, le=1000)
     ] = 3
-    sampler: Annotated[SamplerName, _option("iddpm, ddim or dpm-solver")] = "iddpm"
+    sampler: Annotated[SamplerName, _option("iddpm, ddim or dpm-solver; of Open-Sora 1.2: rectified-flow or heun")] = (
+        "iddpm"
+    )
     num_sampling_steps: Annotated[Whole, _option("denoising steps, 2 to 1000", ge=2, le=1000)] = 100
     guidance_scale: Annotated[
         float,
@@ -160,6 +172,17 @@ class Settings:
         Annotated[Whole, Field(ge=1, le=4)] | None,
         _option("guide only the first N latent channels; None (0 on the command line) guides all 4"),
     ] = 3
+    aes: Annotated[
+        Annotated[float, Field(ge=0, le=10)] | None,
+        _option("Open-Sora 1.2: aesthetic score that is added to captions, such as 6.5"),
+    ] = None
+    flow: Annotated[
+        Annotated[float, Field(ge=0, le=1000)] | None,
+        _option("Open-Sora 1.2: motion score that is added to captions: how much moves"),
+    ] = None
+    camera_motion: Annotated[
+        str | None, _option('Open-Sora 1.2: camera motion that is added to captions, such as "pan right"')
+    ] = None
     loops: Annotated[
         Whole, _option("how often the video is continued, the first time included", "--loop", ge=1, le=MAX_LOOPS)
     ] = 1
@@ -258,6 +281,8 @@ def setting_from_text(name: str, text: str) -> Any:
     ([48, 80], 7, None)
     """
     words = text.split()
+    if name == "camera_motion":
+        return text if text.lower() != "none" else None
     if name in ("image_size", "num_frames") and not all(word.isdigit() for word in words):
         return text  # a name, or seconds
     values = [_value(word) for word in words]
@@ -298,7 +323,7 @@ def model_folder(model: str | Path) -> Path:
     Folders may have diffusers' names; model may be the name of a repository in Hugging Face's cache.
     Raises CheckpointError where there is none.
     """
-    folder = WEIGHTS / "tiny" if model == "tiny" else on_disk(model)
+    folder = WEIGHTS / str(model) if model in SHIPPED else on_disk(model)
     if not str(model) or not os.path.isdir(folder):  # Path.is_dir() fails where a name is too long
         raise CheckpointError(
             f'model "{model}" is neither "tiny" nor a folder with stdit/, t5/ and vae/;'
@@ -317,11 +342,33 @@ def model_defaults(model: str | Path = "tiny") -> tuple[Settings, list[tuple[int
     return settings, sizes
 
 
+def released_settings(generation: Generation) -> Settings:
+    """The Settings that the released weights of a generation were made for."""
+    if not generation.is_flow:
+        return Settings()
+    return Settings(
+        num_frames=51,
+        image_size=(240, 424),
+        frame_interval=1,
+        sampler="rectified-flow",
+        num_sampling_steps=30,
+        cfg_channel=None,
+    )
+
+
+def _generation(stdit: str | Path | None, vae: str | Path | None) -> Generation:
+    """The generation of a transformer and a VAE; of the released VAE where none is given. Raises CheckpointError."""
+    config = {} if stdit is None else read_config(find_part(stdit, "stdit"))
+    if vae is not None:
+        return generation_of(config, read_config(find_part(vae, "vae")))
+    return generation_of(config, {"vae_temporal": {}} if config.get("model_type") == "STDiT3" else {})
+
+
 def _read_pipeline(folder: Path) -> tuple[Settings, list[tuple[int, int]], list[str]]:
     """A model's Settings, the sizes and the words that it was trained on (empty: any). Raises CheckpointError."""
     path = folder / "pipeline.json"
     if not os.path.lexists(path):
-        return Settings(), [], []
+        return released_settings(_generation(part_of(folder, "stdit"), part_of(folder, "vae"))), [], []
     values = read_json(path)
     try:
         side = Annotated[Whole, Field(ge=PIXELS_PER_LATENT, multiple_of=PIXELS_PER_LATENT)]
@@ -336,11 +383,35 @@ def _read_pipeline(folder: Path) -> tuple[Settings, list[tuple[int, int]], list[
 class ModelSpec:
     """What a plan must know of the models; the default knows nothing, so that nothing is said about captions.
 
-    reader: of captions. known_words: of the captions that a small model was trained on; empty: any.
+    reader: of captions. known_words: of the captions that a small model was trained on; empty: any. generation: how
+    the model counts time, and how it is sampled.
     """
 
     reader: Reader | None = None
     known_words: frozenset[str] = frozenset()
+    generation: Generation = OPEN_SORA_11
+
+    def check(self, settings: Settings) -> None:
+        """Raise OpenSoraError for settings that a model of this generation doesn't have."""
+        g, s = self.generation, settings
+        if s.sampler not in g.samplers:
+            raise OpenSoraError(
+                f"sampler {s.sampler} is not for Open-Sora {g.name}, the generation of this model; its samplers are"
+                f" {', '.join(g.samplers)}"
+            )
+        scores = {"aes": s.aes, "flow": s.flow, "camera_motion": s.camera_motion}
+        given = [name for name, value in scores.items() if value is not None]
+        if given and not g.is_flow:
+            raise OpenSoraError(f"{given[0]} is for Open-Sora 1.2; captions of this model, 1.1, have no scores")
+        if g.is_flow and s.cfg_channel is not None:
+            raise OpenSoraError("cfg_channel is for Open-Sora 1.1; this model, 1.2, guides all channels: give None")
+        if s.loops > 1 and g.factor > 1:
+            for name, frames in (("num_frames", s.num_frames), ("condition_frames", s.condition_frames or 0)):
+                if frames % (g.chunk or 1):
+                    raise SizeError(
+                        f"{name} is {frames}, but the VAE of this model encodes {g.chunk} frames at a time, and a loop"
+                        f" takes over whole ones: give a multiple of {g.chunk}"
+                    )
 
     def losses(self, caption: str, cleaned: str) -> list[str]:
         """What the model doesn't read or know of a caption, in words. Raises PromptError where nothing is left."""
@@ -376,7 +447,11 @@ def _quoted(parts: Sequence[str], most: int = 5) -> str:
 
 
 def model_spec(
-    model: str | Path | None = None, *, stdit: str | Path | None = None, t5: str | Path | None = None
+    model: str | Path | None = None,
+    *,
+    stdit: str | Path | None = None,
+    t5: str | Path | None = None,
+    vae: str | Path | None = None,
 ) -> ModelSpec:
     """The ModelSpec of a model, read from its files without Paddle; arguments as of `OpenSora.from_pretrained`.
 
@@ -388,16 +463,18 @@ def model_spec(
         folder = model_folder("tiny" if model is None else model)
         words = _read_pipeline(folder)[2]
         stdit, t5 = stdit or part_of(folder, "stdit"), t5 or part_of(folder, "t5")
+        vae = vae or part_of(folder, "vae")
+    spec = ModelSpec(None, frozenset(words), _generation(stdit, vae))
     if t5 is None:
-        return ModelSpec(known_words=frozenset(words))
+        return spec
     t5 = find_part(t5, "t5")
     texts = t5 if os.path.isdir(t5) else t5.parent
     if find_tokenizer(texts) is None:
-        return ModelSpec(known_words=frozenset(words))
+        return spec
     config = read_config(find_part(stdit, "stdit")) if stdit is not None else {}
-    max_length = config.get("model_max_length", MODEL_MAX_LENGTH)
+    max_length = config.get("model_max_length", 300 if spec.generation.is_flow else MODEL_MAX_LENGTH)
     check(Annotated[Whole, Field(ge=1)], max_length, "the STDiT2 config: model_max_length", CheckpointError)
-    return ModelSpec(CaptionTokenizer(open_tokenizer(texts), max_length), frozenset(words))
+    return replace(spec, reader=CaptionTokenizer(open_tokenizer(texts), max_length))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -412,20 +489,27 @@ class Job:
     prompt: str  # as given, without its JSON suffix
     captions: tuple[str, ...]  # cleaned, one for each loop
     references: tuple[Reference, ...]
-    frames: tuple[tuple[Frame, ...], ...]  # for each loop, where each of its T frames comes from
+    frames: tuple[tuple[Frame, ...], ...]  # for each loop, where each of its T frames (1.2: latent frames) comes from
     strategy: MaskStrategy  # with the segments that continue the loops
     seed: int
     sample: int  # 0 … num_sample - 1: which of the videos of its prompt
     settings: Settings = Settings()
+    generation: Generation = OPEN_SORA_11  # of the model that it was planned for
 
     @property
-    def used_frames(self) -> list[list[int]]:
-        """The frames of each reference that the loops use, in ascending order."""
+    def used_latents(self) -> list[list[int]]:
+        """The latent frames of each reference that the loops use, in ascending order; of 1.1, its frames."""
         used: list[set[int]] = [set() for _ in self.references]
         for frame in (frame for loop in self.frames for frame in loop):
             if frame.reference is not None and frame.reference < len(used):
                 used[frame.reference].add(frame.frame or 0)
         return [sorted(indices) for indices in used]
+
+    @property
+    def used_frames(self) -> list[list[int]]:
+        """The frames of each reference that must be read, in ascending order; of 1.2, all frames of a chunk."""
+        pairs = zip(self.references, self.used_latents, strict=True)
+        return [self.generation.frames_of(used, reference.num_frames)[0] for reference, used in pairs]
 
     @property
     def sources(self) -> list[str]:
@@ -485,20 +569,25 @@ def plan(
     for prompt, given, strategy, settings in zip(*rows, strict=True):
         if not isinstance(prompt, str):
             raise PromptError(f"a prompt is text, not {type(prompt).__name__}")
+        spec.check(settings)
         text, suffix = split_prompt(prompt)
-        captions = _read_captions(text, settings.loops, spec)
+        captions = _read_captions(text, settings.loops, spec, settings)
         found = tuple(open_once(source, settings) for source in _sources(suffix.get("reference_path", given)))
         strategy = MaskStrategy.parse(suffix.get("mask_strategy", strategy))
-        strategy, frames = _resolve(strategy, found, settings)
+        strategy, frames = _resolve(strategy, found, settings, spec.generation)
         for sample in range(settings.num_sample):
-            jobs.append(Job(text, captions, found, frames, strategy, next(seeds), sample, settings))
+            jobs.append(Job(text, captions, found, frames, strategy, next(seeds), sample, settings, spec.generation))
         room = jobs[-1].load(room)
     return jobs
 
 
-def _read_captions(prompt: str, loops: int, spec: ModelSpec) -> tuple[str, ...]:
-    """Cleaned captions, one for each loop; one Note for each says what is lost of it. Raises PromptError."""
-    captions = captions_per_loop(prompt, loops)
+def _read_captions(prompt: str, loops: int, spec: ModelSpec, settings: Settings) -> tuple[str, ...]:
+    """Cleaned captions, one for each loop, with the scores of `settings`; Notes say what is lost.
+
+    Raises PromptError.
+    """
+    scores = settings.aes, settings.flow, settings.camera_motion
+    captions = [with_scores(caption, *scores) for caption in captions_per_loop(prompt, loops)]
     cleaned = {caption: cleaned_caption(caption) for caption in captions}
     for caption, clean in cleaned.items():
         if losses := spec.losses(caption, clean):
@@ -553,21 +642,25 @@ def _sources(given: Any) -> list[ReferenceSource]:
 
 
 def _resolve(
-    strategy: MaskStrategy, references: Sequence[Reference], settings: Settings
+    strategy: MaskStrategy, references: Sequence[Reference], settings: Settings, generation: Generation
 ) -> tuple[MaskStrategy, tuple[tuple[Frame, ...], ...]]:
     """The strategy with the segments that continue loops, and its frames per loop.
 
     Raises MaskStrategyError where it does not fit, and for input that has no effect: a reference that no segment uses,
     a segment that later ones cover completely, an edit ratio below one step.
     """
-    T, steps, lengths = settings.num_frames, settings.num_sampling_steps, [r.num_frames for r in references]
+    T, lengths = (
+        generation.latent_frames(settings.num_frames),
+        [generation.latent_frames(r.num_frames) for r in references],
+    )
+    steps, align = settings.num_sampling_steps, generation.align
     if references and not strategy.segments:
         raise MaskStrategyError(
             f"{len(references)} reference(s) were given, but no mask strategy says where they go;"
             ' "0" puts the first one on the first frame'
         )
     try:
-        strategy.resolve(T, lengths, settings.loops)  # before the loops' own segments are added, for clearer errors
+        strategy.resolve(T, lengths, settings.loops, align)  # before the loops' own segments, for clearer errors
     except MaskStrategyError as error:
         hints = [
             f"; at {settings.video_fps:.4g} fps, the rate of the video, {r.name} has {r.num_frames} frames:"
@@ -582,14 +675,18 @@ def _resolve(
             raise MaskStrategyError(
                 f'no segment of "{strategy}" uses reference {i} ({reference.name}); leave it out, or add "0,{i},…"'
             )
+    shift = generation.shift(settings.num_frames, settings.image_size) if generation.is_flow else 1.0
     for segment in strategy.segments:
-        if segment.edit_ratio and start_steps(segment.edit_ratio, steps) == 0:
+        if segment.edit_ratio and not generation.edits(segment.edit_ratio, steps, shift):
+            least = next(ratio for ratio in range(1, 1001) if generation.edits(ratio / 1000, steps, shift)) / 1000
+            step = "the last" if generation.is_flow else "one"
             raise MaskStrategyError(
-                f'edit ratio {segment.edit_ratio:g} in "{strategy}" is less than one of {steps} steps'
-                f" and would edit nothing: use 0, or at least {math.ceil(1000 / steps) / 1000:g}"
+                f'edit ratio {segment.edit_ratio:g} in "{strategy}" is less than {step} of {steps} steps'
+                f" and would edit nothing: use 0, or at least {least:g}"
             )
-    continued = strategy.continued(settings.loops, settings.condition_frames or 0, len(references))
-    frames = tuple(continued.resolve(T, lengths, settings.loops))
+    taken_over = generation.latent_frames(settings.condition_frames or 0)
+    continued = strategy.continued(settings.loops, taken_over, len(references))
+    frames = tuple(continued.resolve(T, lengths, settings.loops, align))
     for index, segment in enumerate(strategy.segments):
         if index not in {frame.segment for frame in frames[segment.loop]}:
             raise MaskStrategyError(
@@ -599,8 +696,12 @@ def _resolve(
     return continued, frames
 
 
-def captions_of(prompts: Sequence[str], loops: int = 1, spec: ModelSpec = ModelSpec()) -> list[str]:
+def captions_of(
+    prompts: Sequence[str], loops: int = 1, spec: ModelSpec = ModelSpec(), settings: Settings = Settings()
+) -> list[str]:
     """The cleaned captions of `prompts` for videos with `loops` loops, without repetitions; Notes as in `plan`.
+
+    settings: for their scores (aes, flow, camera_motion).
 
     Raises PromptError.
 
@@ -609,4 +710,6 @@ def captions_of(prompts: Sequence[str], loops: int = 1, spec: ModelSpec = ModelS
     """
     if not prompts:
         raise PromptError("no prompt was given")
-    return list(dict.fromkeys(c for prompt in prompts for c in _read_captions(split_prompt(prompt)[0], loops, spec)))
+    return list(
+        dict.fromkeys(c for prompt in prompts for c in _read_captions(split_prompt(prompt)[0], loops, spec, settings))
+    )

@@ -109,6 +109,11 @@ class Trace(Sequence[TraceStep]):
 
         self.loops.append(loop)
         rows = {"attn": len(loop.edit_ratios), "attn_temp": grid[0] * grid[1], "cross_attn": 1}  # of one video
+
+        def kind(name: str) -> str:  # in STDiT3, all attention of temporal_blocks.0.attn is temporal
+            last = name.rpartition(".")[2]
+            return "attn_temp" if last == "attn" and name.startswith("temporal") else last
+
         seen: dict[str, np.ndarray] = {}  # of the last evaluation of the model
         number = 1  # of the step that is being computed
         calls = 0 if cache is None else cache.num_model_calls
@@ -123,7 +128,7 @@ class Trace(Sequence[TraceStep]):
                     weights = weights[..., : len(loop.tokens)]  # without padding
                 else:
                     weights = attention_weights(*module.heads(*inputs)[:2])
-                weights = weights[: rows[name.rpartition(".")[2]]].numpy()  # the conditional half
+                weights = weights[: rows[kind(name)]].numpy()  # the conditional half
                 if name.endswith("cross_attn"):  # [1, heads, T·h·w, L]
                     seen[name] = weights[0].reshape(module.num_heads, -1, *grid, weights.shape[-1])
                 else:  # [T or S, heads, n, n]

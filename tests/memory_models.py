@@ -40,6 +40,42 @@ def write_model(folder: Path, stdit: dict, t5: dict, vae: dict) -> Path:
     return folder
 
 
+def write_model12(folder: Path) -> Path:
+    """A model folder of Open-Sora 1.2: a random STDiT3 and temporal VAE, and the T5 and frame-wise VAE of 1.1."""
+    import shutil
+    from dataclasses import asdict
+
+    import paddle
+
+    from opensora_lite.io.checkpoints import read_config
+    from opensora_lite.io.files import write_json
+    from opensora_lite.request import model_folder
+    from opensora_lite.stdit3 import STDiT3, STDiT3Config
+    from opensora_lite.training.models import export
+    from opensora_lite.vae import load_vae
+    from opensora_lite.video_vae import VideoAutoencoder
+
+    tiny = model_folder("tiny")
+    config = STDiT3Config(48, 1, 2, caption_channels=96, model_max_length=32, base_size=64)
+    paddle.seed(0)
+    export(STDiT3(config), folder / "stdit" / "model.safetensors")
+    write_json(folder / "stdit" / "config.json", {"model_type": "STDiT3", **asdict(config)})
+    shutil.copytree(tiny / "t5", folder / "t5")
+
+    temporal = dict(filters=8, num_groups=4, num_res_blocks=1)
+    temporal |= dict(channel_multipliers=[1, 1, 1], temporal_downsample=[True, True])
+    fields = dict(vae_2d={"from_pretrained": "vae_2d"}, vae_temporal=temporal, model_type="VideoAutoencoderPipeline")
+    vae = VideoAutoencoder({**read_config(tiny / "vae"), **fields})
+    vae.spatial_vae.module.set_state_dict(load_vae(tiny / "vae").model.state_dict())
+    vae.scale.set_value(paddle.ones_like(vae.scale))
+    export(vae, folder / "vae" / "model.safetensors")
+    write_json(folder / "vae" / "config.json", fields)
+    write_json(folder / "vae" / "vae_2d" / "config.json", read_config(tiny / "vae"))
+    settings = dict(num_frames=17, image_size=[64, 64], frame_interval=1, num_sampling_steps=4, guidance_scale=4.0)
+    write_json(folder / "pipeline.json", settings | {"sampler": "rectified-flow", "cfg_channel": None})
+    return folder
+
+
 def measured(model="tiny", **settings) -> dict:
     """{"peak": bytes beyond imports, "loaded": bytes after it was loaded, "digest": of the frames} of one video.
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import ipywidgets
@@ -31,7 +31,7 @@ from opensora_lite.io.writing import mp4_bytes, png_bytes, to_image
 from opensora_lite.masks import MaskStrategy
 from opensora_lite.pipeline import Progress
 from opensora_lite.prompts import split_prompt
-from opensora_lite.request import SAMPLER_NAMES, Job, Settings, model_defaults, plan
+from opensora_lite.request import Job, ModelSpec, Settings, model_defaults, plan
 from opensora_lite.video import Video
 
 MAX_RESULTS = 12  # older results are dropped
@@ -60,10 +60,11 @@ class Request:
     strategy: MaskStrategy
     all_references: tuple  # of the timeline, including unused ones
     timeline_strategy: MaskStrategy  # the same strategy, numbered by `all_references`
+    spec: ModelSpec = field(default=ModelSpec(), repr=False)  # the model's generation
 
     def jobs(self) -> list[Job]:
         """The plan, one job. Raises an OpenSoraError for an impossible request."""
-        return plan([self.prompt], [list(self.references)], [self.strategy], self.settings)
+        return plan([self.prompt], [list(self.references)], [self.strategy], self.settings, self.spec)
 
     def __str__(self):
         s = self.settings
@@ -111,7 +112,7 @@ class TaskLab(Widget):
 
     # Set by Python only.
     timeline = traitlets.Instance(MaskTimeline).tag(sync=True, **ipywidgets.widget_serialization)
-    samplers = traitlets.List(SAMPLER_NAMES).tag(sync=True)
+    samplers = traitlets.List().tag(sync=True)
     sizes = traitlets.List().tag(sync=True)  # [height, width] to choose from
     form = traitlets.Dict().tag(sync=True)  # "prompt" and SETTINGS as typed, valid or not
     errors = traitlets.Dict().tag(sync=True)  # field of the form, or "timeline" -> message
@@ -138,6 +139,7 @@ class TaskLab(Widget):
         **settings,
     ):
         self.pipe, self._model = pipe, dict(model) if isinstance(model, Mapping) else {"model": model}
+        self._spec = ModelSpec(generation=pipe.spec.generation)
         sizes = _trained_sizes(pipe, self._model)
         unknown = sorted(set(settings) - set(SETTINGS))
         if unknown:
@@ -159,6 +161,7 @@ class TaskLab(Widget):
             ),
             form={"prompt": prompt, **{name: getattr(chosen, name) for name in SETTINGS}},
             sizes=list(dict.fromkeys([*(sizes or SIZES), chosen.image_size])),
+            samplers=list(self._spec.generation.samplers),
         )
         self._check()
         for problem in self._problems.values():
@@ -242,7 +245,7 @@ class TaskLab(Widget):
             request = self.timeline.request
             references, strategy = tuple(request["references"]), request["mask_strategy"]
             unreduced = self.timeline.references, self.timeline.strategy
-            self._request = Request(form["prompt"], settings, references, strategy, *unreduced)
+            self._request = Request(form["prompt"], settings, references, strategy, *unreduced, self._spec)
             with about("timeline"):
                 self._request.jobs()
         self._problems = problems
@@ -258,7 +261,8 @@ class TaskLab(Widget):
     def _check_prompt(self, prompt, settings: Settings | None) -> None:
         if isinstance(prompt, str) and split_prompt(prompt)[1]:
             raise PromptError("The timeline holds references and the mask strategy: remove the JSON suffix.")
-        plan([prompt], settings=settings or Settings(), spec=self.pipe.spec)  # invalid settings are reported elsewhere
+        # invalid settings are reported elsewhere
+        plan([prompt], settings=settings or self.pipe.settings, spec=self.pipe.spec)
 
     def _timeline_values(self) -> dict:
         return {name: getattr(self.timeline, name) for name in ("references", "strategy")}

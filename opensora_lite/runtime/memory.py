@@ -97,7 +97,7 @@ def _linear(inputs: int, outputs: int) -> int:
 
 
 def stdit_parameters(config: Mapping[str, Any]) -> int:
-    """Number of parameters of an STDiT2. config: the content of its config.json."""
+    """Number of parameters of an STDiT2, or of an STDiT3, by its model_type. config: the content of its config.json."""
     c = STDIT_DEFAULTS | dict(config)
     D, heads, hidden = c["hidden_size"], c["num_heads"], int(c["hidden_size"] * c["mlp_ratio"])
     patch, C, L = math.prod(c["patch_size"]), c["in_channels"], c["model_max_length"]
@@ -107,10 +107,16 @@ def stdit_parameters(config: Mapping[str, Any]) -> int:
 
     embedders = _linear(C * patch, D) + 3 * scalar(D) + 2 * scalar(D // 3)  # patches; time, frames, rate; size, ratio
     embedders += _linear(D, 6 * D) + _linear(D, 3 * D) + D // heads // 2
+    if c.get("model_type") == "STDiT3":
+        embedders = _linear(C * patch, D) + 2 * scalar(D) + _linear(D, 6 * D) + D // heads // 2  # patches; time, rate
+        L = config.get("model_max_length", 300)
     caption = _linear(c["caption_channels"], D) + _linear(D, D) + L * c["caption_channels"]
     attention = _linear(D, 3 * D) + _linear(D, D) + (2 * (D // heads) if c["qk_norm"] else 0)
     cross = _linear(D, D) + _linear(D, 2 * D) + _linear(D, D)
-    block = 9 * D + 2 * attention + cross + _linear(D, hidden) + _linear(hidden, D)
+    mlp = _linear(D, hidden) + _linear(hidden, D)
+    block = 9 * D + 2 * attention + cross + mlp
+    if c.get("model_type") == "STDiT3":
+        block = 2 * (6 * D + attention + cross + mlp)  # a spatial and a temporal one
     return embedders + caption + c["depth"] * block + 2 * D + _linear(D, patch * 2 * C)
 
 

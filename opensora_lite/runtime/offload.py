@@ -14,8 +14,10 @@ from opensora_lite.errors import NeedsMemory
 if TYPE_CHECKING:  # these import paddle
     from opensora_lite.runtime.engine import Engine
     from opensora_lite.stdit2 import STDiT2
+    from opensora_lite.stdit3 import STDiT3
     from opensora_lite.text import TextEmbeddings, TextEncoder
     from opensora_lite.vae import FrameVAE
+    from opensora_lite.video_vae import VideoVAE
 
 LOADING = ("the weights", "close other programs, or use a machine with more memory")  # for NeedsMemory
 
@@ -23,7 +25,7 @@ LOADING = ("the weights", "close other programs, or use a machine with more memo
 class Transformer:
     """An STDiT2 and its compiled forms, together with the VAE's decoder: one Engine per precision."""
 
-    def __init__(self, stdit: "STDiT2", vae: "FrameVAE"):
+    def __init__(self, stdit: "STDiT2 | STDiT3", vae: "FrameVAE | VideoVAE"):
         self.stdit, self.vae = stdit, vae
         self.engines: dict[str, Engine] = {}
 
@@ -39,7 +41,7 @@ class Transformer:
 class Resident:
     """All models are in memory. stdit: STDiT2. text: TextEncoder, or TextEmbeddings in its place. vae: FrameVAE."""
 
-    def __init__(self, stdit: "STDiT2", text: "TextEncoder | TextEmbeddings", vae: "FrameVAE"):
+    def __init__(self, stdit: "STDiT2 | STDiT3", text: "TextEncoder | TextEmbeddings", vae: "FrameVAE | VideoVAE"):
         self.transformer, self.text, self.vae = Transformer(stdit, vae), text, vae
 
     def __repr__(self) -> str:
@@ -61,7 +63,12 @@ class Offloaded:
     it again; the memory of decoding is set by `micro_batch_size`.
     """
 
-    def __init__(self, load_stdit: "Callable[[], STDiT2]", load_text: "Callable[[], TextEncoder]", vae: "FrameVAE"):
+    def __init__(
+        self,
+        load_stdit: "Callable[[], STDiT2 | STDiT3]",
+        load_text: "Callable[[], TextEncoder]",
+        vae: "FrameVAE | VideoVAE",
+    ):
         self.vae = vae
         self._loaders = {"transformer": lambda: Transformer(load_stdit(), vae), "text": load_text}
         self._loaded: dict[str, Any] = {}  # at most one of them

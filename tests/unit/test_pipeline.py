@@ -25,7 +25,6 @@ from opensora_lite.errors import (
 from opensora_lite.liteworld import world
 from opensora_lite.prompts import PromptRow
 from opensora_lite.request import (
-    SAMPLER_NAMES,
     check_size,
     model_defaults,
     model_folder,
@@ -33,7 +32,6 @@ from opensora_lite.request import (
     plan,
     row_settings,
 )
-from opensora_lite.samplers import SAMPLERS
 from opensora_lite.sizes import PIXELS, size_by_name
 
 FAST = dict(num_sampling_steps=4, num_frames=4)
@@ -342,10 +340,6 @@ def test_edit_ratios_of_less_than_one_step_are_refused():
     with pytest.raises(MaskStrategyError, match=r"at least 0\.1"):
         plan(["a car"], [[clip(4)]], ["0,0,0,0,4,0.05"], Settings(num_sampling_steps=10))
     plan(["a car"], [[clip(4)]], ["0,0,0,0,4,0.1"], Settings(num_sampling_steps=10))
-
-
-def test_samplers_have_one_list_of_names():
-    assert tuple(SAMPLERS) == SAMPLER_NAMES
 
 
 def test_captions_that_overflow_are_not_used(pipe, monkeypatch):

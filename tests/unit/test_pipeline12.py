@@ -1,0 +1,201 @@
+"""Open-Sora 1.2 through the pipeline: the same calls as for 1.1, with a model of random weights."""
+
+import doctest
+import json
+import shutil
+
+import numpy as np
+import paddle
+import pytest
+from common import relative_error
+from memory_models import write_model12
+
+from opensora_lite import OpenSora, Trace, Video, estimate_memory, generations
+from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, SizeError
+from opensora_lite.generations import OPEN_SORA_11, OPEN_SORA_12, generation_of
+from opensora_lite.request import SAMPLER_NAMES, Settings, captions_of, model_defaults, model_spec, plan
+from opensora_lite.runtime.memory import stdit_parameters, vae_parameters
+from opensora_lite.samplers import FLOW_SAMPLERS, SAMPLERS
+
+RNG = np.random.default_rng(0)
+CLIP = Video(RNG.integers(0, 255, (20, 64, 64, 3), np.uint8), 24)
+PICTURES = [Video(CLIP.frames[i : i + 1], 24) for i in (0, 1)]
+CAR = "a red car"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_model12(tmp_path_factory.mktemp("model12"))
+
+
+@pytest.fixture(scope="module")
+def pipe(folder):
+    return OpenSora.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def spec(folder):
+    return model_spec(folder)
+
+
+def settings(folder, **changes):
+    return model_defaults(folder)[0].changed(**changes)
+
+
+# ---------------------------------------------------------------------------------------------------------- generations
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(generations).failed == 0
+
+
+def test_samplers_have_their_names():
+    assert OPEN_SORA_11.samplers == tuple(SAMPLERS) and OPEN_SORA_12.samplers == tuple(FLOW_SAMPLERS)
+    assert (*SAMPLERS, *FLOW_SAMPLERS) == SAMPLER_NAMES
+
+
+def test_the_generation_is_read_from_the_configs(golden, folder, spec):
+    vae = json.loads((golden / "12" / "vae" / "config.json").read_text())
+    assert generation_of({"model_type": "STDiT3"}, vae) == OPEN_SORA_12
+    assert spec.generation.base_size == 64 and spec.generation.align == 5
+    assert model_spec("tiny").generation == OPEN_SORA_11
+    assert model_spec(stdit=folder / "stdit").generation.name == "1.2"
+    for mixture in ({"model_type": "STDiT3"}, {}), ({}, vae):
+        with pytest.raises(CheckpointError, match="together"):
+            generation_of(*mixture)
+
+
+def test_released_weights_have_the_settings_of_the_release(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "released", ignore=shutil.ignore_patterns("pipeline.json"))
+    released = model_defaults(tmp_path / "released")[0]
+    assert (released.num_frames, released.sampler, released.cfg_channel) == (51, "rectified-flow", None)
+    assert (released.image_size, released.num_sampling_steps, released.guidance_scale) == ((240, 424), 30, 7)
+
+
+def test_parameters_of_the_released_models_are_counted(golden):
+    sizes = json.loads((golden / "12" / "full_size_tensors12.json").read_text())
+    counted = {name: sum(int(np.prod(shape)) for shape in tensors.values()) for name, tensors in sizes.items()}
+    assert stdit_parameters({"model_type": "STDiT3"}) == counted["OpenSora-STDiT-v3"]
+    spatial = dict(block_out_channels=[128, 256, 512, 512], layers_per_block=2)
+    assert vae_parameters({**spatial, "vae_temporal": {}}) == counted["OpenSora-VAE-v1.2"]
+
+
+# ------------------------------------------------------------------------------------------------------------- requests
+
+
+def test_a_plan_counts_latent_frames(folder, spec):
+    (job,) = plan(CAR, [PICTURES], ["0;0,1,0,-1"], settings(folder, num_frames=51), spec)
+    assert [i for i, frame in enumerate(job.frames[0]) if frame.reference is not None] == [
+        0,
+        10,
+    ]  # aligned, as released
+    (job,) = plan(CAR, [PICTURES], ["0;0,1,0,-1"], settings(folder), spec)
+    assert [frame.reference for frame in job.frames[0]] == [0, None, None, None, 1]  # mended: not moved onto the first
+    (job,) = plan(CAR, [[CLIP]], ["0,0,-1,0,1"], settings(folder), spec)
+    assert job.frames[0][0].frame == 5  # 20 frames are 6 latent frames; the last chunk has one
+    long = settings(folder, num_frames=34, loops=2, condition_frames=17)
+    (job,) = plan(CAR, None, None, long, spec)
+    assert len(job.frames[1]) == 10 and [frame.frame for frame in job.frames[1]][:6] == [5, 6, 7, 8, 9, None]
+
+
+@pytest.mark.parametrize(
+    "changes, error, message",
+    [
+        ({"sampler": "ddim"}, OpenSoraError, "rectified-flow"),
+        ({"cfg_channel": 3}, OpenSoraError, "cfg_channel"),
+        ({"num_frames": 34, "loops": 2, "condition_frames": 4}, SizeError, "multiple of 17"),
+        ({"num_frames": 20, "loops": 2, "condition_frames": 17}, SizeError, "num_frames is 20"),
+    ],
+)
+def test_settings_that_it_does_not_have(folder, spec, changes, error, message):
+    with pytest.raises(error, match=message):
+        plan(CAR, None, None, settings(folder, **changes), spec)
+
+
+def test_settings_that_1_1_does_not_have():
+    for changes in ({"sampler": "heun"}, {"aes": 6.5}, {"flow": 2}, {"camera_motion": "pan right"}):
+        with pytest.raises(OpenSoraError, match=r"1\.2|not for"):
+            plan(CAR, None, None, Settings(**changes))
+
+
+def test_edit_ratios_that_never_join_are_refused(folder, spec):
+    """Ratios below the last t; the message names one that joins."""
+    given = settings(folder, num_sampling_steps=10)
+    with pytest.raises(MaskStrategyError, match="would edit nothing") as caught:
+        plan(CAR, [[CLIP]], ["0,0,0,0,5,0.1"], given, spec)
+    least = float(str(caught.value).rpartition(" ")[2])
+    assert plan(CAR, [[CLIP]], [f"0,0,0,0,5,{least}"], given, spec)
+    with pytest.raises(MaskStrategyError, match="would edit nothing"):
+        plan(CAR, [[CLIP]], [f"0,0,0,0,5,{least - 0.001:.3f}"], given, spec)
+
+
+def test_scores_are_part_of_the_captions(folder, spec):
+    scored = settings(folder, aes=6.5, flow=12, camera_motion="Pan Right", loops=2, num_frames=34, condition_frames=17)
+    (job,) = plan("|0|A car.|1|A boat", None, None, scored, spec)
+    suffix = "aesthetic score: 6.5. motion score: 12.0. camera motion: pan right."
+    assert job.captions == (f"a car. {suffix}", f"a boat {suffix}")
+    assert captions_of(["A car."], settings=scored) == [f"a car. {suffix}"]
+
+
+# --------------------------------------------------------------------------------------------------------------- videos
+
+
+@pytest.mark.parametrize("num_frames, T", [(1, 1), (17, 5), (20, 6)])
+def test_a_video_has_its_frames(pipe, num_frames, T):
+    trace = Trace()
+    video = pipe(CAR, num_frames=num_frames, trace=trace)
+    assert video.frames.shape == (num_frames, 64, 64, 3) and len(trace) == 4
+    assert trace[0].timestep == 1000 and trace[0].x_t.shape == (4, T, 8, 8)
+
+
+@pytest.mark.parametrize("sampler", FLOW_SAMPLERS)
+def test_given_frames_are_kept_and_edited_ones_change(pipe, sampler):
+    """Chunks of the clip are encoded whole, wherever its latent frames go."""
+    trace = Trace()
+    pipe(CAR, references=[CLIP, PICTURES[0]], mask_strategy="0,0,0,0,2;0,0,0,2,3,0.8;0,1,0,5", num_frames=20,
+         sampler=sampler, trace=trace)  # fmt: skip
+    result, encoded = trace[-1].sample, pipe.encode(CLIP.frames)
+    np.testing.assert_array_equal(result[:, 5:], pipe.encode(PICTURES[0].frames))
+    np.testing.assert_array_equal(result[:, :2], encoded[:, :2])
+    assert relative_error(result[:, 2:5], encoded[:, :3]) > 0.01
+    assert trace[0].active.tolist() == [False] * 6 and trace[-1].active.tolist() == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+
+
+def test_a_loop_takes_over_whole_chunks(pipe):
+    trace = Trace()
+    video = pipe(CAR, num_frames=34, loops=2, condition_frames=17, num_sampling_steps=2, trace=trace)
+    assert len(video.frames) == 51
+    again = pipe.vae.encode(pipe.vae.decode(paddle.to_tensor(trace[1].sample[None]), 34))
+    np.testing.assert_allclose(trace[2].x_t[:, :5], again[0, :, 5:], atol=1e-5)
+
+
+def test_attention_is_recorded(pipe):
+    trace = Trace(attention=["spatial_blocks.0.attn", "temporal_blocks.0.attn", "temporal_blocks.0.cross_attn"])
+    pipe(CAR, trace=trace)
+    shapes = {name: weights.shape for name, weights in trace[0].attention.items()}
+    assert shapes["spatial_blocks.0.attn"] == (2, 5, 16, 16) and shapes["temporal_blocks.0.attn"] == (2, 16, 5, 5)
+    assert shapes["temporal_blocks.0.cross_attn"][:4] == (2, 5, 4, 4)
+
+
+def test_compiled_videos_are_equal_up_to_rounding(folder, pipe):
+    compiled = OpenSora.from_pretrained(folder).compile("fp32")
+    difference = compiled(CAR, num_frames=20).frames.astype(int) - pipe(CAR, num_frames=20).frames
+    assert np.abs(difference).max() <= 1 and not compiled.engine.failed
+
+
+def test_videos_do_not_depend_on_their_batch(pipe):
+    together = pipe([CAR, "a boat"], batch_size=2)
+    alone = pipe("a boat", seed=43)
+    assert np.abs(together[1].frames.astype(int) - alone.frames).max() <= 1
+
+
+def test_memory_is_estimated(folder):
+    short, long = (estimate_memory(folder, num_frames=n, image_size=(64, 64)) for n in (17, 51))
+    assert long.denoising == 3 * short.denoising and long.decoding > short.decoding
