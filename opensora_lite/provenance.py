@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from opensora_lite.errors import MediaError
+from opensora_lite.errors import MediaError, printable
 from opensora_lite.io.checkpoints import PARTS
 from opensora_lite.io.fingerprints import file_sha256, fingerprint
 from opensora_lite.io.media import StrPath
@@ -73,9 +73,9 @@ class Run:
     and the size of the batch.
     """
 
-    device: str
-    dtype: str
-    compiled: str | None
+    device: Annotated[str, Field(pattern=r"^(cpu|gpu(:\d+)?)$")]
+    dtype: Annotated[str, Field(pattern="^(float32|float16|bfloat16)$")]
+    compiled: Annotated[str, Field(pattern="^(fp32|bf16|auto)$")] | None
     batch: Annotated[tuple[Annotated[Whole, Field(ge=0)], Annotated[Whole, Field(ge=1, le=10_000)]], AsTuple]
 
 
@@ -115,7 +115,9 @@ class Provenance:
         known = Settings.__dataclass_fields__
         unknown = sorted(set(self.settings) - set(known))
         if unknown:
-            raise MediaError(f"the settings {', '.join(unknown)} are of another version, {self.opensora_lite:.20}")
+            raise MediaError(
+                printable(f"{', '.join(unknown):.200}: settings of another version, {self.opensora_lite:.20}")
+            )
         return Settings(**{**self.settings, "seed": self.seed, "batch_size": 1, "num_sample": 1})
 
 

@@ -35,9 +35,9 @@ def to_comment(info: dict[str, Any] | None) -> str:
 
 
 def from_comment(text: str | None) -> dict[str, Any] | None:
-    """The dictionary that `to_comment` wrote; None for text of other programs."""
+    """The dictionary that `to_comment` wrote; None for text of other programs, or of more than MAX_BYTES characters."""
     try:
-        info = json.loads(text or "")
+        info = json.loads((text or "")[: MAX_BYTES + 1])  # cut, it is no JSON
     except (ValueError, RecursionError):
         return None
     return info if isinstance(info, dict) and MARK in info else None

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from opensora_lite.errors import CheckpointError, OpenSoraError, note
+from opensora_lite.errors import CheckpointError, OpenSoraError, note, printable
 from opensora_lite.io.checkpoints import find_part, part_of
 from opensora_lite.io.fingerprints import file_sha256, find, fingerprint
 from opensora_lite.io.media import as_path, split_fragment
@@ -72,7 +72,7 @@ def read_like(a: argparse.Namespace) -> Like:
     here = versions()
     other = [f"{name} {version}" for name, version in made.versions.items() if here.get(name, version) != version]
     if other:
-        note(f"{a.like} was made with {', '.join(other)}; with today's versions, a few bits may differ")
+        note(printable(f"{a.like} was made with {', '.join(other):.200}; with today's versions, a few bits may differ"))
     return Like(a.like, made, references)
 
 

@@ -545,7 +545,7 @@ FLAGS = {
     "--cfg-channel": st.sampled_from(["0", "3", "5"]),
     "--num-sample": st.sampled_from(["1", "2", "1000000000"]),
     "--seed": st.sampled_from(["0", "9" * 30]),
-    "--save-format": st.sampled_from(["mp4", "gif", "png", "avi"]),
+    "--save-format": st.sampled_from(["mp4", "webm", "gif", "webp", "png", "avi"]),
     "--sample-name": st.sampled_from(["name", "a.b", "~", "é", "", "a/b", "..", "x" * 300]),
     "--prompt-as-path": st.just(()),
     "--overwrite": st.just(()),

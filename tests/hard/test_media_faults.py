@@ -610,7 +610,7 @@ def noise(*shape):
     return np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.png", "a"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.webp", "a.png", "a"])
 @pytest.mark.parametrize("most", [0, 100, 5000])
 def test_files_that_may_not_grow(tmp_path, name, most):
     resource = pytest.importorskip("resource")
@@ -688,7 +688,7 @@ def test_a_name_that_is_too_long_is_said_beforehand(tmp_path):
     assert count_frames(Video(smooth(3)).save(tmp_path / ("x" * 251 + ".mp4"))) == 3
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.png", "a"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.webp", "a.png", "a"])
 def test_what_exists_is_kept_where_that_was_asked_for(tmp_path, name):
     frames = smooth(1 if name == "a.png" else 3)
     old = Video(frames).save(tmp_path / name, overwrite=False)

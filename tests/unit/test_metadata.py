@@ -118,6 +118,11 @@ def test_large_metadata_is_not_read_whole(tmp_path):
         read_info(tmp_path / "a.png")
 
 
+def test_a_comment_that_is_too_long_is_none_of_ours(tmp_path):
+    path = save(tmp_path / "a.webm", INFO | {"x": "y" * 5_000_000})
+    assert read_info(path) is None and read_info(save(path, INFO | {"x": "y" * 100_000})) is not None
+
+
 def test_what_cannot_be_written_or_read(tmp_path):
     for info in ({"x": object()}, {"x": float("nan")}):
         with pytest.raises(MediaError, match="info"):
