@@ -129,7 +129,6 @@ def view(offset=0, shape=(2,), strides=(1,), key="0", kind=b"Float"):
         view(key="../byteorder"),
         view().replace(b"Q", b"0N"),
         view().replace(b"I0\n(", b"F0.5\n(", 1),
-        view()[:-1] + b"}b.",
         b"\x80\x02}(X\x01\x00\x00\x00a" + rebuilt("0", b"Float", 0, (2,), (1,)) + b"}X\x03\x00\x00\x00keyNsbu.",
         b"\x80\x02(" + b")" + b"\x85" * 200_000 + b"Q.",
         b"\x80\x02N.",
