@@ -90,6 +90,7 @@ class ResBlock(nn.Layer):
 
 
 def res_blocks(count, channels, out, groups, ops) -> nn.LayerList:
+    """`count` blocks; the first one changes the number of channels."""
     return nn.LayerList([ResBlock(channels if i == 0 else out, out, groups, ops) for i in range(count)])
 
 
