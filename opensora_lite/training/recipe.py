@@ -389,9 +389,9 @@ class FlowRecipe(Learning):
     scores: Share = 0.7  # share of the captions with a motion score, and of those with a camera motion
     aesthetic_scores: Share = 0.15  # share of the captions with an aesthetic score, which is always the same
     frame_masks: FrameMasks = Field(default_factory=FRAME_MASKS.copy)  # kind of mask: share of the videos
-    hidden_size: Count = 128  # of STDiT3
-    depth: Count = 5
-    num_heads: Count = 4
+    hidden_size: Count = 144  # of STDiT3
+    depth: Count = 4
+    num_heads: Count = 6
     qk_norm: bool = True
     input_sq_size: Count = 64
     model_max_length: Count = 48  # tokens of a caption
@@ -404,9 +404,9 @@ class FlowRecipe(Learning):
 
     def __post_init__(self):
         object.__setattr__(self, "steps", sum(stage.steps for stage in self.stages))
-        if self.hidden_size % 4 or self.hidden_size % (2 * self.num_heads):
+        if self.hidden_size % 12 or self.hidden_size % (2 * self.num_heads):
             raise OpenSoraError(
-                f"hidden_size {self.hidden_size} must be a multiple of 4 and of 2 · num_heads, {2 * self.num_heads}"
+                f"hidden_size {self.hidden_size} must be a multiple of 12 and of 2 · num_heads, {2 * self.num_heads}"
             )
 
     def takes_muon(self, name: str, ndim: int) -> bool:

@@ -289,7 +289,7 @@ def export(out: Path, recipe: VideoRecipe, models: dict, average: dict, tokenize
         patch_size=[1, 2, 2],
         mlp_ratio=4.0,
         pred_sigma=True,
-        timestep_base_size=d.base_size,
+        base_size=d.base_size,
     )
     write_json(out / "stdit" / "config.json", {**config, **stdit_fields(d)})
 
