@@ -109,6 +109,7 @@ def test_what_cannot_be_done_is_one_message_and_exit_code_2(media, capsys, monke
 def test_every_setting_is_an_option(name):
     """Its flags, its type and what it does are read from the field."""
     others = {"image_size": (48, 80), "guidance_interval": (100, 900), "sampler": "ddim", "same_seed": True}
+    others |= {"camera_motion": "pan right", "reference_fps": "native"}
     given = others.get(name, 3)
     words = given if isinstance(given, tuple) else () if given is True else (given,)
     for flag in flags_of(name):
