@@ -48,7 +48,7 @@ from opensora_lite.video import MAX_PIXELS, Reference, ReferenceSource, open_ref
 
 WEIGHTS = Path(__file__).parent / "weights"
 PIXELS_PER_LATENT = 8  # along each side; of the VAE that Open-Sora 1.1 was trained with
-SHIPPED = ("tiny",)  # models in `weights`
+SHIPPED = sorted(folder.parent.name for folder in WEIGHTS.glob("*/stdit"))  # names of models
 MODEL_MAX_LENGTH = 200  # tokens of a caption that the released model reads
 IMAGE_FPS = 120  # as released: the frame rate that the model is conditioned on for an image
 MIN_FPS = 0.01  # of a Video

@@ -22,6 +22,7 @@ from opensora_lite.request import (
     model_folder,
     model_spec,
     plan,
+    released_settings,
     row_settings,
 )
 from opensora_lite.tools.like import Like, read_like, set_precision
@@ -98,10 +99,10 @@ def generate(a: argparse.Namespace) -> None:
     if a.overwrite and a.skip_existing:
         raise OpenSoraError("--overwrite replaces files that exist, --skip-existing keeps them; give one of the two")
     defaults, trained_sizes = model_defaults("tiny" if a.model is None else a.model)
+    spec = model_spec(a.model, stdit=a.stdit, t5=a.t5, vae=a.vae)
     if released and a.model is None:
-        defaults, trained_sizes = Settings(), []
+        defaults, trained_sizes = released_settings(spec.generation), []
     settings = settings_from(a, like.made.video_settings if like else defaults)
-    spec = model_spec(a.model, stdit=a.stdit, t5=a.t5)
     explain_flags(a, spec)
     jobs = like.jobs(settings, spec) if like else planned(a, settings, spec)
     todo = list(zip(jobs, target_paths(a, jobs), strict=True))

@@ -10,12 +10,13 @@ import pytest
 from common import relative_error
 from memory_models import write_model12
 
-from opensora_lite import OpenSora, Trace, Video, estimate_memory, generations
+from opensora_lite import OpenSora, Trace, Video, estimate_memory, generations, read_video
 from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, SizeError
 from opensora_lite.generations import OPEN_SORA_11, OPEN_SORA_12, generation_of
 from opensora_lite.request import SAMPLER_NAMES, Settings, captions_of, model_defaults, model_spec, plan
 from opensora_lite.runtime.memory import stdit_parameters, vae_parameters
 from opensora_lite.samplers import FLOW_SAMPLERS, SAMPLERS
+from opensora_lite.tools import cli
 
 RNG = np.random.default_rng(0)
 CLIP = Video(RNG.integers(0, 255, (20, 64, 64, 3), np.uint8), 24)
@@ -194,6 +195,29 @@ def test_videos_do_not_depend_on_their_batch(pipe):
     together = pipe([CAR, "a boat"], batch_size=2)
     alone = pipe("a boat", seed=43)
     assert np.abs(together[1].frames.astype(int) - alone.frames).max() <= 1
+
+
+def test_the_command_line(folder, tmp_path):
+    """A folder, and its three parts by the flags of the releases, whose defaults are then those of the released 1.2."""
+    short = [
+        "--prompt",
+        CAR,
+        "--num-sampling-steps",
+        "2",
+        "--num-frames",
+        "5",
+        "--image-size",
+        "64",
+        "64",
+        "--save-dir",
+    ]
+    assert (
+        cli.main(["generate", "--model", str(folder), "--sampler", "heun", "--flow", "2", *short, f"{tmp_path}/a"]) == 0
+    )
+    flags = {"model": "stdit", "text-encoder": "t5", "vae": "vae"}
+    parts = [word for flag, name in flags.items() for word in (f"--{flag}-pretrained-path", str(folder / name))]
+    assert cli.main(["generate", *parts, *short, f"{tmp_path}/b"]) == 0
+    assert [len(read_video(tmp_path / name / "sample_0.mp4").frames) for name in "ab"] == [5, 5]
 
 
 def test_memory_is_estimated(folder):
