@@ -25,6 +25,7 @@ from opensora_lite.request import (
     released_settings,
     row_settings,
 )
+from opensora_lite.sizes import RELEASED_FRAMES
 from opensora_lite.tools.like import Like, read_like, set_precision
 from opensora_lite.tools.options import (
     FIELDS,
@@ -37,7 +38,13 @@ from opensora_lite.tools.options import (
     read_given_prompts,
     settings_from,
 )
-from opensora_lite.tools.originals import add_original_options, apply_config, explain_flags, use_cached_parts
+from opensora_lite.tools.originals import (
+    add_original_options,
+    apply_config,
+    explain_flags,
+    name_as_released,
+    use_cached_parts,
+)
 from opensora_lite.tools.stopping import reports_when_stopped, stop_if_asked
 from opensora_lite.video import check_target
 
@@ -133,16 +140,18 @@ def generate(a: argparse.Namespace) -> None:
 def complete(a: argparse.Namespace) -> None:
     """Settle what can be given in several ways: the config file, the size by name, a model's folder as --ckpt-path."""
     apply_config(a)
-    named = [word for word in (a.resolution, a.aspect_ratio) if word]
-    if named and a.image_size:
-        raise OpenSoraError("--image-size and --resolution or --aspect-ratio give the size twice; give it once")
-    a.image_size = named or a.image_size
     a.save_dir = a.save_dir or Path("samples")
     if a.stdit and a.model is None and not a.t5 and not a.vae:
         if a.stdit == "tiny" or os.path.isdir(os.path.join(a.stdit, "stdit")):
             a.model, a.stdit = a.stdit, None
         else:
             use_cached_parts(a)
+    if a.aspect_ratio or a.num_frames in RELEASED_FRAMES:
+        name_as_released(a, model_spec(a.model, stdit=a.stdit, t5=a.t5, vae=a.vae).generation)
+    named = [word for word in (a.resolution, a.aspect_ratio) if word]
+    if named and a.image_size:
+        raise OpenSoraError("--image-size and --resolution or --aspect-ratio give the size twice; give it once")
+    a.image_size = named or a.image_size
 
 
 def planned(a: argparse.Namespace, settings: Settings, spec: ModelSpec) -> list[Job]:

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from opensora_lite.errors import CheckpointError, OpenSoraError, note, shown
+from opensora_lite.generations import Generation
 from opensora_lite.io.checkpoints import on_disk
 from opensora_lite.request import ModelSpec
+from opensora_lite.sizes import RELEASED_FRAMES
 
 MAX_CONFIG = 1_000_000  # bytes
 RELEASED = re.compile(r"configs/opensora-v1-[12]/inference/[\w-]+\.py$")
@@ -129,6 +131,18 @@ def use_cached_parts(a: argparse.Namespace) -> None:
         except CheckpointError:
             return  # the caller says what must be given
         note(f"{name} is {repository} in Hugging Face's cache")
+
+
+def name_as_released(a: argparse.Namespace, generation: Generation) -> None:
+    """Read --aspect-ratio and --num-frames as Open-Sora 1.2 does, where the model is of that generation.
+
+    There, 9:16 is height to width, so that its examples make wide videos, and 4s are 102 frames.
+    """
+    if not generation.is_flow:
+        return
+    if a.aspect_ratio:
+        a.aspect_ratio = ":".join(reversed(a.aspect_ratio.split(":")))
+    a.num_frames = RELEASED_FRAMES.get(a.num_frames, a.num_frames)
 
 
 def explain_flags(a: argparse.Namespace, spec: ModelSpec) -> None:

@@ -12,9 +12,11 @@ import pytest
 
 from opensora_lite import Video, read_video
 from opensora_lite.errors import CheckpointError, Note, OpenSoraError
+from opensora_lite.generations import OPEN_SORA_12
 from opensora_lite.liteworld import world
-from opensora_lite.request import Settings, model_folder
+from opensora_lite.request import ModelSpec, Settings, model_folder
 from opensora_lite.tools import cli, generate
+from opensora_lite.tools.options import settings_from
 from opensora_lite.tools.originals import read_config
 
 
@@ -84,7 +86,7 @@ def planned(assets, monkeypatch):
 
     def run(*words):
         made = []
-        monkeypatch.setattr(generate, "make_videos", lambda a, groups, saved: made.extend(groups))
+        monkeypatch.setattr(generate, "make_videos", lambda a, groups, *_: made.extend(groups))
         words = ["tiny" if word == "CKPT_PATH" else cli.with_hyphens(word) for word in words]
         arguments = cli.parser().parse_args(["generate", *words, "--overwrite"])
         with warnings.catch_warnings(record=True) as caught:
@@ -188,6 +190,20 @@ def test_config_files_that_are_programs_are_refused(tmp_path, text, word):
     (tmp_path / "config.py").write_text(text)
     with pytest.raises(OpenSoraError, match=word):
         read_config(tmp_path / "config.py")
+
+
+def test_ratios_and_lengths_of_open_sora_12_are_read_as_it_does(planned, monkeypatch):
+    """`--num-frames 4s --resolution 720p --aspect-ratio 9:16` of its README makes 102 frames of 720×1280."""
+    words = ["--num-frames", "4s", "--resolution", "720p", "--aspect-ratio", "9:16"]
+    arguments = cli.parser().parse_args(["generate", *words])
+    monkeypatch.setattr(generate, "model_spec", lambda *_, **__: ModelSpec(generation=OPEN_SORA_12))
+    generate.complete(arguments)
+    settings = settings_from(arguments, Settings())
+    assert (settings.num_frames, settings.image_size) == (102, (720, 1280))
+    monkeypatch.undo()
+    arguments = cli.parser().parse_args(["generate", *words])
+    generate.complete(arguments)
+    assert settings_from(arguments, Settings()).image_size == (1280, 720)  # width to height
 
 
 def test_sizes_by_resolution_and_ratio(planned):
