@@ -10,7 +10,7 @@ import paddle
 import pytest
 from common import relative_error
 
-from opensora_lite import OpenSora, Trace, stdit3
+from opensora_lite import OpenSora, Trace, layers, stdit3
 from opensora_lite.errors import DeviceError
 from opensora_lite.machine import has_instructions
 from opensora_lite.runtime import engine
@@ -78,6 +78,17 @@ def test_decoding_with_the_video_vae_equals_the_model(golden, pipe, num_frames):
         "temporal": 1 + (num_frames > 17),  # a chunk of 5 latent frames, and one of the rest
         "spatial": 2,  # micro-batches of 16, and the rest
     }
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_to_static_converts_the_decoders_of_the_video_vae(golden, monkeypatch, on_cpu):
+    """As on a GPU, where convolutions in time are Paddle's own."""
+    monkeypatch.setattr(layers, "on_cpu", lambda: on_cpu)
+    layer, decode = load_video_vae(golden / "12" / "vae").decoders["temporal"]
+    z = paddle.to_tensor(np.random.default_rng(0).standard_normal((1, 4, 5, 3, 5), np.float32))
+    with paddle.no_grad():
+        converted = Static(layer, decode)({"z": z}, {})
+        assert relative_error(converted.numpy(), decode(layer, z).numpy()) < 1e-5
 
 
 def test_the_state_without_guidance_and_step_caching_indicator(pipe):
