@@ -343,11 +343,13 @@ class OpenSora:
         first = {r: used[0] for job in jobs for r, used in zip(job.references, job.used_frames, strict=True) if used}
         for reference, index in first.items():
             frame = reference.frames([index], *settings.image_size)
-            error = np.mean((frame - self.decode(self.encode(frame), 1)) ** 2)
+            with NeedsMemory(*_work(1, settings)):
+                error = np.mean((frame - self.decode(self.encode(frame), 1)) ** 2)
             if (db := 10 * math.log10(255**2 / max(error, 1e-6))) < POOR_RECONSTRUCTION:
+                what = "it" if reference.num_frames == 1 else f"its frame {index}"
                 note(
-                    f"{reference.name}: encoded and decoded, frame {index} is {db:.1f} dB from itself, and frames that"
-                    f" are kept come no nearer: this VAE does not know such pictures (notebooks/guide/masks.md)"
+                    f"{reference.name}: the VAE gives {what} back with {db:.1f} dB, and frames that are kept come no"
+                    " nearer: this model does not know such pictures (notebooks/guide/masks.md)"
                 )
 
     def _encode_references(self, job: Job, height: int, width: int) -> list[Any]:
