@@ -42,6 +42,10 @@ class Generation:
         """Latent frames of a clip."""
         return latent_time.latent_frames(num_frames, self.chunk, self.factor)
 
+    def windows(self, num_frames: int) -> list[latent_time.Window]:
+        """The frames of each latent frame of a clip."""
+        return latent_time.windows(num_frames, self.chunk, self.factor)
+
     def shift(self, num_frames: int, image_size: tuple[int, int]) -> float:
         """The timestep shift of a video, for models that are sampled by rectified flow."""
         assert self.base_size is not None
@@ -61,7 +65,7 @@ class Generation:
         >>> OPEN_SORA_12.frames_of([5], num_frames=20), Generation().frames_of([6, 9], num_frames=20)
         (([17, 18, 19], [5]), ([6, 9], [6, 9]))
         """
-        windows = latent_time.windows(num_frames, self.chunk, self.factor)
+        windows = self.windows(num_frames)
         chunks = {windows[latent].chunk for latent in latents}
         frames = {i for w in windows if w.chunk in chunks for i in range(w.chunk_first, w.chunk_last + 1)}
         return sorted(frames), [i for i, window in enumerate(windows) if window.chunk in chunks]

@@ -28,7 +28,7 @@ direction of time, nor do the colors of single subjects matter much. Distances o
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -55,7 +55,7 @@ from opensora_lite.liteworld.world import (
     sample_scene,
 )
 from opensora_lite.masks import MaskStrategy
-from opensora_lite.request import PIXELS_PER_LATENT, Settings, plan
+from opensora_lite.request import PIXELS_PER_LATENT, Job, ModelSpec, Settings, plan
 from opensora_lite.validation import Whole, check, validated
 from opensora_lite.video import Video, check_target
 
@@ -375,16 +375,13 @@ def _make(pipe, task: str, requests: list[Request], settings: Settings, on_step:
         [list(request.references) or None for request in requests],
         [request.strategy for request in requests],
         settings,
+        ModelSpec(generation=pipe.spec.generation),
     )
     clips = []
     for request, (job, video) in zip(requests, pipe.generate(jobs, settings, on_step), strict=True):
         seen, right = verdict(request.scene, video.frames, settings.video_fps)
-        best = [pipe.decode(pipe.encode(reference)) for reference in request.references]
-        given = [
-            psnr(frame, best[source.reference][source.frame])
-            for frame, source in zip(video.frames, job.frames[0], strict=True)
-            if source.reference is not None
-        ]
+        best = [pipe.decode(pipe.encode(reference), len(reference)) for reference in request.references]
+        given = [psnr(video.frames[t], best[r][i]) for t, r, i in _given_frames(job, len(video.frames), best)]
         steady = steadiness(request.scene, video.frames)
         clips.append(Clip(task, request.scene, video.frames, seen, right, steady, tuple(given)))
     return clips
@@ -425,6 +422,17 @@ def _vae_sizes(settings: Settings) -> list[tuple[int, int]]:
     return list(dict.fromkeys((scaled(height, down), scaled(width, across)) for down, across in ratios))
 
 
+def _given_frames(job: Job, num_frames: int, references: list) -> Iterator[tuple[int, int, int]]:
+    """(frame of the video, reference, frame of the reference) for all that a video of one loop is given."""
+    windows = job.generation.windows(num_frames)
+    for latent, source in enumerate(job.frames[0]):
+        if source.reference is not None:
+            here, there = windows[latent], job.generation.windows(len(references[source.reference]))[source.frame or 0]
+            # both end together; a latent frame of 1.2 holds one to four frames
+            for back in range(min(here.last - here.first, there.last - there.first) + 1):
+                yield here.last - back, source.reference, there.last - back
+
+
 def _reconstructions(pipe, clips: int, settings: Settings, tick: Callable) -> dict[str, Score]:
     scores = {}
     for size in _vae_sizes(settings):
@@ -432,7 +440,7 @@ def _reconstructions(pipe, clips: int, settings: Settings, tick: Callable) -> di
         for i in range(clips):
             scene = sample_scene(np.random.default_rng(PICTURES + i))
             frames = render(scene, 16, *size)[::4]  # skips nearly identical frames
-            db += [psnr(a, b) for a, b in zip(pipe.decode(pipe.encode(frames)), frames, strict=True)]
+            db += [psnr(a, b) for a, b in zip(pipe.decode(pipe.encode(frames), len(frames)), frames, strict=True)]
             tick()
         scores["vae.{}×{}".format(*size)] = _decibels(db)
     return scores

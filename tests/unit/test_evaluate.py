@@ -25,6 +25,7 @@ from opensora_lite.liteworld.world import (
     render,
     sample_layout,
 )
+from opensora_lite.request import ModelSpec
 from opensora_lite.tools import cli
 
 SMALL = dict(num_frames=6, image_size=(64, 64), frame_interval=1)
@@ -121,7 +122,7 @@ class Draftsman:
     Its latents are the pixels, so that reconstructions are exact. `drawn` has the scenes of all clips by their pixels.
     """
 
-    settings = Settings(**SMALL)
+    settings, spec = Settings(**SMALL), ModelSpec()
 
     def __init__(self, change=lambda scene: scene, keep=True):
         self.change, self.keep, self.drawn = change, keep, {}
@@ -129,7 +130,7 @@ class Draftsman:
     def encode(self, frames):
         return frames.transpose(3, 0, 1, 2) / np.float32(127.5) - 1
 
-    def decode(self, latents):
+    def decode(self, latents, num_frames=None):
         return np.rint((latents + 1) * 127.5).astype(np.uint8).transpose(1, 2, 3, 0)
 
     def draw(self, scene, seed, settings):

@@ -13,6 +13,7 @@ from memory_models import write_model12
 from opensora_lite import OpenSora, Trace, Video, estimate_memory, generations, read_video
 from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, SizeError
 from opensora_lite.generations import OPEN_SORA_11, OPEN_SORA_12, generation_of
+from opensora_lite.liteworld.evaluate import _given_frames
 from opensora_lite.request import SAMPLER_NAMES, Settings, captions_of, model_defaults, model_spec, plan
 from opensora_lite.runtime.memory import stdit_parameters, vae_parameters
 from opensora_lite.samplers import FLOW_SAMPLERS, SAMPLERS
@@ -195,6 +196,14 @@ def test_videos_do_not_depend_on_their_batch(pipe):
     together = pipe([CAR, "a boat"], batch_size=2)
     alone = pipe("a boat", seed=43)
     assert np.abs(together[1].frames.astype(int) - alone.frames).max() <= 1
+
+
+def test_given_frames_are_found_for_evaluation(folder, spec):
+    """Latent frames of one, four and three frames; each pair is of frames that the VAE holds in one latent frame."""
+    given = settings(folder, num_frames=20)
+    (job,) = plan(CAR, [[CLIP, PICTURES[0]]], ["0,0,0,0,2;0,1,0,5"], given, spec)
+    pairs = sorted(_given_frames(job, 20, [CLIP.frames, PICTURES[0].frames]))
+    assert pairs == [*((i, 0, i) for i in range(5)), (19, 1, 0)]
 
 
 def test_the_command_line(folder, tmp_path):
