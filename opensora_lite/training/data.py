@@ -17,6 +17,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from opensora_lite.latent_time import CHUNK, latent_frames
 from opensora_lite.liteworld import world
 from opensora_lite.request import IMAGE_FPS
 from opensora_lite.training.recipe import (
@@ -33,7 +34,6 @@ from opensora_lite.training.recipe import (
 )
 
 LATENT_CHANNELS = 4
-CHUNK = 17  # frames that the video VAE encodes at once
 
 
 @dataclass(frozen=True)
@@ -303,12 +303,6 @@ class VideoPairs:
     def _shares(self) -> np.ndarray:
         counts = np.array([len(clips) for _, clips in self.frames.values()], float)
         return counts / counts.sum()
-
-
-def latent_frames(num_frames: int) -> int:
-    """Latent frames of a clip: 5 of every chunk of 17, and one of every 4 frames or part of them in the last one."""
-    chunks, rest = divmod(num_frames, CHUNK)
-    return 5 * chunks + -(-rest // 4)
 
 
 def shown_by(latent: int) -> int:

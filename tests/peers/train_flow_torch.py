@@ -26,8 +26,9 @@ from transformers import T5Config, T5EncoderModel
 from video_vae_torch import load as load_vae
 
 from opensora_lite.io.files import atomic_write, write_json
+from opensora_lite.latent_time import latent_frames
 from opensora_lite.liteworld import world
-from opensora_lite.training.data import ShotLatents, latent_frames, shot_at, shown_by
+from opensora_lite.training.data import ShotLatents, shot_at, shown_by
 from opensora_lite.training.recipe import VideoRecipe, read_recipe
 
 PART = 250  # clips of one file of latents

@@ -20,9 +20,10 @@ from safetensors.torch import load_file, save_file
 from video_vae_torch import SPATIAL_FACTOR, TemporalVAE, VideoVAE
 
 from opensora_lite.io.files import atomic_write, write_json
+from opensora_lite.latent_time import CHUNK
 from opensora_lite.liteworld.world import HELD_OUT
 from opensora_lite.request import model_folder
-from opensora_lite.training.data import CHUNK, VideoPairs, shot_at
+from opensora_lite.training.data import VideoPairs, shot_at
 from opensora_lite.training.recipe import Shots, VideoRecipe, read_recipe
 
 SPREAD = 0.244  # standard deviation of the spatial latents, times 0.18215
