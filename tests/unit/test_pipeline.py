@@ -343,11 +343,10 @@ def test_edit_ratios_of_less_than_one_step_are_refused():
 
 
 def test_captions_that_overflow_are_not_used(pipe, monkeypatch):
-    def overflow(**_):
+    def overflow(*_, **__):
         return SimpleNamespace(last_hidden_state=paddle.full([1, 24, 96], float("nan")))
 
-    overflow.config = pipe.text.model.config
-    monkeypatch.setattr(pipe.text, "model", overflow)
+    monkeypatch.setattr(pipe.text.model, "forward", overflow)
     with pytest.raises(
         DeviceError, match=r'the text encoder overflows in .*; load the model with dtype="bf16" or "fp32"'
     ):
