@@ -29,7 +29,7 @@ help:
 	@echo "make demo           a video from a prompt, with the small model that ships in the package"
 	@echo "make test           lint, types, layers, tests and notebooks"
 	@echo "make test-hard      kills, full disks, memory limits, fuzzing, damaged files, many videos in one process"
-	@echo "make fuzz           longer: 100,000 random inputs and 100 kills, where make test-hard has 2,000 and 20"
+	@echo "make fuzz           longer: 100,000 random inputs, 100 kills, 1,000 clips described; test-hard has 2,000, 20, 200"
 	@echo "make soak           longer: 200 videos in one process; draws its memory into build/soak.png"
 	@echo "make notebooks      executes the notebooks and saves them with their outputs"
 	@echo "make lab            JupyterLab in notebooks/"
@@ -109,7 +109,8 @@ test-hard: $(VENV)/stamp-full
 	$(PYTEST) tests/hard
 
 fuzz: $(VENV)/stamp-full
-	OPENSORA_FUZZ=100000 OPENSORA_KILLS=100 $(PYTEST) tests/hard/test_fuzz.py tests/hard/test_kills.py -s
+	OPENSORA_FUZZ=100000 OPENSORA_KILLS=100 $(PYTEST) -s \
+	    tests/hard/test_fuzz.py tests/hard/test_kills.py tests/hard/test_describe_many.py
 
 soak: $(VENV)/stamp-full
 	OPENSORA_SOAK=200 $(PYTEST) tests/hard/test_soak.py -s
