@@ -235,7 +235,7 @@ def read_start(path: Path, length: int = 64) -> bytes:
         if not path.is_file():
             raise CheckpointError(f"{path} is not a file")
         with open(path, "rb") as file:
-            start = file.read(length)
+            start = file.read(min(length, os.fstat(file.fileno()).st_size))  # read(n) allocates n bytes at once
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is {IMPOSTORS[b'version https://git-lfs']}")
     return start

@@ -38,8 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a notebook's streams have no encoding
             stream.reconfigure(errors="backslashreplace")  # for terminals that cannot show a file's name
-    arguments = parser().parse_args([with_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)])
     try:
+        arguments = parser().parse_args([with_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)])
         with stoppable(), printed_notes():
             return arguments.run(arguments) or 0
     except (OpenSoraError, OSError, RecursionError) as error:  # RecursionError: JSON nested thousands deep
