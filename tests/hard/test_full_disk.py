@@ -134,7 +134,7 @@ def generate_as(folder: Path, suffix: str, seed: str = "0", more: str = "--skip-
 def test_what_was_saved_before_the_disk_was_full_stays(disk):
     if isinstance(disk, LimitedFiles):
         pytest.skip("files that may not grow do not fill a disk")
-    assert disk.run(generate_frames, 3 * PAGE)[0] == 2  # the picture of the first prompt, and no room for the second
+    assert disk.run(generate_frames, 4 * PAGE)[0] == 2  # the picture of the first prompt, and no room for the second
     first = disk.files()
     code, output = disk.run(generate_frames)
     assert code == 0 and len(first) == 1 and f"{disk.folder}/out/sample_0.png exists and is skipped" in output
