@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 def make(*words: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
     """The output (stdout and stderr) of make, without the variables of the make that runs these tests."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    ours = ("MAKE", "MFLAGS", "PYTHON")  # `make test PYTHON=python3.11` hands PYTHON on
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     command = [shutil.which("make"), *map(str, words)]
     return subprocess.run(command, cwd=cwd, env=inherited | environment, stdout=-1, stderr=-2, text=True)
 
