@@ -36,3 +36,16 @@ def relative_error(a, b) -> float:
 def psnr(a, b) -> float:
     """Peak signal-to-noise ratio in dB of uint8 pictures."""
     return float(10 * np.log10(255**2 / max(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2), 1e-9)))
+
+
+def layers_with_other_outputs(model, dtype) -> list[str]:
+    """A list that grows, whenever the model is called, by the layers whose output has another dtype."""
+    found = []
+
+    def check(layer, _, output):
+        if hasattr(output, "dtype") and output.dtype != dtype:
+            found.append(type(layer).__name__)
+
+    for layer in model.sublayers():
+        layer.register_forward_post_hook(check)
+    return found

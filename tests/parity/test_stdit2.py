@@ -6,7 +6,7 @@ import math
 import numpy as np
 import paddle
 import pytest
-from common import relative_error
+from common import layers_with_other_outputs, relative_error
 
 from opensora_lite.errors import CheckpointError
 from opensora_lite.layers import EAGER, rotate
@@ -33,14 +33,7 @@ def test_every_layer_keeps_the_precision_of_the_weights(golden_stdit, recorded):
     """No float32 slips in between. Run in float64, since half precision, which needs it, has no CPU kernels."""
     case = recorded("stdit2_qknorm_cases")["masked"]
     model = golden_stdit("qknorm").to(dtype="float64")
-    strays = []
-
-    def check(layer, _, output):
-        if isinstance(output, paddle.Tensor) and output.dtype != paddle.float64:
-            strays.append(type(layer).__name__)
-
-    for layer in model.sublayers():
-        layer.register_forward_post_hook(check)
+    strays = layers_with_other_outputs(model, paddle.float64)
     assert relative_error(forward(model, case), case["out"]) < 2e-5
     assert not strays
 
