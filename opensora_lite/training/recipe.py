@@ -13,7 +13,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import yaml
@@ -197,6 +197,49 @@ class VAERecipe(PictureLearning):
 
 
 @validated()
+class TransformerLearning(Learning):
+    """What the recipes of STDiT2 and STDiT3 share; each is trained together with T5, in stages."""
+
+    BLOCKS: ClassVar[tuple[str, ...]]  # how the names of the transformer's block parameters begin
+    steps: Whole = 0  # computed: the sum over the stages
+    learning_rate: Positive = 1e-3
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    stages: tuple[Any, ...] = ()
+    optimizer: Literal["adamw", "muon"] = "muon"  # muon: for the blocks' matrices; AdamW for the rest (muon.py)
+    caption_dropout: Share = 0.1  # share of the videos trained without caption, for classifier-free guidance
+    frame_masks: FrameMasks = Field(default_factory=FRAME_MASKS.copy)  # kind of mask: share of the videos
+    hidden_size: Count = 144  # of the transformer
+    num_heads: Count = 6
+    input_sq_size: Count = 64
+    d_model: Count = 96  # of T5
+    d_kv: Count = 24
+    d_ff: Count = 256
+    num_layers: Count = 2
+    t5_heads: Count = 4
+
+    def __post_init__(self):
+        object.__setattr__(self, "steps", sum(stage.steps for stage in self.stages))
+        if self.hidden_size % 12 or self.hidden_size % (2 * self.num_heads):
+            raise OpenSoraError(
+                f"hidden_size {self.hidden_size} must be a multiple of 12 and of 2 · num_heads, {2 * self.num_heads}"
+            )
+
+    def takes_muon(self, name: str, ndim: int) -> bool:
+        """Whether Muon trains the parameter `name`: the matrices in the blocks of the transformer and T5."""
+        in_block = name.startswith((*self.BLOCKS, "t5.encoder.block."))
+        table = "scale_shift_table" in name or "relative_attention_bias" in name
+        return self.optimizer == "muon" and in_block and ndim == 2 and not table
+
+    def stage_at(self, step: int) -> Any:
+        """The stage of step 0 … steps - 1."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage
+            step -= stage.steps
+        return self.stages[-1]
+
+
+@validated()
 class Stage:
     """A part of the diffusion training: clip lengths, batch size and timesteps."""
 
@@ -215,43 +258,19 @@ class Stage:
 
 
 @validated()
-class DiffusionRecipe(Learning):
+class DiffusionRecipe(TransformerLearning):
     """T5 and STDiT2, trained together to predict the noise of latents from noisy latents and captions."""
 
-    steps: Whole = 0  # computed: the sum over the stages
+    BLOCKS = ("stdit.blocks.",)
     learning_rate: Positive = 1.2e-3
-    betas: tuple[Decay, Decay] = (0.9, 0.98)
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, validate_default=True)] = ()
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the blocks' matrices; AdamW for the rest (muon.py)
     min_snr: Positive | None = 5.0  # γ of min-SNR weighting; null: uniform weights, as released
     high_noise: Share = 0.0  # b: timesteps with SNR < 1 are weighted by SNR^-b, at most 50
-    caption_dropout: Share = 0.1  # share of the videos trained without caption, for classifier-free guidance
     full_captions: Share = 0.4  # share of the videos with the full caption; the others get a partial one
-    frame_masks: FrameMasks = Field(default_factory=FRAME_MASKS.copy)  # kind of mask: share of the videos
-    hidden_size: Count = 144  # of STDiT2
     depth: Count = 6
-    num_heads: Count = 6
-    input_sq_size: Count = 64
     model_max_length: Count = 32  # tokens of a caption; LiteWorld's have up to 30
-    d_model: Count = 96  # of T5
-    d_kv: Count = 24
-    d_ff: Count = 256
-    num_layers: Count = 2
-    t5_heads: Count = 4
     init: str | None = None  # folder with stdit/ and t5/ to start from ("tiny": the shipped model)
-
-    def __post_init__(self):
-        object.__setattr__(self, "steps", sum(stage.steps for stage in self.stages))
-        if self.hidden_size % 12 or self.hidden_size % (2 * self.num_heads):
-            raise OpenSoraError(
-                f"hidden_size {self.hidden_size} must be a multiple of 12 and of 2 · num_heads, {2 * self.num_heads}"
-            )
-
-    def takes_muon(self, name: str, ndim: int) -> bool:
-        """Whether Muon trains the parameter `name`: the matrices in the blocks of STDiT2 and T5."""
-        in_block = name.startswith(("stdit.blocks.", "t5.encoder.block."))
-        table = "scale_shift_table" in name or "relative_attention_bias" in name
-        return self.optimizer == "muon" and in_block and ndim == 2 and not table
 
     def loss_weights(self) -> np.ndarray:
         """Weights of the mse at timesteps 0 … 999, float32 [1000].
@@ -265,14 +284,6 @@ class DiffusionRecipe(Learning):
         snr = abar / (1 - abar)
         weights = np.ones(TRAIN_STEPS) if self.min_snr is None else snr.clip(max=self.min_snr) / snr
         return (weights * (1 / snr).clip(min=1) ** self.high_noise).clip(max=50).astype(np.float32)
-
-    def stage_at(self, step: int) -> Stage:
-        """The stage of step 0 … steps - 1."""
-        for stage in self.stages:
-            if step < stage.steps:
-                return stage
-            step -= stage.steps
-        return self.stages[-1]
 
 
 @validated()
@@ -374,54 +385,20 @@ class FlowStage:
 
 
 @validated()
-class FlowRecipe(Learning):
+class FlowRecipe(TransformerLearning):
     """T5 and STDiT3, trained together to predict the velocity of latents from noisy latents and captions."""
 
-    steps: Whole = 0  # computed: the sum over the stages
-    learning_rate: Positive = 1e-3
-    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    BLOCKS = ("stdit.spatial_blocks.", "stdit.temporal_blocks.")
     stages: Annotated[tuple[FlowStage, ...], Field(min_length=1, validate_default=True)] = ()
-    optimizer: Literal["adamw", "muon"] = "muon"  # muon: for the blocks' matrices; AdamW for the rest (muon.py)
     uniform_times: Share = 0.2  # share of the videos with uniform times; the others have logit-normal ones, as released
     base_size: Count = 64  # of the timestep transform, pixels
-    caption_dropout: Share = 0.1  # share of the videos trained without caption, for classifier-free guidance
     full_captions: Share = 0.5  # share of the videos with the full caption; the others get a partial one
     scores: Share = 0.7  # share of the captions with a motion score, and of those with a camera motion
     aesthetic_scores: Share = 0.15  # share of the captions with an aesthetic score, which is always the same
-    frame_masks: FrameMasks = Field(default_factory=FRAME_MASKS.copy)  # kind of mask: share of the videos
-    hidden_size: Count = 144  # of STDiT3
     depth: Count = 4
-    num_heads: Count = 6
     qk_norm: bool = True
-    input_sq_size: Count = 64
     model_max_length: Count = 48  # tokens of a caption
     vocabulary: Count = 256  # of the tokenizer, which is trained on LiteWorld's captions
-    d_model: Count = 96  # of T5
-    d_kv: Count = 24
-    d_ff: Count = 256
-    num_layers: Count = 2
-    t5_heads: Count = 4
-
-    def __post_init__(self):
-        object.__setattr__(self, "steps", sum(stage.steps for stage in self.stages))
-        if self.hidden_size % 12 or self.hidden_size % (2 * self.num_heads):
-            raise OpenSoraError(
-                f"hidden_size {self.hidden_size} must be a multiple of 12 and of 2 · num_heads, {2 * self.num_heads}"
-            )
-
-    def takes_muon(self, name: str, ndim: int) -> bool:
-        """Whether Muon trains the parameter `name`: the matrices in the blocks of STDiT3 and T5."""
-        in_block = name.startswith(("stdit.spatial_blocks.", "stdit.temporal_blocks.", "t5.encoder.block."))
-        table = "scale_shift_table" in name or "relative_attention_bias" in name
-        return self.optimizer == "muon" and in_block and ndim == 2 and not table
-
-    def stage_at(self, step: int) -> FlowStage:
-        """The stage of step 0 … steps - 1."""
-        for stage in self.stages:
-            if step < stage.steps:
-                return stage
-            step -= stage.steps
-        return self.stages[-1]
 
 
 @validated()
