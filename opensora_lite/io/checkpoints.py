@@ -241,6 +241,11 @@ def read_start(path: Path, length: int = 64) -> bytes:
     return start
 
 
+def is_safetensors(start: bytes) -> bool:
+    """Whether a file is meant as safetensors, by its first bytes: 8 of the header's length, then its brace."""
+    return start[8:9] == b"{"
+
+
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of one safetensors file. Raises CheckpointError for a broken one."""
     from safetensors import safe_open
@@ -277,9 +282,9 @@ def _safetensors_errors(path: Path, start: bytes | None = None) -> Iterator[None
             raise MemoryError(f"{path} cannot be mapped") from error
         if start is None:
             raise CheckpointError(f"{path} has been changed or removed since it was opened ({error})") from error
-        what = next((what for beginning, what in IMPOSTORS.items() if start.startswith(beginning)), None)
-        what = what or f"not a whole safetensors file ({legible(str(error))}); download it again"
-        if start.startswith((b"PK", b"\x80")):
+        impostor = None if is_safetensors(start) else next((i for i in IMPOSTORS if start.startswith(i)), None)
+        what = IMPOSTORS.get(impostor, f"not a whole safetensors file ({legible(str(error))}); download it again")
+        if impostor in (b"PK", b"\x80"):
             what += f"; rename it to {path.stem}.pt, and {how_to_convert(path.with_suffix('.pt'))}"
         raise CheckpointError(f"{path} is {what}") from error
 

@@ -18,6 +18,7 @@ from opensora_lite.errors import CheckpointError, note
 from opensora_lite.io.checkpoints import (
     PICKLES,
     Tensor,
+    is_safetensors,
     legible,
     named,
     open_checkpoint,
@@ -58,7 +59,7 @@ def read_any(path: Path, table: str | None = None) -> dict[str, Tensor]:
     start = read_start(path)
     if path.suffix == ".pdparams":
         tensors = read_pdparams(path)
-    elif path.suffix in PICKLES or (start.startswith((b"PK", b"\x80")) and start[8:9] != b"{"):  # else safetensors
+    elif path.suffix in PICKLES or (start.startswith((b"PK", b"\x80")) and not is_safetensors(start)):
         tensors, table = _read_torch(path, table)
     else:
         tensors = open_checkpoint(path)

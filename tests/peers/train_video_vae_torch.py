@@ -265,7 +265,8 @@ def main():
             return [vae.encode_spatial(to_pixels(each))[0].half().numpy() for each in frames]
 
     latents = cached(a.out / "state" / "vae_latents.npz", spatial_latents)
-    log(f"standard deviation of the spatial latents: {np.std(np.concatenate([z.ravel() for z in latents[:200]])):.4f}")
+    spread = np.std(np.concatenate([z.ravel() for z in latents[:200]]), dtype=np.float64)
+    log(f"standard deviation of the spatial latents: {spread:.4f}")
     others = Shots(clips=10**5, first_seed=HELD_OUT - 10**5, fps=recipe.world.fps)  # beyond those of the training
     held_out = [shot_at(others, i, ("17x64x64", "17x128x128", "17x64x64")) for i in range(12)]
     held_out = [(clip, clip.render(CHUNK)) for clip in held_out]

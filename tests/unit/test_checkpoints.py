@@ -192,6 +192,12 @@ def test_broken_safetensors_are_named(tmp_path, header, data, message):
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
             "is a git-lfs pointer, .* run `git lfs pull`",
         ),
+        (b"<html><body></body></html>", "is a web page"),
+        (b"\x80\x02}q\x00.", "is a pickle"),
+        # damaged safetensors whose header's length begins like a pickle, a zip archive, a web page
+        (struct.pack("<Q", 0x80) + b'{"a": 1' + b" " * 120 + b"}", "is not a whole safetensors file"),
+        (struct.pack("<Q", 0x4B50) + b'{"a": 1}', "is not a whole safetensors file"),
+        (struct.pack("<Q", 0x3C) + b'{"a": 1}', "is not a whole safetensors file"),
     ],
 )
 def test_files_that_are_something_else_are_named(tmp_path, content, message):
