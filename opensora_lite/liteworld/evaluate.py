@@ -61,7 +61,7 @@ from opensora_lite.video import Video, check_target
 
 PROMPTS = 100
 RUNS = 8
-TASKS = ("image", "connect", "extend", "edit")  # the tasks with references
+TASKS = ("image", "connect", "extend", "prepend", "edit")  # the tasks with references
 EDIT_RATIO = 0.4
 ATTRIBUTES = ("place", "time", "subject", "color", "direction")
 MOTIONS = ("sun rises", "sun sinks", "goes left", "goes right")
@@ -121,9 +121,10 @@ def _request(task: str, i: int, settings: Settings) -> Request:
         return Request(scene, (clip[:1],), MaskStrategy.image())
     if task == "connect":
         return Request(scene, (clip[:1], clip[-1:]), MaskStrategy.connect())
-    if task == "extend":
+    if task in ("extend", "prepend"):  # the clip goes on, or what came before it is generated
         given = max(1, settings.num_frames * 6 // 16)
-        return Request(scene, (clip[:given],), MaskStrategy.prepend(given))
+        strategy = MaskStrategy.extend if task == "extend" else MaskStrategy.prepend
+        return Request(scene, (clip[:given],), strategy(given))
     other_time: Time = "noon" if scene.time == "cyberpunk" else "cyberpunk"
     return Request(replace(scene, time=other_time), (clip,), MaskStrategy.edit(EDIT_RATIO))
 
@@ -318,7 +319,7 @@ def evaluate(
 ) -> Report:
     """Evaluate a model. Deterministic: a model has one report.
 
-    pipe: an OpenSora. prompts: the first so many of the 100. runs: of each of the four tasks with references; 0: none.
+    pipe: an OpenSora. prompts: the first so many of the 100. runs: of each of the five tasks with references; 0: none.
     on_progress: called with the work done and the total, in denoising steps of a batch and clips through the VAE,
     which take about equally long. settings: fields of `Settings`, which replace the model's defaults; batch_size is 4
     by default. Prompt i, and run i of a task, use seed + i.

@@ -48,7 +48,7 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", default="tiny", help='"tiny", or a folder with stdit/, t5/ and vae/ [tiny]')
     add("--prompts", type=int, default=100, metavar="N", help="how many of the 100 prompts [100]")
-    add("--runs", type=int, default=8, metavar="N", help="runs of each of the four tasks with references; may be 0 [8]")
+    add("--runs", type=int, default=8, metavar="N", help="runs of each of the five tasks with references; may be 0 [8]")
     add("--out", type=as_path, metavar="FOLDER", help="where report.json and sheet.png are saved")
     add("--overwrite", action="store_true", help="replace those of an earlier evaluation")
     add("--compare", type=as_path, nargs=2, metavar=("BEFORE", "AFTER"), help="print two report.json side by side")

@@ -189,7 +189,7 @@ def test_who_draws_what_is_asked_for_gets_everything(perfect):
     assert {name: score.rendered for name, score in perfect.scores.items() if name in shares} == dict.fromkeys(
         shares, 1
     )
-    for task in ("image", "connect", "extend"):
+    for task in ("image", "connect", "extend", "prepend"):
         assert found[f"{task}.kept"] == found[f"{task}.worst"] == 100
     assert found["text.kept"] is None
     assert found["edit.edited"] < 30 and found["edit.time"] == 1
@@ -205,7 +205,7 @@ def test_counts_say_what_was_looked_at(perfect):
     assert (counts["motion.sun rises"], counts["motion.sun sinks"]) == (2, 2)
     assert counts["motion.goes left"] + counts["motion.goes right"] == counts["motion.steady"] == 8
     assert perfect.scores["motion.steady"].value == pytest.approx(5 / 6)  # of all frames but the first
-    assert (counts["image.kept"], counts["connect.kept"], counts["extend.kept"]) == (2, 4, 2 * 2)
+    assert [counts[f"{task}.kept"] for task in measure.TASKS[:4]] == [2, 4, 2 * 2, 2 * 2]
     assert (counts["edit.edited"], counts["edit.time"], counts["vae.64×64"]) == (2 * 6, 2, 4 * 10)
 
 
@@ -230,7 +230,7 @@ def test_a_wrong_color_costs_the_color_and_nothing_else():
 
 def test_who_ignores_the_references_keeps_nothing():
     found = values(judged(Draftsman(keep=False), prompts=1, runs=2))
-    assert max(found[f"{task}.kept"] for task in ("image", "connect", "extend")) < 30
+    assert max(found[f"{task}.kept"] for task in ("image", "connect", "extend", "prepend")) < 30
     assert found["extend.worst"] < found["extend.kept"]
     assert found["prompt.color"] is None  # prompt 0 has no subject
 
@@ -239,10 +239,11 @@ def test_what_the_tasks_are_given():
     settings = replace(Draftsman.settings, num_frames=16)
     strategies = {task: measure._request(task, 0, settings) for task in measure.TASKS}
     shapes = {task: [len(clip) for clip in request.references] for task, request in strategies.items()}
-    assert shapes == {"image": [1], "connect": [1, 1], "extend": [6], "edit": [16]}
+    assert shapes == {"image": [1], "connect": [1, 1], "extend": [6], "prepend": [6], "edit": [16]}
     assert strategies["image"].strategy == MaskStrategy.parse("0")
     assert strategies["connect"].strategy == MaskStrategy.parse("0;0,1,0,-1,1")
-    assert strategies["extend"].strategy == MaskStrategy.parse("0,0,0,-6,6")
+    assert strategies["extend"].strategy == MaskStrategy.parse("0,0,-6,0,6")
+    assert strategies["prepend"].strategy == MaskStrategy.parse("0,0,0,-6,6")
     assert strategies["edit"].strategy == MaskStrategy.parse("0,0,0,0,all,0.4")
     times = [[measure._request(task, i, settings).scene.time for task in ("image", "edit")] for i in range(8)]
     assert {given == asked for given, asked in times} == {False}
@@ -393,10 +394,10 @@ def test_the_small_model_from_the_command_line_twice_the_same(pipe, tmp_path, ca
     assert report.table() in out and f"saved {tmp_path / 'sheet.png'}" in out
     assert json.loads((tmp_path / "report.json").read_text())["settings"]["num_sampling_steps"] == 4
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.height == 6 * 102
+        assert sheet.height == 7 * 102
 
     found = values(report)
-    for task in ("image", "connect", "extend"):  # all but the noise of the last step is there again
+    for task in ("image", "connect", "extend", "prepend"):  # all but the noise of the last step is there again
         assert 25 < found[f"{task}.worst"] <= found[f"{task}.kept"] < 60
     assert found["edit.edited"] < found["image.kept"]
     assert all(20 < found[f"vae.{size}"] < 45 for size in ("32×32", "24×40", "40×24"))
