@@ -40,14 +40,14 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 
 from opensora_lite.errors import MaskStrategyError, shown
-from opensora_lite.validation import AsTuple, Whole, check, validated
+from opensora_lite.validation import AsTuple, Count, Index, Whole, check, validated
 
 MAX_FRAMES = 10_000  # of one loop
 MAX_LOOPS = 1_000
 FRAMES_PER_LINE = 64  # of the drawing in explain()
 
-Index = Annotated[Whole, Field(ge=0)]
-Count = Annotated[Whole, Field(ge=1)]
+NumFrames = Annotated[Count, Field(le=MAX_FRAMES)]
+Loops = Annotated[Count, Field(le=MAX_LOOPS)]
 
 
 @validated(MaskStrategyError)
@@ -211,8 +211,8 @@ class MaskStrategy:
         >>> [[frame.edit_ratio for frame in frames] for frames in MaskStrategy.image().resolve(3, [1], loops=2)]
         [[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
         """
-        check(Annotated[Count, Field(le=MAX_FRAMES)], num_frames, "num_frames", MaskStrategyError)
-        check(Annotated[Count, Field(le=MAX_LOOPS)], loops, "loops", MaskStrategyError)
+        check(NumFrames, num_frames, "num_frames", MaskStrategyError)
+        check(Loops, loops, "loops", MaskStrategyError)
         check(Annotated[tuple[Count, ...], AsTuple], references, "references", MaskStrategyError)
         for index, segment in enumerate(self.segments):
             with _located(index, segment):

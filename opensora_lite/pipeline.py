@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
 
 from opensora_lite.device import give_back_memory, resolve_dtype, set_device
 from opensora_lite.errors import CheckpointError, NeedsMemory, OpenSoraError, PromptError, note
@@ -33,7 +32,7 @@ from opensora_lite.request import (
 )
 from opensora_lite.runtime import memory
 from opensora_lite.runtime.offload import LOADING, Offloaded, Resident
-from opensora_lite.validation import Whole, check
+from opensora_lite.validation import Count, check
 from opensora_lite.video import Video
 
 if TYPE_CHECKING:  # these import paddle
@@ -132,7 +131,7 @@ class OpenSora:
         `encode_text`, or the file it was saved to; no T5 is loaded, and only those prompts can be used.
         Raises CheckpointError, DeviceError and OutOfMemoryError.
         """
-        check(Annotated[Whole, Field(ge=1)] | None, micro_batch_size, "micro_batch_size")
+        check(Count | None, micro_batch_size, "micro_batch_size")
         if text_embeddings is not None and (t5 is not None or sequential):
             raise OpenSoraError("with text_embeddings no T5 is loaded: leave out t5 and sequential")
         paths, settings = _find_parts(model, {"stdit": stdit, "t5": t5, "vae": vae}, text_embeddings is None)

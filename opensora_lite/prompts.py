@@ -25,7 +25,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from opensora_lite.errors import PromptError, shown
-from opensora_lite.validation import Whole, check
+from opensora_lite.validation import Count, check
 
 MAX_CAPTION = 4_000  # characters; the time that the rules take grows with the square of the length
 MAX_FILE = 10_000_000  # bytes of a prompt file
@@ -242,7 +242,7 @@ def captions_per_loop(prompt: str, loops: int) -> list[str]:
     >>> captions_per_loop("|0|A cat.|2|a dog", loops=3)
     ['A cat.', 'A cat.', 'a dog']
     """
-    check(Annotated[Whole, Field(ge=1)], loops, "loops", PromptError)
+    check(Count, loops, "loops", PromptError)
     if not prompt.strip():
         raise PromptError("the prompt is empty: say what the video shows")
     if not prompt.lstrip().startswith("|"):

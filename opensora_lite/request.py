@@ -43,7 +43,7 @@ from opensora_lite.prompts import (
 )
 from opensora_lite.sizes import parse_frames, parse_rate, parse_size
 from opensora_lite.tokenizer import CaptionTokenizer, Reader, find_tokenizer, open_tokenizer
-from opensora_lite.validation import AsTuple, Whole, check, validated
+from opensora_lite.validation import AsTuple, Count, Whole, check, validated
 from opensora_lite.video import MAX_PIXELS, Reference, ReferenceSource, open_reference
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -59,6 +59,11 @@ SamplerName = Literal["iddpm", "ddim", "dpm-solver", "rectified-flow", "heun"]
 SAMPLER_NAMES = get_args(SamplerName)
 
 References = ReferenceSource | Sequence[ReferenceSource] | None  # of one prompt; a str can hold paths joined by ";"
+
+Rate = Annotated[float, Field(ge=1, le=1000)]
+Seed = Annotated[Whole, Field(ge=0, le=2**63 - 1)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
+Side = Annotated[Whole, Field(ge=PIXELS_PER_LATENT, multiple_of=PIXELS_PER_LATENT)]
 
 # ---------------------------------------------------------------------------------------------------------------------
 #   Settings
@@ -100,17 +105,16 @@ def check_rate(fps: float | str | Fraction) -> float:
     """
     value = parse_rate(fps) if isinstance(fps, str) else fps
     value = float(value) if isinstance(value, Fraction) else value
-    rate = check(Annotated[float, Field(ge=1, le=1000)], value, "fps", SizeError)
+    rate = check(Rate, value, "fps", SizeError)
     return int(rate) if rate == int(rate) else rate
 
 
 def check_seeds(seed: int | Sequence[int]) -> int | tuple[int, ...]:
     """A seed, or a tuple of seeds. Raises OpenSoraError."""
-    one = Annotated[Whole, Field(ge=0, le=2**63 - 1)]
     seed = seed.tolist() if isinstance(seed, np.ndarray) else seed
     if isinstance(seed, (list, tuple, range)):
-        return check(Annotated[tuple[one, ...], Field(min_length=1)], tuple(seed), "seed")
-    return check(one, seed, "seed")
+        return check(Seeds, tuple(seed), "seed")
+    return check(Seed, seed, "seed")
 
 
 def _option(help: str, *flags: str, **bounds: Any) -> Any:
@@ -371,8 +375,7 @@ def _read_pipeline(folder: Path) -> tuple[Settings, list[tuple[int, int]], list[
         return released_settings(_generation(part_of(folder, "stdit"), part_of(folder, "vae"))), [], []
     values = read_json(path)
     try:
-        side = Annotated[Whole, Field(ge=PIXELS_PER_LATENT, multiple_of=PIXELS_PER_LATENT)]
-        sizes = check(list[Annotated[tuple[side, side], AsTuple]], values.pop("trained_sizes", []), "trained_sizes")
+        sizes = check(list[Annotated[tuple[Side, Side], AsTuple]], values.pop("trained_sizes", []), "trained_sizes")
         words = check(list[str], values.pop("known_words", []), "known_words")
         return Settings(**values), sizes, words
     except OpenSoraError as error:
@@ -473,7 +476,7 @@ def model_spec(
         return spec
     config = read_config(find_part(stdit, "stdit")) if stdit is not None else {}
     max_length = config.get("model_max_length", 300 if spec.generation.is_flow else MODEL_MAX_LENGTH)
-    check(Annotated[Whole, Field(ge=1)], max_length, "the STDiT2 config: model_max_length", CheckpointError)
+    check(Count, max_length, "the STDiT2 config: model_max_length", CheckpointError)
     return replace(spec, reader=CaptionTokenizer(open_tokenizer(texts), max_length))
 
 

@@ -36,6 +36,8 @@ def _index(value: Any) -> Any:
 
 
 Whole = Annotated[int, BeforeValidator(_index)]
+Index = Annotated[Whole, Field(ge=0)]
+Count = Annotated[Whole, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # lists, for tuple fields
 
@@ -66,7 +68,9 @@ MUST_BE = {  # pydantic's error types in words; {…} are fields of the error's 
 def check(kind: Any, value: Any, what: str, error: type[OpenSoraError] = OpenSoraError) -> Any:
     """`value`, converted to `kind` where that loses nothing (tuples from lists, Python's numbers from numpy's).
 
-    kind: a type or an annotation. what: its name in the message. Raises `error`.
+    kind: a type or an annotation. pydantic's validator for it is built once and kept; an Annotated with a Field is
+    another kind each time it is written, so it needs a name at the top of its module. what: the value's name in the
+    message. Raises `error`.
     """
     try:
         return _adapter(kind).validate_python(value, strict=True)

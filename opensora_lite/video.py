@@ -13,17 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, Union
+from typing import TYPE_CHECKING, Any, TypeGuard, Union
 
 import numpy as np
-from pydantic import Field
 
 from opensora_lite.errors import MediaError, SizeError, note
 from opensora_lite.io import clips, media, writing
 from opensora_lite.io.media import MAX_KEPT_PIXELS, MAX_PIXELS, StrPath, check_length
 from opensora_lite.io.metadata import read_info
 from opensora_lite.io.writing import check_target as check_target
-from opensora_lite.validation import Whole, check
+from opensora_lite.validation import Count, check
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -303,10 +302,9 @@ class Reference:
         Raises MediaError where the file has become unreadable, for more than MAX_KEPT_PIXELS pixels in all, and where
         the aspect ratios are too far apart; SizeError for a target that is no size.
         """
-        pixels = Annotated[Whole, Field(ge=1)]
         size: tuple[int, int] = (
-            check(pixels, height, "the height of a reference", SizeError),
-            check(pixels, width, "the width of a reference", SizeError),
+            check(Count, height, "the height of a reference", SizeError),
+            check(Count, width, "the width of a reference", SizeError),
         )
         check_length(self.name, len(indices), *size, MAX_KEPT_PIXELS)
         covering = _covering_size(self.height, self.width, size, self.name)

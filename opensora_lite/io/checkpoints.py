@@ -282,7 +282,7 @@ def _safetensors_errors(path: Path, start: bytes | None = None) -> Iterator[None
             raise MemoryError(f"{path} cannot be mapped") from error
         if start is None:
             raise CheckpointError(f"{path} has been changed or removed since it was opened ({error})") from error
-        impostor = None if is_safetensors(start) else next((i for i in IMPOSTORS if start.startswith(i)), None)
+        impostor = b"" if is_safetensors(start) else next((i for i in IMPOSTORS if start.startswith(i)), b"")
         what = IMPOSTORS.get(impostor, f"not a whole safetensors file ({legible(str(error))}); download it again")
         if impostor in (b"PK", b"\x80"):
             what += f"; rename it to {path.stem}.pt, and {how_to_convert(path.with_suffix('.pt'))}"

@@ -63,6 +63,7 @@ PROMPTS = 100
 RUNS = 8
 TASKS = ("image", "connect", "extend", "prepend", "edit")  # the tasks with references
 EDIT_RATIO = 0.4
+Prompts, Runs = Annotated[Whole, Field(ge=1, le=PROMPTS)], Annotated[Whole, Field(ge=0, le=PROMPTS)]
 ATTRIBUTES = ("place", "time", "subject", "color", "direction")
 MOTIONS = ("sun rises", "sun sinks", "goes left", "goes right")
 SUN_SPEED = 0.014  # heights per frame at 24 fps; a quarter of it counts as motion
@@ -131,8 +132,8 @@ def _request(task: str, i: int, settings: Settings) -> Request:
 
 def check_request(settings: Settings, prompts: int = PROMPTS, runs: int = RUNS) -> None:
     """Raise OpenSoraError for arguments that can't be evaluated; needs no model."""
-    check(Annotated[Whole, Field(ge=1, le=PROMPTS)], prompts, "prompts")
-    check(Annotated[Whole, Field(ge=0, le=PROMPTS)], runs, "runs")
+    check(Prompts, prompts, "prompts")
+    check(Runs, runs, "runs")
     if settings.loops > 1 or settings.num_sample > 1:
         raise OpenSoraError("an evaluation makes one video of one loop per prompt; leave out loops and num_sample")
     if min(settings.image_size) < SMALLEST:

@@ -36,7 +36,7 @@ import numpy as np
 from pydantic import Field
 
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.validation import AsTuple, Whole, check, validated
+from opensora_lite.validation import AsTuple, Count, check, validated
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Vocabulary
@@ -47,6 +47,7 @@ Place = Literal["ocean", "city", "desert", "meadow"]
 Time = Literal["sunrise", "noon", "sunset", "night", "cyberpunk"]
 Subject = Literal["car", "boat", "balloon", "bird"]
 Direction = Literal["left", "right"]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # frames per second
 CameraMotion = Literal["static", "pan left", "pan right", "zoom in", "zoom out"]
 MotionScore = Literal[3, 5, 7]
 PLACES: tuple[Place, ...] = get_args(Place)
@@ -331,8 +332,8 @@ def render(scene: Scene, num_frames: int = 16, height: int = 64, width: int = 64
     """
     layout_of(scene)  # raises OpenSoraError where there is none
     sizes = dict(num_frames=num_frames, height=height, width=width)
-    num_frames, height, width = (check(Annotated[Whole, Field(ge=1)], value, name) for name, value in sizes.items())
-    fps = check(Annotated[float, Field(gt=0, allow_inf_nan=False)], fps, "fps")
+    num_frames, height, width = (check(Count, value, name) for name, value in sizes.items())
+    fps = check(Rate, fps, "fps")
     frames = np.empty((num_frames, height, width, 3), np.uint8)
     for k in range(num_frames):
         frames[k] = draw_frame(scene, k * 24.0 / fps, height, width)

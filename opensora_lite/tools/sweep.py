@@ -31,16 +31,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from opensora_lite.errors import OpenSoraError
 from opensora_lite.io.files import RESULT, check_writable, write_json
 from opensora_lite.machine import usable_cores
 from opensora_lite.tools.grid import Grid, Run, read_grid, run_name
 from opensora_lite.tools.results import FILM, save
-from opensora_lite.validation import Whole, check
+from opensora_lite.validation import Count, check
 
 __all__ = ["Grid", "read_grid", "sweep"]
 
@@ -183,7 +181,7 @@ def sweep(
     """
     # 1. checks
     check_installed()
-    check(Annotated[Whole, Field(ge=1)], workers, "workers")
+    check(Count, workers, "workers")
     grid = grid if isinstance(grid, Grid) else read_grid(grid)
     check_writable(Path(out))
     out = Path(out).resolve()
