@@ -255,15 +255,16 @@ def shot_at(w: Shots, index: int, kinds: tuple[str, ...] | None = None) -> Shot:
 class VideoPairs:
     """The training set of the video VAE: clips of 17 frames and their spatial latents, by size.
 
-    frames: of each clip, uint8 [T, height, width, 3]. latents: of each clip, float16 [C, T, h, w].
+    frames: of each clip, uint8 [T, height, width, 3]. latents: of each clip, float16 [C, T, h, w]. channels: of the
+    latents of the temporal VAE, K.
     """
 
-    def __init__(self, clips: list[Shot], frames: list[np.ndarray], latents: list[np.ndarray]):
-        self.frames, self.latents = by_size(clips, frames), by_size(clips, latents)
+    def __init__(self, clips: list[Shot], frames: list[np.ndarray], latents: list[np.ndarray], channels: int):
+        self.frames, self.latents, self.channels = by_size(clips, frames), by_size(clips, latents), channels
 
     def batch(self, v: VideoLearning, seed: int, stream: int, step: int):
         """A training step's spatial latents float32 [B, C, T, h, w], pixels [B, 3, T, 8h, 8w] in −1 … 1, noise like the
-        latents of the clip [B, C, ceil(T / 4), h, w], and `still`: whether the last latent shall be that of an image.
+        latents of the clip [B, K, ceil(T / 4), h, w], and `still`: whether the last latent shall be that of an image.
 
         T is 17 in four steps of five. In the others it is shorter, mostly an image, of which there are 8 times as many.
         `still` prepares the decoder for videos that must end with a given image: one latent stands for four frames
@@ -296,7 +297,7 @@ class VideoPairs:
             area = frames[row][start : start + T, 8 * top : 8 * (top + height), 8 * left : 8 * (left + width)]
             pixels.append(area.transpose(3, 0, 1, 2))
         x_0 = np.stack(x).astype(np.float32)
-        noise = rng.standard_normal((B, LATENT_CHANNELS, -(-T // 4), *x_0.shape[3:]), np.float32)
+        noise = rng.standard_normal((B, self.channels, -(-T // 4), *x_0.shape[3:]), np.float32)
         decoded = np.sort(rng.permutation(T)[: v.decoded])
         return x_0, np.stack(pixels).astype(np.float32) / 127.5 - 1, noise, still, decoded
 

@@ -365,6 +365,7 @@ class VideoVAERecipe:
     spatial: str = "tiny"  # folder of a model with vae/
     clips: Count = 1200
     kinds: Kinds = ("17x64x64", "17x64x64", "17x48x80", "17x80x48", "17x128x128")
+    channels: Count = 4  # of the latents, as released; with more of them fast motion stays sharp
     filters: Count = 16
     num_res_blocks: Count = 1
     num_groups: Count = 8

@@ -95,7 +95,7 @@ def new_models(recipe: VideoRecipe, vocabulary: int):
     d = recipe.diffusion
     torch.manual_seed(recipe.seed)
     t5 = T5EncoderModel(T5Config(**t5_config_of(d, vocabulary)))
-    stdit = STDiT3(**stdit_fields(d))
+    stdit = STDiT3(**stdit_fields(recipe))
     zero = (".bias", "cross_attn.proj.weight", "final_layer.linear.weight", "fps_embedder.mlp.2.weight")
     zero_in_time = ("attn.proj.weight", "mlp.fc2.weight")
     for name, p in stdit.named_parameters():
@@ -109,8 +109,10 @@ def new_models(recipe: VideoRecipe, vocabulary: int):
     return t5, stdit
 
 
-def stdit_fields(d) -> dict:
+def stdit_fields(recipe: VideoRecipe) -> dict:
+    d = recipe.diffusion
     return dict(
+        in_channels=recipe.vae.channels,
         hidden_size=d.hidden_size,
         depth=d.depth,
         num_heads=d.num_heads,
@@ -146,7 +148,7 @@ def sample(recipe, t5, stdit, tokenizer, vae, prompts, kind=(17, 64, 64), fps=24
     """Videos uint8 [B, T, H, W, 3]: Euler steps of rectified flow with guidance."""
     d, (num_frames, height, width), B = recipe.diffusion, kind, len(prompts)
     rng = np.random.default_rng([recipe.seed, 6, seed])
-    shape = (B, 4, latent_frames(num_frames), height // 8, width // 8)
+    shape = (B, recipe.vae.channels, latent_frames(num_frames), height // 8, width // 8)
     x = torch.from_numpy(rng.standard_normal(shape, np.float32))
     ids, mask = tokenize(tokenizer, prompts, d.model_max_length)
     y = t5(input_ids=ids, attention_mask=mask).last_hidden_state[:, None]
@@ -286,13 +288,12 @@ def export(out: Path, recipe: VideoRecipe, models: dict, average: dict, tokenize
     config = dict(
         model_type="STDiT3",
         input_size=[None, None, None],
-        in_channels=4,
         patch_size=[1, 2, 2],
         mlp_ratio=4.0,
         pred_sigma=True,
         base_size=d.base_size,
     )
-    write_json(out / "stdit" / "config.json", {**config, **stdit_fields(d)})
+    write_json(out / "stdit" / "config.json", {**config, **stdit_fields(recipe)})
 
 
 def load_models(run: Path):

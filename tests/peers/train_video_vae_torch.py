@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
-from video_vae_torch import SPATIAL_FACTOR, TemporalVAE, VideoVAE
+from video_vae_torch import SPATIAL_FACTOR, CausalConv, ResBlock, TemporalVAE, VideoVAE
 
 from opensora_lite.io.files import atomic_write, write_json
 from opensora_lite.latent_time import CHUNK
@@ -35,8 +35,8 @@ def config_of(v) -> dict:
     return dict(
         type="VAE_Temporal",
         in_out_channels=4,
-        latent_embed_dim=4,
-        embed_dim=4,
+        latent_embed_dim=v.channels,
+        embed_dim=v.channels,
         filters=v.filters,
         num_res_blocks=v.num_res_blocks,
         channel_multipliers=[1, 2, 2, 4],
@@ -53,13 +53,27 @@ def new_vae(v, seed) -> tuple[VideoVAE, dict]:
     spatial = AutoencoderKL.from_config(config)
     spatial.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))  # float16 into float32
     temporal = TemporalVAE(**{name: value for name, value in config_of(v).items() if name != "type"})
+    begin_simple(temporal)
     with torch.no_grad():  # its input and output have a small spread
         temporal.encoder.conv_in.conv.weight /= SPREAD
         temporal.decoder.conv_out.conv.weight *= SPREAD
-    vae = VideoVAE(spatial.to(memory_format=torch.channels_last), temporal, micro_batch_size=10**6)
+    spatial = spatial.to(memory_format=torch.channels_last)
+    vae = VideoVAE(spatial, temporal, [0] * v.channels, [1] * v.channels, micro_batch_size=10**6)
     vae.spatial_vae.module.encoder.requires_grad_(False)
     vae.spatial_vae.module.quant_conv.requires_grad_(False)
     return vae, config
+
+
+@torch.no_grad()
+def begin_simple(temporal: TemporalVAE):
+    """Initializes for a fast start (four times as fast): residual blocks are identities, and the convolutions between
+    them mix frames but not yet places."""
+    for name, module in temporal.named_modules():
+        if isinstance(module, ResBlock):
+            torch.nn.init.zeros_(module.conv2.conv.weight)
+        elif isinstance(module, CausalConv) and "res_blocks" not in name and module.conv.kernel_size[-1] == 3:
+            centre = 3 * module.conv.weight[..., 1:2, 1:2]
+            torch.nn.init.zeros_(module.conv.weight)[..., 1:2, 1:2] = centre
 
 
 def to_pixels(frames: np.ndarray) -> torch.Tensor:
@@ -270,7 +284,7 @@ def main():
     others = Shots(clips=10**5, first_seed=HELD_OUT - 10**5, fps=recipe.world.fps)  # beyond those of the training
     held_out = [shot_at(others, i, ("17x64x64", "17x128x128", "17x64x64")) for i in range(12)]
     held_out = [(clip, clip.render(CHUNK)) for clip in held_out]
-    pairs = VideoPairs(clips, frames, latents)
+    pairs = VideoPairs(clips, frames, latents, v.channels)
     for name in v.stages:
         train(name, recipe, vae, pairs, held_out, a.out, log)
     export(a.out, recipe, vae, spatial_config, clips, latents)

@@ -811,8 +811,8 @@ def test_batches_of_the_video_vae(kind):
     counted = np.arange(17, dtype=np.uint8)[:, None, None, None]
     frames = [np.broadcast_to(counted, (17, c.height, c.width, 3)) for c in clips]
     latents = [np.zeros((4, 17, c.height // 8, c.width // 8), np.float16) for c in clips]
-    x, pixels, noise, still, decoded = VideoPairs(clips, frames, latents).batch(recipe.vae.joint, 0, 1, kind)
+    x, pixels, noise, still, decoded = VideoPairs(clips, frames, latents, 6).batch(recipe.vae.joint, 0, 1, kind)
     B, _, T, h, w = x.shape
-    assert pixels.shape == (B, 3, T, 8 * h, 8 * w) and noise.shape == (B, 4, -(-T // 4), h, w)
+    assert pixels.shape == (B, 3, T, 8 * h, 8 * w) and noise.shape == (B, 6, -(-T // 4), h, w)
     assert (np.diff(pixels[:, 0, :, 0, 0], axis=1) > 0).all() and not (still and T < 17)
     assert len(set(decoded)) == min(T, recipe.vae.joint.decoded) and decoded.max() < T
