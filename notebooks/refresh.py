@@ -93,16 +93,24 @@ def executed(text: str, path: Path) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
+# Cells that are folded: tag -> the line that the site shows in their place, "" for the one that conf.py sets.
+FOLDED = {"solution": "", "tolerance": "How far these numbers may differ", "record": "The values, recorded for sweeps"}
+
+
 def name_cells(notebook) -> None:
-    """Ids made from the source, so that a new cell changes no other; of metadata only tags and what is folded stay."""
+    """Ids made from the source, so that a new cell changes no other; of metadata only tags stay, and what they mean."""
     seen = {}
     for cell in notebook.cells:
         name = hashlib.md5(f"{cell.cell_type}:{cell.source}".encode()).hexdigest()[:8]
         seen[name] = seen.get(name, 0) + 1
         cell.id = name if seen[name] == 1 else f"{name}-{seen[name]}"
-        cell.metadata = nbformat.from_dict(
-            {key: cell.metadata[key] for key in ("tags", "jupyter") if key in cell.metadata}
-        )
+        tags = [tag for tag in cell.metadata.get("tags", ()) if tag != "hide-cell"]
+        kept = {"tags": tags} if tags else {}
+        for tag in FOLDED.keys() & set(tags):
+            kept = {"jupyter": {"source_hidden": True, "outputs_hidden": True}, "tags": [*tags, "hide-cell"]}
+            if FOLDED[tag]:
+                kept["mystnb"] = {"code_prompt_show": FOLDED[tag], "code_prompt_hide": FOLDED[tag]}
+        cell.metadata = nbformat.from_dict(kept)
 
 
 def joined_streams(outputs: list) -> list:

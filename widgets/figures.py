@@ -15,7 +15,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from IPython.display import display
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from opensora_lite.io.files import RESULT
 from opensora_lite.video import Video
@@ -40,12 +42,13 @@ STYLE = {
 
 
 def record(**values) -> None:
-    """Display the results of a notebook as JSON, under a MIME type of this project, for readers, tests and sweeps.
+    """Record the results of a notebook as JSON, under a MIME type of this project, for tests and sweeps.
 
-    values: numbers, texts, and lists, arrays and dicts of them. Called at most once in a notebook.
+    values: numbers, texts, and lists, arrays and dicts of them. Called at most once in a notebook. A reader of the
+    notebook sees nothing.
     """
     results = {name: _as_json(value) for name, value in values.items()}
-    display({RESULT: results, "text/plain": "\n".join(f"{name}: {value}" for name, value in results.items())}, raw=True)
+    display({RESULT: results, "text/plain": ""}, raw=True)  # an output of an unknown type alone is a warning in places
 
 
 def _as_json(value):
@@ -65,6 +68,23 @@ def show(figure: Figure, caption: str) -> None:
     deterministic = {"Software": None}  # leaves out the version of matplotlib
     figure.savefig(file, format="png", bbox_inches="tight", facecolor="white", metadata=deterministic)
     display({"image/png": file.getvalue(), "text/plain": f"Figure: {caption}"}, raw=True)
+
+
+def animation(frames: np.ndarray, caption: str, milliseconds: int = 80, hold: int = 1500, colors: int = 64):
+    """Display pictures, uint8 [frames, height, width, 3], as an animation that repeats.
+
+    milliseconds: of a picture; hold: of the last one. colors: of the palette, which all pictures share. Equal
+    pictures give equal bytes.
+    It is an animated PNG: image/png is what GitHub and every other viewer of notebooks shows, and a GIF is larger.
+    """
+    pages = [Image.fromarray(frame) for frame in frames]
+    few = frames[:: math.ceil(len(frames) / 8)]  # stand for all in choosing the palette
+    palette = Image.fromarray(np.concatenate(few)).quantize(colors, dither=Image.Dither.NONE)
+    first, *others = (page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages)
+    times = [milliseconds] * len(others) + [hold]
+    file = io.BytesIO()
+    first.save(file, "png", save_all=True, append_images=others, duration=times, loop=0, optimize=True)
+    display({"image/png": file.getvalue(), "text/plain": f"Animation: {caption}"}, raw=True)
 
 
 def new_figure(rows: int = 1, columns: int = 1, width: float = 8.0, height: float = 2.5, **options):
@@ -543,3 +563,52 @@ def scatter(x: np.ndarray, y: np.ndarray, line: tuple[float, float], caption: st
     axis.plot(ends, line[0] * ends + line[1], color=COLORS[1])
     axis.set(xlabel=xlabel, ylabel=ylabel)
     show(figure, caption)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Points in the plane (01)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _cloud(axis, points: np.ndarray, values, limit: float, title: str):
+    """Points [n, 2] on axes from -limit to limit, coloured by values [n]; returns what moves."""
+    axis.set(xlim=(-limit, limit), ylim=(-limit, limit), xticks=[], yticks=[], aspect="equal", title=title)
+    color = {"color": "#777777"} if values is None else {"c": values, "cmap": "plasma"}
+    return axis.scatter(*points.T, s=5, linewidths=0, **color)
+
+
+def clouds(
+    panels: Mapping[str, np.ndarray], caption: str, values=None, arrows: Mapping[str, tuple] | None = None, limit=3.0
+):
+    """Points in the plane: title -> [n, 2]; values [n] colour them, the same in every panel.
+
+    arrows: title -> (starts [k, 2], vectors [k, 2]), drawn over the points of that panel.
+    """
+    figure, axes = new_figure(1, len(panels), 1.9 * len(panels), 2.2, squeeze=False)
+    for axis, (title, points) in zip(axes[0], panels.items(), strict=True):
+        _cloud(axis, points, values, limit, title)
+        if arrows and title in arrows:
+            starts, vectors = arrows[title]
+            axis.quiver(*starts.T, *vectors.T, angles="xy", scale_units="xy", scale=1, width=0.007, color=COLORS[0])
+    show(figure, caption)
+
+
+def moving_clouds(
+    panels: Mapping[str, np.ndarray], caption: str, titles: Sequence[str], values=None, limit=3.0, **options
+):
+    """Animate points in the plane: name -> [frames, n, 2].
+
+    titles: of the frames. values [n] colour the points. options: of `animation`.
+    """
+    figure, axes = new_figure(1, len(panels), 3.0 * len(panels), 3.3, squeeze=False)
+    canvas, pictures = FigureCanvasAgg(figure), []
+    moving = [
+        _cloud(axis, path[0], values, limit, name) for axis, (name, path) in zip(axes[0], panels.items(), strict=True)
+    ]
+    for k, title in enumerate(titles):
+        for points, path in zip(moving, panels.values(), strict=True):
+            points.set_offsets(path[k])
+        figure.suptitle(title, fontsize=10)
+        canvas.draw()
+        pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    animation(np.stack(pictures), caption, **options)

@@ -5,65 +5,14 @@ in a cell that was never run, which is why the execution counts are asserted her
 """
 
 import ast
-import json
 import re
 import statistics
 from pathlib import Path
 
 import pytest
+from lesson_files import FOLDER, NOTEBOOKS, OLD, code_cells, lines_of_code, read, results, section, source, tagged
 
-FOLDER = Path(__file__).parents[2] / "notebooks"
-NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-COURSE = [
-    "00_quickstart",
-    "01_text",
-    "02_latents",
-    "03_masks",
-    "04_noise",
-    "05_stdit",
-    "06_denoising",
-    "07_masked_denoising",
-    "08_attention",
-    "09_long_video",
-    "10_generate",
-    "11_sweep",
-    "12_full_size",
-    "13_train_tiny",
-]
-RESULT = "application/vnd.opensora-lite.result+json"
-
-
-def read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def code_cells(notebook: dict) -> list[dict]:
-    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-
-
-def source(cell: dict) -> str:
-    return "".join(cell["source"])
-
-
-def tagged(notebook: dict, tag: str) -> list[dict]:
-    return [cell for cell in code_cells(notebook) if tag in cell["metadata"].get("tags", ())]
-
-
-def prose(notebook: dict) -> str:
-    """Its Markdown, with a line of its own for each code cell."""
-    return "\n\n".join(source(c) if c["cell_type"] == "markdown" else "[code]" for c in notebook["cells"])
-
-
-def section(notebook: dict, heading: str) -> str:
-    """The prose from a heading of the second level, which stands there once, to the next."""
-    (found,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", prose(notebook), re.MULTILINE | re.DOTALL)
-    return found
-
-
-def results(notebook: dict) -> list[dict]:
-    """What the notebook recorded."""
-    outputs = [output for cell in code_cells(notebook) for output in cell["outputs"]]
-    return [output["data"][RESULT] for output in outputs if RESULT in output.get("data", {})]
+COURSE = [path.stem for path in NOTEBOOKS]
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -75,7 +24,8 @@ def path(request) -> Path:
 
 
 def test_these_are_the_notebooks_of_the_course():
-    assert [path.stem for path in NOTEBOOKS] == COURSE
+    rewritten = set(COURSE) - OLD
+    assert set(COURSE) >= OLD and all(re.fullmatch(r"\d\d_[a-z0-9_]+", name) for name in rewritten)
 
 
 def test_every_code_cell_was_run_in_order(path):
@@ -107,12 +57,17 @@ def test_cell_ids_are_unique(path):
     assert len(set(ids)) == len(ids)
 
 
-# ------------------------------------------------------------------------------------------------ the form of a lesson
+# --------------------------------------------------------------------------- the form that lessons had at first: OLD
 
 
-def test_it_begins_with_its_number_and_what_is_to_be_learned(path):
-    first = source(read(path)["cells"][0])
-    assert re.match(rf"# {path.stem[:2]} · \S.*: \S", first)
+@pytest.fixture(params=[path for path in NOTEBOOKS if path.stem in OLD], ids=lambda path: path.stem)
+def old(request) -> Path:
+    return request.param
+
+
+def test_it_begins_with_its_number_and_what_is_to_be_learned(old):
+    first = source(read(old)["cells"][0])
+    assert re.match(rf"# {old.stem[:2]} · \S.*: \S", first)
     goals = first.partition("**When you are through, you can**")[2]
     assert 3 <= len(re.findall("^- ", goals, re.MULTILINE)) <= 5
 
@@ -127,8 +82,8 @@ def test_one_cell_holds_the_parameters_as_commented_literals(path):
         assert "# " in own, f"{own} says nothing of what it is for"
 
 
-def test_it_has_exercises_whose_solutions_are_folded_and_executed(path):
-    notebook = read(path)
+def test_it_has_exercises_whose_solutions_are_folded_and_executed(old):
+    notebook = read(old)
     exercises = section(notebook, "Exercises")
     numbers = [int(number) for number in re.findall(r"^\*\*(\d+)\.", exercises, re.MULTILINE)]
     assert numbers == list(range(1, len(numbers) + 1)) and 3 <= len(numbers) <= 5
@@ -140,33 +95,19 @@ def test_it_has_exercises_whose_solutions_are_folded_and_executed(path):
         assert cell["metadata"]["jupyter"] == {"source_hidden": True, "outputs_hidden": True}  # and in JupyterLab
 
 
-def test_it_ends_in_five_lines_and_links_to_its_neighbours(path):
-    end = section(read(path), "In five lines")
+def test_it_ends_in_five_lines_and_links_to_its_neighbours(old):
+    end = section(read(old), "In five lines")
     assert len(re.findall("^- ", end, re.MULTILINE)) == 5
-    position = COURSE.index(path.stem)
+    position = COURSE.index(old.stem)
     for neighbour in COURSE[max(position - 1, 0) : position] + COURSE[position + 1 : position + 2]:
         assert f"]({neighbour}.ipynb)" in end
 
 
-def test_code_cells_are_short(path):
-    lengths = [lines_of_code(source(cell)) for cell in code_cells(read(path))]
-    long = [source(cell) for cell, length in zip(code_cells(read(path)), lengths, strict=True) if length > 15]
+def test_code_cells_are_short(old):
+    lengths = [lines_of_code(source(cell)) for cell in code_cells(read(old))]
+    long = [source(cell) for cell, length in zip(code_cells(read(old)), lengths, strict=True) if length > 15]
     assert not long, "\n\n".join(long)
     assert statistics.median(lengths) <= 10
-
-
-def lines_of_code(text: str) -> int:
-    """Without imports, closing brackets and blank lines; a figure is one line, its caption and labels included."""
-    lines = text.splitlines()
-    for statement in ast.parse(text).body:
-        if isinstance(statement, (ast.Import, ast.ImportFrom)):
-            first = statement.lineno - 1
-        elif ast.unparse(statement).startswith("figures."):
-            first = statement.lineno
-        else:
-            continue
-        lines[first : statement.end_lineno] = [""] * (statement.end_lineno - first)
-    return sum(not re.fullmatch(r"[\s)\]},]*", line) for line in lines)
 
 
 def test_cells_hold_no_plumbing(path):

@@ -1,0 +1,147 @@
+"""Draw the diagrams of the README and of the lessons, all svg files of this folder.
+
+    python notebooks/assets/make_diagrams.py
+
+A lesson shows one with ![what it shows](assets/noise_training.svg), and its map with the line of `map_markdown`.
+"""
+
+from pathlib import Path
+
+from svg import Drawing
+
+ASSETS = Path(__file__).parent
+
+# The parts of the pipeline that a lesson is about; each of these lessons begins with its map.
+MAPS = {"01_noise": ("noise", "steps")}
+PARTS = ("caption", "T5", "noise", "steps", "transformer", "latents", "VAE", "frames", "references", "mask")
+
+
+def pipeline_map(*lit: str) -> Drawing:
+    """The map of the pipeline that stands atop every lesson. lit: which of PARTS it is about."""
+    unknown = set(lit) - set(PARTS)
+    assert lit and not unknown, f"no parts of the pipeline: {unknown}"
+    d = Drawing(900, 262, map_alt(*lit))
+    caption = d.box(16, 18, 124, "caption", source="caption" not in lit, lit="caption" in lit)
+    t5 = d.box(204, 18, 110, "T5", lit="T5" in lit)
+    noise = d.box(16, 103, 124, "noise", source="noise" not in lit, lit="noise" in lit)
+    references = d.box(16, 188, 124, "references", source="references" not in lit, lit="references" in lit)
+    mask = d.box(204, 188, 110, "mask", lit="mask" in lit)
+    loop = d.frame(366, 69, 190, 108, "repeat for every step", lit="steps" in lit)
+    d.box(386, 103, 150, "transformer", lit="transformer" in lit)
+    latents = d.box(602, 103, 92, "latents", lit="latents" in lit)
+    vae = d.box(732, 103, 66, "VAE", lit="VAE" in lit)
+    d.frames(820, 96, lit="frames" in lit)
+    d.text(855, 188, "frames", 16)
+    d.arrow(caption.right, t5.left)
+    d.arrow(t5.right, (461, 46), (461, 67), label="vectors", at=(390, 38))
+    d.arrow(noise.right, (loop.x - 2, noise.left[1]))
+    d.arrow(references.right, mask.left)
+    d.arrow(mask.right, (461, 216), (461, 179), label="which frames are given", at=(408, 238))
+    d.arrow((loop.right[0], latents.left[1]), latents.left)
+    d.arrow(latents.right, vae.left)
+    d.arrow(vae.right, (819, vae.right[1]))
+    return d
+
+
+def map_alt(*lit: str) -> str:
+    """What the map shows, in words."""
+    return (
+        "Map of the pipeline. A caption goes through T5 and becomes vectors; references become a mask; noise goes "
+        "through the transformer at every step and becomes latents, which the VAE turns into frames. "
+        f"This lesson: {', '.join(lit)}."
+    )
+
+
+def map_markdown(lesson: str) -> str:
+    """The line with which a lesson shows its map."""
+    return f"![{map_alt(*MAPS[lesson])}](assets/map_{lesson[3:]}.svg)"
+
+
+def pipeline() -> Drawing:
+    """The diagram of README.md, with modules, and shapes on its arrows."""
+    d = Drawing(1030, 392, "From caption to frames")
+    # three rows of inputs, each with what turns it into tensors
+    caption = d.box(10, 20, 150, "caption", "“a red car …”", source=True)
+    t5 = d.box(230, 20, 150, "T5 encoder", "text.py")
+    d.arrow(caption.right, (228, 48), label="tokens")
+    noise = d.box(10, 150, 150, "noise", "seed", source=True)
+    references = d.box(10, 240, 150, "references", "images, clips", source=True)
+    encoder = d.box(230, 240, 150, "VAE encoder", "vae.py")
+    d.arrow(references.right, (228, 268))
+    strategy = d.box(10, 318, 150, "mask strategy", "0;0,1,0,-1,1", source=True)
+    mask = d.box(230, 318, 150, "frame mask", "masks.py")
+    d.arrow(strategy.right, (228, 346))
+    # the loop
+    d.frame(440, 108, 250, 142, "sampler: repeat for every step")
+    d.box(460, 150, 210, "STDiT2", "stdit2.py", lit=True)
+    d.text(565, 232, "x_t → ε → x_t−1", 13, "faint", mono=True)
+    d.arrow(noise.right, (458, 178), label="x_T [C, T, H, W]")
+    d.arrow(t5.right, (565, 48), (565, 106), label="y [L, D]", at=(620, 80))
+    d.arrow(encoder.right, (520, 268), (520, 252), label="x_0 of given frames", at=(464, 289))
+    d.arrow(mask.right, (610, 346), (610, 252), label="0 given … 1 generated [T]", at=(495, 337))
+    # the result
+    decoder = d.box(757, 150, 130, "VAE decoder", "vae.py")
+    d.arrow((690, 178), (755, 178), label="x_0")
+    d.arrow(decoder.right, (933, 178))
+    d.frames(936, 143)
+    d.text(968, 234, "frames", 16)
+    d.text(968, 252, "[T, 8H, 8W, 3]", 12, "faint", mono=True)
+    return d
+
+
+def noise_training() -> Drawing:
+    """01_noise: one step of training."""
+    d = Drawing(900, 254, "One step of training")
+    noise = d.box(16, 18, 140, "noise ε", "drawn at random", source=True)
+    data = d.box(16, 98, 140, "data x_0", "a batch", source=True)
+    time = d.box(16, 178, 140, "time t", "drawn at random", source=True)
+    mix = d.box(250, 98, 190, "mix", "√ᾱ_t·x_0 + √(1−ᾱ_t)·ε")
+    network = d.box(546, 98, 130, "network", "ε_θ(x_t, t)", lit=True)
+    loss = d.box(782, 98, 104, "loss", "(ε_θ − ε)²")
+    d.arrow(
+        noise.right, (loss.top[0], 46), (loss.top[0], 96), label="ε [B, 2]: the right answer is known", at=(640, 37)
+    )
+    d.arrow((mix.top[0], 46), (mix.top[0], 96), label="[B, 2]", at=(204, 37))
+    d.arrow(data.right, (248, 126), label="[B, 2]")
+    d.arrow(time.right, (network.bottom[0], 206), (network.bottom[0], 156), label="[B]", at=(204, 197))
+    d.arrow((mix.bottom[0], 206), (mix.bottom[0], 156))
+    d.arrow(mix.right, (544, 126), label="x_t [B, 2]")
+    d.arrow(network.right, (780, 126), label="ε_θ [B, 2]")
+    return d
+
+
+def noise_sampling() -> Drawing:
+    """01_noise: one step of sampling."""
+    d = Drawing(900, 214, "One step of sampling")
+    x_t = d.box(16, 62, 110, "x_t", "noisier", source=True)
+    network = d.box(204, 62, 130, "network", "ε_θ(x_t, t)", lit=True)
+    clean = d.box(462, 62, 140, "take it away", "all the noise")
+    back = d.box(700, 62, 110, "put back", "less noise")
+    x_s = (back.right[0] + 74, back.right[1])
+    d.arrow(x_t.right, (202, 90), label="[B, 2]")
+    d.arrow(network.right, (460, 90), label="ε_θ [B, 2]", at=(382, 81))
+    d.arrow(clean.right, (698, 90), label="guess of x_0")
+    d.arrow((440, 90), (440, 30), (back.top[0], 30), (back.top[0], 60), label="the same ε_θ", at=(600, 22))
+    d.arrow(
+        x_t.bottom, (x_t.bottom[0], 146), (clean.bottom[0], 146), (clean.bottom[0], 120), label="x_t", at=(280, 138)
+    )
+    d.arrow(
+        back.right, x_s, (x_s[0], 184), (36, 184), (36, 120), label="x_s, a little cleaner: the next x_t", at=(480, 176)
+    )
+    return d
+
+
+def files() -> dict[str, str]:
+    """name -> content of every svg file of this folder."""
+    return {
+        "pipeline_light.svg": pipeline().svg("light"),
+        "pipeline_dark.svg": pipeline().svg("dark"),
+        "noise_training.svg": noise_training().svg(),
+        "noise_sampling.svg": noise_sampling().svg(),
+        **{f"map_{lesson[3:]}.svg": pipeline_map(*lit).svg() for lesson, lit in MAPS.items()},
+    }
+
+
+if __name__ == "__main__":
+    for name, content in files().items():
+        (ASSETS / name).write_text(content, encoding="utf-8", newline="\n")
