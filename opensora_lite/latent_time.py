@@ -9,6 +9,7 @@ multiple of four is padded with zeros in front, so the first latent frame of 17 
 Needs neither Paddle nor a model. The frame-wise VAE (1.1) is the case chunk=None, factor=1.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 CHUNK = 17  # frames that the released VAE encodes at once
@@ -66,3 +67,40 @@ def windows(num_frames: int, chunk: int | None = CHUNK, factor: int = FACTOR) ->
             seen = max(first, start)
             found.append(Window(number, seen, first + factor - 1, seen - first, start, stop - 1))
     return found
+
+
+@dataclass(frozen=True)
+class LatentTime:
+    """How the VAE of a model counts time; the defaults are those of Open-Sora 1.1, whose latent frames are its frames.
+
+    chunk: frames that are encoded on their own; None: all. factor: frames per latent frame.
+    """
+
+    chunk: int | None = 1
+    factor: int = 1
+
+    @property
+    def align(self) -> int | None:
+        """The latent frames of a chunk, to which the starts of mask segments are aligned; None: they are not."""
+        return None if self.factor == 1 or self.chunk is None else self.latent_frames(self.chunk)
+
+    def latent_frames(self, num_frames: int) -> int:
+        """Latent frames of a clip."""
+        return latent_frames(num_frames, self.chunk, self.factor)
+
+    def windows(self, num_frames: int) -> list[Window]:
+        """The frames of each latent frame of a clip."""
+        return windows(num_frames, self.chunk, self.factor)
+
+    def frames_of(self, latents: Iterable[int], num_frames: int) -> tuple[list[int], list[int]]:
+        """The frames of a clip that must be encoded for some of its latent frames, and the latent frames they give.
+
+        Whole chunks, since a latent frame depends on all frames of its chunk; both lists ascend.
+
+        >>> LatentTime(17, 4).frames_of([5], num_frames=20), LatentTime().frames_of([6, 9], num_frames=20)
+        (([17, 18, 19], [5]), ([6, 9], [6, 9]))
+        """
+        windows = self.windows(num_frames)
+        chunks = {windows[latent].chunk for latent in latents}
+        frames = {i for w in windows if w.chunk in chunks for i in range(w.chunk_first, w.chunk_last + 1)}
+        return sorted(frames), [i for i, window in enumerate(windows) if window.chunk in chunks]

@@ -24,7 +24,8 @@ Examples, for T = 16:
     "0,0,0,0,16,0.4"    editing: all frames of the clip, changed a little
 
 The length `all` is an addition of this library: as many frames as the reference and the video both have left. The VAE
-encodes frames one by one, so T counts both latents and pictures.
+encodes frames one by one, so T counts both latents and pictures. In Open-Sora 1.2 it does not: there a strategy counts
+latent frames, each of up to four frames (`latent_time`), and segments begin with a chunk of the video VAE (`fitted`).
 
 Source: Open-Sora 1.1, docs/config.md and `apply_mask_strategy` in scripts/inference-long.py.
 """
@@ -40,11 +41,12 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 
 from opensora_lite.errors import MaskStrategyError, shown
+from opensora_lite.latent_time import LatentTime, Window
 from opensora_lite.validation import AsTuple, Count, Index, Whole, check, validated
 
 MAX_FRAMES = 10_000  # of one loop
 MAX_LOOPS = 1_000
-FRAMES_PER_LINE = 64  # of the drawing in explain()
+FRAMES_PER_LINE = 64  # of the drawing in explain(), rounded down to whole chunks
 
 NumFrames = Annotated[Count, Field(le=MAX_FRAMES)]
 Loops = Annotated[Count, Field(le=MAX_LOOPS)]
@@ -83,8 +85,9 @@ class Segment:
             known = f"there are {len(references)}, counted from 0" if references else "no references were given"
             raise MaskStrategyError(f"reference {self.reference} does not exist; {known}")
         available = references[self.reference]
-        reference_start = _from_front("reference_start", self.reference_start, available)
-        target_start = _from_front("target_start", self.target_start, num_frames)
+        unit = "frames" if align is None else "latent frames"
+        reference_start = _from_front("reference_start", self.reference_start, available, unit)
+        target_start = _from_front("target_start", self.target_start, num_frames, unit)
         left = available - reference_start, num_frames - target_start
         if align is not None:
             reference_start = align_start(reference_start, align, available)
@@ -93,7 +96,7 @@ class Segment:
         if self.length is not None and self.length > max(min(left), fitting):
             raise MaskStrategyError(
                 f"length must be at most {min(left)}, not {self.length}"
-                f" (frames from the starts on: {left[0]} of reference {self.reference}, {left[1]} of the video)"
+                f" ({unit} from the starts on: {left[0]} of reference {self.reference}, {left[1]} of the video)"
             )
         length = min(self.length or fitting, fitting)
         return replace(self, reference_start=reference_start, target_start=target_start, length=length)
@@ -211,9 +214,7 @@ class MaskStrategy:
         >>> [[frame.edit_ratio for frame in frames] for frames in MaskStrategy.image().resolve(3, [1], loops=2)]
         [[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
         """
-        check(NumFrames, num_frames, "num_frames", MaskStrategyError)
-        check(Loops, loops, "loops", MaskStrategyError)
-        check(Annotated[tuple[Count, ...], AsTuple], references, "references", MaskStrategyError)
+        _check_video(num_frames, references, loops)
         for index, segment in enumerate(self.segments):
             with _located(index, segment):
                 if segment.loop >= loops:
@@ -273,10 +274,14 @@ class MaskStrategy:
         frames = self.timeline(latents.shape[1], [reference.shape[1] for reference in references], loop)
         return apply_frames(latents, references, frames)
 
-    def explain(self, num_frames: int, references: Sequence[int], loops: int = 1) -> str:
+    def explain(
+        self, num_frames: int, references: Sequence[int], loops: int = 1, time: LatentTime = LatentTime()
+    ) -> str:
         """The frames of each loop in words and as a drawing; arguments and errors as in resolve().
 
         In the drawing, capitals are conditioning frames, small letters edited frames, dots generated frames.
+        time: of the model, such as `generations.OPEN_SORA_12`, for which the strategy counts latent frames; num_frames
+        and references count frames all the same, and the words give both.
 
         >>> print(MaskStrategy.parse("0;0,1,0,-1,1").explain(num_frames=16, references=[1, 1]))
         16 frames; reference 0 is a picture, reference 1 is a picture
@@ -285,33 +290,61 @@ class MaskStrategy:
           B  frame 15: conditioning, frame 0 of reference 1 (segment 2, `0,1,0,-1`)
              |A..............B| frames 0-15
         """
+        _check_video(num_frames, references, loops)
+        T, lengths = time.latent_frames(num_frames), [time.latent_frames(n) for n in references]
+        per_line = FRAMES_PER_LINE // (time.align or 1) * (time.align or 1)
         lines = []
-        for loop, frames in enumerate(self.resolve(num_frames, references, loops)):
-            known = ["a picture" if n == 1 else f"a clip of {n} frames" for n in references]
+        for loop, frames in enumerate(self.resolve(T, lengths, loops, time.align)):
+            clips = [*references, *[num_frames] * loop]
+            known = ["a picture" if n == 1 else f"a clip of {_length(n, time)}" for n in references]
             known += [f"the clip of loop {earlier}" for earlier in range(loop)]
             listed = ", ".join(f"reference {i} is {clip}" for i, clip in enumerate(known))
-            lines.append(f"loop {loop}: " * (loops > 1) + f"{num_frames} frames; {listed or 'no references'}")
-            for index, run in groupby(range(num_frames), key=lambda i: frames[i].segment):
-                lines.append(self._explain_run(frames, index, list(run)))
-            for index, segment in enumerate(self.segments):
-                if segment.loop == loop and not any(frame.segment == index for frame in frames):
-                    lines.append(f"     segment {index + 1}, `{segment}`, is overwritten by later segments")
-            for first in range(0, num_frames, FRAMES_PER_LINE):
-                drawn = "".join(_letter(frame) for frame in frames[first : first + FRAMES_PER_LINE])
-                lines.append(f"     |{drawn}| {_span(first, first + len(drawn) - 1)}")
+            lines.append(f"loop {loop}: " * (loops > 1) + f"{_length(num_frames, time)}; {listed or 'no references'}")
+            windows = [] if time.factor == 1 else [time.windows(n) for n in (num_frames, *clips)]
+            for index, run in groupby(range(T), key=lambda i: frames[i].segment):
+                lines.append(self._explain_run(frames, index, list(run), windows))
+            fitted = self.fitted(T, [time.latent_frames(n) for n in clips], loop, time.align)
+            for index, segment in fitted.items():
+                name = f"     segment {index + 1}, `{self.segments[index]}`,"
+                if not any(frame.segment == index for frame in frames):
+                    lines.append(f"{name} is overwritten by later segments")
+                if moved := self._moved(self.segments[index], segment, T, time.latent_frames(clips[segment.reference])):
+                    lines.append(f"{name} {moved}: segments begin with a chunk of {time.chunk} frames")
+            for first in range(0, T, per_line):
+                letters = "".join(_letter(frame) for frame in frames[first : first + per_line])
+                chunks = [letters[i : i + (time.align or T)] for i in range(0, len(letters), time.align or T)]
+                lines.append(f"     |{' '.join(chunks)}| {_place(first, first + len(letters) - 1, *windows[:1])}")
         return "\n".join(lines)
 
-    def _explain_run(self, frames: Sequence[Frame], index: int | None, run: Sequence[int]) -> str:
-        """One line of explain(): the neighbouring frames `run`, which segment `index` copies."""
+    def _explain_run(
+        self, frames: Sequence[Frame], index: int | None, run: Sequence[int], windows: Sequence[list[Window]]
+    ) -> str:
+        """One line of explain(): the neighbouring frames `run`, which segment `index` copies.
+
+        windows: of latent frames, those of the video and of each reference; otherwise empty.
+        """
         first, last = frames[run[0]], frames[run[-1]]
         if index is None:
             effect = "generated"
         else:
             share = f"{100 * first.edit_ratio:g} %"
             kind = f"edited in the last {share} of the steps" if first.edit_ratio else "conditioning"
-            source = f"{_span(first.frame, last.frame)} of reference {first.reference}"
-            effect = f"{kind}, {source} (segment {index + 1}, `{self.segments[index]}`)"
-        return f"  {_letter(first)}  {_span(run[0], run[-1])}: {effect}"
+            reference = first.reference or 0
+            source = _place(first.frame or 0, last.frame or 0, *windows[1 + reference :][:1])
+            effect = f"{kind}, {source} of reference {reference} (segment {index + 1}, `{self.segments[index]}`)"
+        return f"  {_letter(first)}  {_place(run[0], run[-1], *windows[:1])}: {effect}"
+
+    @staticmethod
+    def _moved(given: Segment, fitted: Segment, num_frames: int, available: int) -> str:
+        """What aligning has changed of a segment, in words; "" for nothing."""
+        start, taken, changes = given.target_start % num_frames, given.reference_start % available, []
+        if start != fitted.target_start:
+            changes.append(f"is moved in the video from latent {start} to {fitted.target_start}")
+        if taken != fitted.reference_start:
+            changes.append(f"is taken from latent {fitted.reference_start} of its reference, not {taken}")
+        if given.length not in (None, fitted.length):
+            changes.append(f"keeps {fitted.length} of its {given.length} latents")
+        return ", ".join(changes)
 
 
 def apply_frames(
@@ -374,6 +407,12 @@ def _parse_field(name: str, text: str) -> Any:
         raise MaskStrategyError(f"{name} must be {kind}, not {shown(text)}") from None
 
 
+def _check_video(num_frames: int, references: Sequence[int], loops: int) -> None:
+    check(NumFrames, num_frames, "num_frames", MaskStrategyError)
+    check(Loops, loops, "loops", MaskStrategyError)
+    check(Annotated[tuple[Count, ...], AsTuple], references, "references", MaskStrategyError)
+
+
 @contextlib.contextmanager
 def _located(index: int, segment: str | Segment) -> Iterator[None]:
     """Adds to an error of one segment which one it is."""
@@ -383,10 +422,11 @@ def _located(index: int, segment: str | Segment) -> Iterator[None]:
         raise MaskStrategyError(f"segment {index + 1} ({shown(str(segment).strip())}): {error}") from None
 
 
-def _from_front(name: str, start: int, frames: int) -> int:
+def _from_front(name: str, start: int, frames: int, unit: str) -> int:
     """`start` counted from the front of `frames` frames."""
     if not -frames <= start < frames:
-        raise MaskStrategyError(f"{name} must be from {-frames} to {frames - 1}, not {start}")
+        counted = "" if unit == "frames" else f"; it counts {unit}"
+        raise MaskStrategyError(f"{name} must be from {-frames} to {frames - 1}, not {start}{counted}")
     return start % frames
 
 
@@ -398,5 +438,18 @@ def _letter(frame: Frame) -> str:
     return letter.lower() if frame.edit_ratio else letter
 
 
-def _span(first: int | None, last: int | None) -> str:
-    return f"frame {first}" if first == last else f"frames {first}-{last}"
+def _span(first: int, last: int, noun: str = "frame") -> str:
+    return f"{noun} {first}" if first == last else f"{noun}s {first}-{last}"
+
+
+def _place(first: int, last: int, windows: Sequence[Window] = ()) -> str:
+    """Frames in words; of latent frames, of which `windows` are given, also the frames that they encode."""
+    if not windows:
+        return _span(first, last)
+    return f"{_span(first, last, 'latent')} ({_span(windows[first].first, windows[last].last)})"
+
+
+def _length(num_frames: int, time: LatentTime) -> str:
+    latents = time.latent_frames(num_frames)
+    in_latents = "" if time.factor == 1 else f" ({latents} latent{'s' * (latents != 1)})"
+    return f"{num_frames} frames{in_latents}"

@@ -408,13 +408,8 @@ class ModelSpec:
             raise OpenSoraError(f"{given[0]} is for Open-Sora 1.2; captions of this model, 1.1, have no scores")
         if g.is_flow and s.cfg_channel is not None:
             raise OpenSoraError("cfg_channel is for Open-Sora 1.1; this model, 1.2, guides all channels: give None")
-        if s.loops > 1 and g.factor > 1:
-            for name, frames in (("num_frames", s.num_frames), ("condition_frames", s.condition_frames or 0)):
-                if frames % (g.chunk or 1):
-                    raise SizeError(
-                        f"{name} is {frames}, but the VAE of this model encodes {g.chunk} frames at a time, and a loop"
-                        f" takes over whole ones: give a multiple of {g.chunk}"
-                    )
+        if s.loops > 1:
+            g.check_loops(s.num_frames, s.condition_frames or 0)
 
     def losses(self, caption: str, cleaned: str) -> list[str]:
         """What the model doesn't read or know of a caption, in words. Raises PromptError where nothing is left."""
@@ -519,6 +514,11 @@ class Job:
         """A line for each reference: which of its frames are used, and what is done to them."""
         size = self.settings.image_size
         return [r.describe(used, *size) for r, used in zip(self.references, self.used_frames, strict=True)]
+
+    def explain(self) -> str:
+        """The frames of each loop in words and as a drawing, see `MaskStrategy.explain`."""
+        lengths, s = [reference.num_frames for reference in self.references], self.settings
+        return self.strategy.explain(s.num_frames, lengths, s.loops, self.generation)
 
     def load(self, room: int) -> int:
         """Read the references, if they have at most `room` pixels; what is left of it. Raises MediaError."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from opensora_lite.errors import OpenSoraError
 from opensora_lite.masks import MaskStrategy
-from opensora_lite.request import Settings, model_defaults
+from opensora_lite.request import Settings, model_defaults, model_spec
 from opensora_lite.tools.generate import (
     add_encode_options,
     add_generate_options,
@@ -31,16 +31,23 @@ def add_explain_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--references", type=int, metavar="N", **SEVERAL, help="number of frames of each reference; 1 is a picture [1]"
     )
+    parser.add_argument("--model", default="tiny", help="for 1.2, strategies count latent frames [tiny]")
     add_settings(parser, "num_frames", "loops", "condition_frames", num_frames=16, loops=1)
 
 
 def explain(a: argparse.Namespace) -> None:
     """Print what a mask strategy does."""
     strategy, references = MaskStrategy.parse(a.strategy), a.references or [1]
-    settings = settings_from(a, Settings())
-    strategy.check(settings.num_frames, references, settings.loops)
-    strategy = strategy.continued(settings.loops, settings.condition_frames or 0, len(references))
-    print(strategy.explain(settings.num_frames, references, settings.loops))
+    settings, generation = settings_from(a, Settings()), model_spec(a.model).generation
+    s, taken_over = settings, settings.condition_frames or 0
+    if s.loops > 1:
+        generation.check_loops(s.num_frames, taken_over)
+    strategy.explain(s.num_frames, references, s.loops, generation)  # raises for what the user has written
+    latents = generation.latent_frames(taken_over)
+    if latents != taken_over:
+        print(f"each loop takes over {taken_over} frames, which are {latents} latents")
+    strategy = strategy.continued(s.loops, latents, len(references))
+    print(strategy.explain(s.num_frames, references, s.loops, generation))
 
 
 def add_evaluate_options(parser: argparse.ArgumentParser) -> None:

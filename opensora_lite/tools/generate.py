@@ -13,6 +13,7 @@ from os.path import lexists
 from pathlib import Path
 
 from opensora_lite.errors import CheckpointError, OpenSoraError, note, shown
+from opensora_lite.generations import Generation
 from opensora_lite.request import (
     Job,
     ModelSpec,
@@ -123,7 +124,7 @@ def generate(a: argparse.Namespace) -> None:
         return
     groups = alike(todo)
     for settings, group in groups:
-        print(f"{len(group)} video(s) of {described(settings)}")
+        print(f"{len(group)} video(s) of {described(settings, spec.generation)}")
         for line in dict.fromkeys(line for job, _ in group for line in job.sources):
             print(line)
         if trained_sizes and settings.image_size not in trained_sizes:
@@ -179,11 +180,13 @@ def alike(todo: Todo) -> list[tuple[Settings, Todo]]:
     return [(settings, list(group)) for settings, group in groups]
 
 
-def described(settings: Settings) -> str:
+def described(settings: Settings, generation: Generation) -> str:
     """One line: frames, seconds, pixels, and how they are sampled."""
     frames = "1 frame" if settings.total_frames == 1 else f"{settings.total_frames} frames"
     if settings.loops > 1:
         frames += f" in {settings.loops} loops of {settings.num_frames}, each taking over {settings.condition_frames}"
+        if generation.factor > 1:
+            frames += f" ({generation.latent_frames(settings.condition_frames or 0)} latents)"
     if settings.total_frames > 1:
         frames += f", {settings.seconds:.3g} s at {settings.video_fps:.4g} fps"
     height, width = settings.image_size

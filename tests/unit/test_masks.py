@@ -15,6 +15,7 @@ from naive_masks import RATIOS, fitting_strategies, naive_frames, naive_segments
 
 from opensora_lite import masks
 from opensora_lite.errors import MaskStrategyError
+from opensora_lite.generations import OPEN_SORA_12
 from opensora_lite.masks import Frame, MaskStrategy, Segment
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "mask_strategies.json").read_text())
@@ -241,6 +242,26 @@ def test_explain_draws_long_videos_in_lines_and_many_segments_with_plus():
     lines = parse(text).explain(num_frames=100, references=[1]).splitlines()
     assert lines[-2] == f"     |ABCDEFGHIJKLMNOPQRSTUVWXYZ++{'.' * 36}| frames 0-63"
     assert lines[-1] == f"     |{'.' * 36}| frames 64-99"
+
+
+def test_explain_says_frames_and_latent_frames():
+    """Open-Sora 1.2: what a latent frame holds, and where aligning has moved a segment."""
+    text = parse("0;0,1,0,-1;0,2,3,5,7,0.4").explain(51, [1, 1, 40], time=OPEN_SORA_12)
+    assert text.splitlines()[1:] == [
+        "  A  latent 0 (frame 0): conditioning, latent 0 (frame 0) of reference 0 (segment 1, `0`)",
+        "  .  latents 1-4 (frames 1-16): generated",
+        "  c  latents 5-11 (frames 17-38): edited in the last 40 % of the steps,"
+        " latents 5-11 (frames 17-39) of reference 2 (segment 3, `0,2,3,5,7,0.4`)",
+        "  .  latents 12-14 (frames 39-50): generated",
+        "     segment 2, `0,1,0,-1`, is overwritten by later segments",
+        "     segment 2, `0,1,0,-1`, is moved in the video from latent 14 to 10: segments begin with a chunk of 17 frames",
+        "     segment 3, `0,2,3,5,7,0.4`, is taken from latent 5 of its reference, not 3:"
+        " segments begin with a chunk of 17 frames",
+        "     |A.... ccccc cc...| latents 0-14 (frames 0-50)",
+    ]
+    assert "reference 2 is a clip of 40 frames (12 latents)" in text
+    error = message(parse("0,0,0,0,17").explain, 17, [17], time=OPEN_SORA_12)
+    assert "at most 5" in error and "latent frames" in error
 
 
 # -- errors: which segment, which field, what was given
