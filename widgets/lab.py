@@ -157,7 +157,11 @@ class TaskLab(Widget):
         shared = {name: getattr(chosen, name) for name in SHARED}
         super().__init__(
             timeline=MaskTimeline(
-                references=references, strategy=strategy, reference_fps=chosen.reference_rate, **shared
+                references=references,
+                strategy=strategy,
+                reference_fps=chosen.reference_rate,
+                generation=self._spec.generation,
+                **shared,
             ),
             form={"prompt": prompt, **{name: getattr(chosen, name) for name in SETTINGS}},
             sizes=list(dict.fromkeys([*(sizes or SIZES), chosen.image_size])),
@@ -203,7 +207,7 @@ class TaskLab(Widget):
             if loops == 1:
                 form["condition_frames"] = None
             elif form["condition_frames"] is None and isinstance(loops, int) and isinstance(frames, int) and loops > 1:
-                form["condition_frames"] = max(frames // 4, 1)
+                form["condition_frames"] = self._spec.generation.usual_condition_frames(frames)
         self.form = form
         self._check(**timeline)
 

@@ -28,9 +28,11 @@ function textOf(segment) {
   return values.join(",");
 }
 
-/** "frame 3" or "frames 3–5" */
-function frames(start, length) {
-  return length === 1 ? `frame ${start}` : `frames ${start}–${start + length - 1}`;
+/** "frame 3" or "frames 3–5"; of latent frames, whose `windows` are given, "latents 3–5 (frames 9–20)" */
+function frames(start, length, windows = []) {
+  const end = start + length - 1;
+  const span = (noun, from, to) => (from === to ? `${noun} ${from}` : `${noun}s ${from}–${to}`);
+  return windows.length ? `${span("latent", start, end)} (${span("frame", windows[start][0], windows[end][1])})` : span("frame", start, end);
 }
 
 function treatment(ratio) {
@@ -83,7 +85,7 @@ class Timeline {
     const sources = this.model.get("clips").map((clip) => ({ ...clip, from: 0 }));
     for (let loop = 0; loop + 1 < this.state.loops; loop++) {
       const name = `${sources.length}: the clip of loop ${loop}`;
-      sources.push({ name, frames: this.state.num_frames, thumbnails: [], from: loop + 1 });
+      sources.push({ name, frames: this.state.num_frames, windows: this.state.windows, thumbnails: [], from: loop + 1 });
     }
     return sources;
   }
@@ -96,7 +98,9 @@ class Timeline {
 
   /** Replace the segments; `selected` is the index of the edited one. */
   commit(segments, selected) {
-    send(this.model, { selected, draft: segments.map((s) => s.text ?? textOf(s)).join(";") });
+    const draft = segments.map((s) => s.text ?? textOf(s)).join(";");
+    if (draft === this.model.get("draft")) this.keepFocus(() => this.draw()); // no answer will come
+    send(this.model, { selected, draft });
   }
 
   /** Change fields of one segment. */
@@ -104,13 +108,14 @@ class Timeline {
     const segments = this.state.segments.map((s, i) => (i === index ? { ...s, ...values, text: undefined } : s));
     this.commit(segments, index);
     const s = segments[index];
-    this.announce(`Segment ${index + 1}: ${frames(s.target_start, s.length)}, ${treatment(s.edit_ratio)}`);
+    this.announce(`Segment ${index + 1}: ${frames(s.target_start, s.length, this.state.windows)}, ${treatment(s.edit_ratio)}`);
   }
 
   add(segment) {
     this.commit([...this.state.segments, segment], this.state.segments.length);
     this.focusNext = `segment ${this.state.segments.length}`;
-    this.announce(`Put ${frames(segment.reference_start, segment.length)} of reference ${segment.reference} on ${frames(segment.target_start, segment.length)}`);
+    const put = frames(segment.reference_start, segment.length, this.sources[segment.reference].windows);
+    this.announce(`Put ${put} of reference ${segment.reference} on ${frames(segment.target_start, segment.length, this.state.windows)}`);
   }
 
   remove(index) {
@@ -228,7 +233,7 @@ class Timeline {
       {
         class: "osl-frame",
         role: "option",
-        "aria-label": `frame ${frame}`,
+        "aria-label": frames(frame, 1, source.windows),
         "data-reference": reference,
         "data-frame": frame,
         "data-key": `palette ${reference} ${frame}`,
@@ -257,7 +262,7 @@ class Timeline {
   }
 
   row(loop) {
-    const { num_frames, loops, segments, taken_over } = this.state;
+    const { num_frames, windows, loops, segments, taken_over } = this.state;
     const track = make("div", { class: "osl-track", role: "group", "aria-label": loops > 1 ? `Loop ${loop}` : "Frames of the video", "data-loop": loop });
     track.style.setProperty("--osl-frames", num_frames);
     const every = num_frames <= 24 ? 1 : num_frames <= 48 ? 2 : 4;
@@ -272,7 +277,28 @@ class Timeline {
         ),
       );
     }
-    return make("div", { class: "osl-loop" }, loops > 1 ? make("span", { class: "osl-name" }, `loop ${loop}`) : "", track);
+    return make(
+      "div",
+      { class: "osl-loop" },
+      loops > 1 ? make("span", { class: "osl-name" }, `loop ${loop}`) : "",
+      windows.length ? this.ruler() : "",
+      track,
+    );
+  }
+
+  /** The frames that each latent frame holds, above the cells; cells have this for screen readers too. */
+  ruler() {
+    const { windows } = this.state;
+    const ruler = make("div", { class: "osl-ruler", "aria-hidden": "true", title: "The frames that each latent frame holds" });
+    ruler.style.setProperty("--osl-frames", windows.length);
+    ruler.append(...windows.map(([first, last], i) => make("span", { class: this.startsChunk(i) ? "osl-chunk" : "" }, first === last ? `${first}` : `${first}–${last}`)));
+    return ruler;
+  }
+
+  /** Whether the VAE encodes a new chunk from this latent frame on. */
+  startsChunk(latent) {
+    const { windows } = this.state;
+    return latent > 0 && windows.length > 0 && windows[latent][2] !== windows[latent - 1][2];
   }
 
   /** The index of the segment that determines a frame: of overlapping segments the last one. -1: none. */
@@ -287,10 +313,10 @@ class Timeline {
     return make(
       "button",
       {
-        class: "osl-cell",
+        class: `osl-cell ${this.startsChunk(frame) ? "osl-chunk" : ""}`,
         type: "button",
         tabindex: here ? "0" : "-1",
-        "aria-label": `frame ${frame}: ${what}`,
+        "aria-label": `${frames(frame, 1, this.state.windows)}: ${what}`,
         "data-frame": frame,
         "data-key": `cell ${loop} ${frame}`,
         onclick: () => this.place(loop, frame),
@@ -310,8 +336,8 @@ class Timeline {
       tabindex: "0",
       "aria-roledescription": "segment",
       "aria-label":
-        `Segment ${index + 1}: ${frames(segment.target_start, segment.length)} from ` +
-        `${frames(segment.reference_start, segment.length)} of reference ${segment.reference}, ${treatment(segment.edit_ratio)}`,
+        `Segment ${index + 1}: ${frames(segment.target_start, segment.length, this.state.windows)} from ` +
+        `${frames(segment.reference_start, segment.length, source.windows)} of reference ${segment.reference}, ${treatment(segment.edit_ratio)}`,
       "data-index": index,
       "data-key": `segment ${index}`,
       style: place(segment.target_start, segment.length, num_frames),
@@ -357,7 +383,7 @@ class Timeline {
         : "";
       return this.inspector.replaceChildren(make("span", { class: "osl-label" }, hint));
     }
-    const { num_frames } = this.state;
+    const { num_frames, windows } = this.state;
     const source = this.sources[segment.reference].frames;
     const number = (name, value, least, most, change) =>
       labelled(
@@ -385,7 +411,7 @@ class Timeline {
     const longest = Math.min(source - segment.reference_start, num_frames - segment.target_start);
     this.inspector.replaceChildren(
       make("strong", {}, `Segment ${index + 1}`),
-      number("from frame", segment.target_start, 0, num_frames - segment.length, (n) => this.change(index, { target_start: n })),
+      number(windows.length ? "from latent" : "from frame", segment.target_start, 0, num_frames - segment.length, (n) => this.change(index, { target_start: n })),
       number("length", segment.length, 1, longest, (n) => this.change(index, { length: n })),
       number("reference from", segment.reference_start, 0, source - segment.length, (n) => this.change(index, { reference_start: n })),
       labelled("edit ratio", ratio),
@@ -424,7 +450,7 @@ class Timeline {
     } else if (event.key === "Enter" || event.key === " ") {
       if (!this.isPicked(reference, frame)) this.pick(reference, frame, false);
       const { start, length } = this.picked;
-      this.announce(`Picked ${frames(start, length)} of reference ${reference}. Choose a frame of the video and press Enter.`);
+      this.announce(`Picked ${frames(start, length, this.sources[reference].windows)} of reference ${reference}. Choose a frame of the video and press Enter.`);
       this.rows.querySelector('.osl-cell[tabindex="0"]').focus();
     } else return;
     event.preventDefault();
@@ -443,11 +469,12 @@ class Timeline {
   onSegmentKey(event, index) {
     const segment = this.state.segments[index];
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const step = this.state.step; // starts are those of a chunk
     const up = { ArrowUp: 1, ArrowDown: -1 }[event.key];
     this.focusNext = `segment ${index}`;
     if (by !== undefined && event.shiftKey) this.change(index, this.stretched(segment, "end", by));
-    else if (by !== undefined && event.altKey) this.change(index, this.stretched(segment, "start", by));
-    else if (by !== undefined) this.change(index, this.moved(segment, segment.loop, segment.target_start + by));
+    else if (by !== undefined && event.altKey) this.change(index, this.stretched(segment, "start", by * step));
+    else if (by !== undefined) this.change(index, this.moved(segment, segment.loop, segment.target_start + by * step));
     else if (up !== undefined && event.shiftKey) this.change(index, this.moved(segment, clamp(segment.loop - up, 0, this.state.loops - 1), segment.target_start));
     else if (up !== undefined) this.change(index, { edit_ratio: clamp(segment.edit_ratio + STEP * up, 0, 1 - STEP) });
     else {
@@ -482,7 +509,7 @@ class Timeline {
     const start = Math.min(anchor, frame);
     this.picked = { reference, anchor, head: frame, start, length: Math.abs(frame - anchor) + 1 };
     this.drawPicked();
-    if (this.picked.length > 1) this.announce(`${frames(start, this.picked.length)} of reference ${reference} are picked`);
+    if (this.picked.length > 1) this.announce(`${frames(start, this.picked.length, this.sources[reference].windows)} of reference ${reference} are picked`);
   }
 
   /** Place the picked frames. */

@@ -4,6 +4,7 @@
     timeline                        # drag references onto frames, drag edges, set edit ratios; or type
     timeline.strategy               # the MaskStrategy that is shown
     timeline.strategy = "0"         # updates the page
+    MaskTimeline(51, [clip], generation=pipe.spec.generation)   # Open-Sora 1.2: cells are latent frames
 
 Every change in the page, dragged or typed, is sent as the text of a strategy and parsed by `MaskStrategy.parse`.
 """
@@ -19,7 +20,8 @@ from opensora_lite.widgets.widget import Widget, image_url, module, plural, stil
 from PIL import Image, ImageDraw
 
 from opensora_lite.errors import MaskStrategyError, OpenSoraError
-from opensora_lite.masks import Frame, MaskStrategy
+from opensora_lite.generations import OPEN_SORA_11, Generation
+from opensora_lite.masks import Frame, MaskStrategy, Segment
 from opensora_lite.request import check_size
 from opensora_lite.video import Reference, open_reference
 
@@ -43,8 +45,10 @@ class MaskTimeline(Widget):
     `Settings`; with condition_frames, the frames that later loops take over are shown. image_size: height and width
     of the video in pixels; references are cropped to it, in the page as for the model. reference_fps: frames per second
     that are taken of reference clips, as `Settings.reference_rate`; None: every frame as it is stored.
+    generation: of the model; with Open-Sora 1.2 each cell is a latent frame, shown with the frames that it holds, while
+    num_frames and condition_frames count frames. It can't be changed later.
 
-    All of these are traits that can be set and observed, one at a time or together with `change()`. Raises
+    All the others are traits that can be set and observed, one at a time or together with `change()`. Raises
     MaskStrategyError if a strategy doesn't fit, SizeError, and MediaError for an unreadable reference; nothing changes
     then.
     """
@@ -77,8 +81,10 @@ class MaskTimeline(Widget):
         condition_frames=None,
         image_size=(64, 64),
         reference_fps=None,
+        generation: Generation = OPEN_SORA_11,
     ):
         super().__init__()
+        self.generation = generation
         self._opened: tuple[tuple, float | None, tuple[Reference, ...]] = (), None, ()  # the last that were opened
         self._thumbnails: list[np.ndarray] = []  # of each reference, uint8 [n, THUMBNAIL, width, 3]
         self._past: list[MaskStrategy] = []
@@ -120,7 +126,8 @@ class MaskTimeline(Widget):
     @property
     def explanation(self) -> str:
         """The strategy in plain English, including the frames that later loops take over."""
-        return self._continued().explain(self.num_frames, self._lengths, self.loops)
+        frames = [reference.num_frames for reference in self._open(self.references, self.reference_fps)]
+        return self._continued().explain(self.num_frames, frames, self.loops, self.generation)
 
     @property
     def request(self) -> dict:
@@ -160,9 +167,10 @@ class MaskTimeline(Widget):
         return f'MaskTimeline("{self.text}": {self.num_frames} frames, {references}{loops})'
 
     def still(self) -> tuple[np.ndarray, str]:
-        rows = self._continued().resolve(self.num_frames, self._lengths, self.loops)
+        rows = self._continued().resolve(self._num_cells, self._lengths, self.loops, self.generation.align)
         title = f'"{self.text}"' if self.text else "no mask strategy"
-        return _drawn_rows(rows, self._thumbnails, self._lengths, title), self.explanation
+        held = [f"{first}–{last}" if first < last else f"{first}" for first, last, _ in self._windows(self.num_frames)]
+        return _drawn_rows(rows, self._thumbnails, self._lengths, title, held), self.explanation
 
     # -- validation
 
@@ -177,11 +185,15 @@ class MaskTimeline(Widget):
             alone = not isinstance(references, Sequence) or isinstance(references, str)
             new["references"] = () if references is None else (references,) if alone else tuple(references)
         new["image_size"] = check_size(new["image_size"])
-        lengths = [reference.num_frames for reference in self._open(new["references"], new["reference_fps"])]
-        new["strategy"].check(new["num_frames"], lengths, new["loops"])
-        taken, T = new["condition_frames"], new["num_frames"]
-        if taken is not None and new["loops"] > 1 and not 1 <= taken < T:
-            raise MaskStrategyError(f"condition_frames is {taken}, but a loop has {T} frames: give 1 to {T - 1}")
+        in_latents, taken, T = self.generation.latent_frames, new["condition_frames"], new["num_frames"]
+        lengths = [
+            in_latents(reference.num_frames) for reference in self._open(new["references"], new["reference_fps"])
+        ]
+        new["strategy"].resolve(in_latents(T), lengths, new["loops"], self.generation.align)
+        if taken is not None and new["loops"] > 1:
+            if not 1 <= taken < T:
+                raise MaskStrategyError(f"condition_frames is {taken}, but a loop has {T} frames: give 1 to {T - 1}")
+            self.generation.check_loops(T, taken)
         return new
 
     @traitlets.validate(*FIELDS)
@@ -195,19 +207,32 @@ class MaskTimeline(Widget):
         return self._opened[2]
 
     @property
-    def _lengths(self) -> list[int]:
-        """The number of frames of each reference."""
-        return [reference.num_frames for reference in self._open(self.references, self.reference_fps)]
+    def _num_cells(self) -> int:
+        """Frames that the strategy counts in a loop; in Open-Sora 1.2, latent frames."""
+        return self.generation.latent_frames(self.num_frames)
 
-    def _available(self, loop: int) -> list[int]:
-        """The number of frames of each reference of a loop, followed by the clips of earlier loops."""
-        return [*self._lengths, *[self.num_frames] * loop]
+    @property
+    def _lengths(self) -> list[int]:
+        """The number of cells of each reference."""
+        opened = self._open(self.references, self.reference_fps)
+        return [self.generation.latent_frames(reference.num_frames) for reference in opened]
+
+    def _windows(self, num_frames: int) -> list[tuple[int, int, int]]:
+        """First and last frame, and chunk, of each latent frame of a clip; empty where latent frames are frames."""
+        if self.generation.factor == 1:
+            return []
+        return [(window.first, window.last, window.chunk) for window in self.generation.windows(num_frames)]
+
+    @property
+    def _taken_over(self) -> int:
+        """The cells that a loop takes over from the one before."""
+        return self.generation.latent_frames(self.condition_frames or 0) if self.loops > 1 else 0
 
     def _continued(self) -> MaskStrategy:
         """The strategy with the segments that continue loops, as a pipeline runs it."""
         if self.condition_frames is None:
             return self.strategy
-        return self.strategy.continued(self.loops, self.condition_frames, len(self.references))
+        return self.strategy.continued(self.loops, self._taken_over, len(self.references))
 
     def _unused(self) -> list[int]:
         return sorted(set(range(len(self.references))) - {segment.reference for segment in self.strategy.segments})
@@ -226,19 +251,22 @@ class MaskTimeline(Widget):
 
     def _publish(self) -> None:
         """Update the traits that the page shows."""
-        segments = [
-            {"text": segment.format(), **asdict(segment.resolve(self.num_frames, self._available(segment.loop)))}
-            for segment in self.strategy.segments
-        ]
+        cells, lengths, align = self._num_cells, self._lengths, self.generation.align
+        fitted: dict[int, Segment] = {}
+        for loop in range(self.loops):
+            fitted |= self.strategy.fitted(cells, [*lengths, *[cells] * loop], loop, align)
+        segments = [{"text": s.format(), **asdict(fitted[i])} for i, s in enumerate(self.strategy.segments)]
         self.state = {
-            "num_frames": self.num_frames,
+            "num_frames": cells,
+            "windows": self._windows(self.num_frames),
+            "step": align or 1,  # by which segments move
             "loops": self.loops,
-            "taken_over": (self.condition_frames or 0) if self.loops > 1 else 0,
+            "taken_over": self._taken_over,
             "text": self.text,
             "explanation": self.explanation,
             "segments": segments,
             "unused": self._unused(),
-            "presets": _presets(self.num_frames, self._lengths),
+            "presets": _presets(cells, lengths, self.generation),
             "can_undo": self.can_undo,
             "can_redo": self.can_redo,
         }
@@ -252,14 +280,16 @@ class MaskTimeline(Widget):
         self._thumbnails, clips = [], []
         opened = self._open(self.references, self.reference_fps)
         for index, (source, reference) in enumerate(zip(self.references, opened, strict=True)):
-            frames = reference.num_frames
+            windows = self.generation.windows(reference.num_frames)
+            frames = len(windows)
             chosen = np.linspace(0, frames - 1, min(frames, MAX_THUMBNAILS)).round().astype(int)
-            thumbnails = reference.thumbnails(chosen.tolist(), *size)
+            thumbnails = reference.thumbnails([windows[i].last for i in chosen], *size)
             self._thumbnails.append(thumbnails)
-            unnamed = "a picture" if frames == 1 else "a clip"
+            unnamed = "a picture" if reference.num_frames == 1 else "a clip"
             name = Path(source).name if isinstance(source, (str, Path)) else unnamed
             urls = [image_url(thumbnail, "JPEG") for thumbnail in thumbnails]
-            clips.append({"name": f"{index}: {name}", "frames": frames, "thumbnails": urls})
+            held = self._windows(reference.num_frames)
+            clips.append({"name": f"{index}: {name}", "frames": frames, "windows": held, "thumbnails": urls})
         self.clips = clips
 
     @traitlets.observe("draft")
@@ -299,35 +329,51 @@ class MaskTimeline(Widget):
         self._publish()
 
 
-def _presets(num_frames: int, lengths: Sequence[int]) -> list[dict]:
-    """The five tasks for these references: name, text of the strategy, and what it lacks ("": nothing)."""
+def _presets(num_frames: int, lengths: Sequence[int], generation: Generation) -> list[dict]:
+    """The five tasks for these references: name, text of the strategy, and what it lacks ("": nothing).
+
+    num_frames: of the video. lengths: of the references, in frames that a strategy counts.
+    """
     clip = next((i for i, frames in enumerate(lengths) if frames > 1), None)
-    some = min(max(num_frames // 4, 1), lengths[clip]) if clip is not None else 1
+    extend = None if clip is None else _extend(num_frames, lengths[clip], generation.align)
 
     def of_clip(strategy: MaskStrategy) -> MaskStrategy:
         return MaskStrategy([replace(segment, reference=clip or 0) for segment in strategy.segments])
 
     a_reference = "" if lengths else "needs a reference"
     two = "" if len(lengths) > 1 and num_frames > 1 else "needs two references and two frames"
-    a_clip = "" if clip is not None and num_frames > 1 else "needs a clip among the references"
+    a_clip = "" if extend else "needs a clip among the references"
+    if a_clip and generation.align:
+        a_clip += f", of {generation.chunk} frames, and a longer video"
     presets = [
         ("Text", MaskStrategy(), ""),
         ("Image", MaskStrategy.image(), a_reference),
         ("Connect", MaskStrategy.connect(), two),
-        ("Extend", of_clip(MaskStrategy.extend(some)), a_clip),
+        ("Extend", of_clip(extend or MaskStrategy()), a_clip),
         ("Edit", of_clip(MaskStrategy.edit(0.4)), a_reference),
     ]
     return [{"name": name, "text": strategy.format(), "missing": missing} for name, strategy, missing in presets]
 
 
-def _drawn_rows(rows: Sequence[Sequence[Frame]], thumbnails: Sequence[np.ndarray], lengths, title: str) -> np.ndarray:
+def _extend(num_frames: int, length: int, align: int | None) -> MaskStrategy | None:
+    """Continue a clip of `length` frames by a quarter of a video, or by a chunk; None where no frame would be new."""
+    if align is None:
+        return MaskStrategy.extend(min(max(num_frames // 4, 1), length)) if num_frames > 1 else None
+    start = (length // align - 1) * align  # of its last whole chunk
+    return MaskStrategy([Segment(reference_start=start, length=align)]) if start >= 0 and num_frames > align else None
+
+
+def _drawn_rows(
+    rows: Sequence[Sequence[Frame]], thumbnails: Sequence[np.ndarray], lengths, title: str, held: Sequence[str] = ()
+) -> np.ndarray:
     """Timelines as a picture, uint8 [height, width, 3]: given frames, covered by noise as far as they are generated.
 
     rows: the frames of each loop. thumbnails, lengths: of each reference its thumbnails and its number of frames.
+    held: of latent frames, the frames that each holds.
     """
     width = max([THUMBNAIL, *(pictures.shape[2] for pictures in thumbnails)])
     cell, left, top, bar = width + 4, 60, 44, 6
-    height = THUMBNAIL + bar + 20
+    height = THUMBNAIL + bar + 20 + (16 if held else 0)
     font, bold = still_fonts()
     canvas = Image.new("RGB", (left + cell * max(map(len, rows)) + 8, top + height * len(rows)), "white")
     draw = ImageDraw.Draw(canvas)
@@ -356,4 +402,6 @@ def _drawn_rows(rows: Sequence[Sequence[Frame]], thumbnails: Sequence[np.ndarray
             canvas.paste(Image.fromarray(picture), (x, y))
             draw.rectangle((x, y + THUMBNAIL, x + width - 1, y + THUMBNAIL + bar - 1), color)
             draw.text((x, y + THUMBNAIL + bar), f"{i}{letter}", "black", font)
+            if held:
+                draw.text((x, y + THUMBNAIL + bar + 16), held[i], "dimgray", font)
     return np.asarray(canvas)

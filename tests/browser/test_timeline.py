@@ -187,3 +187,46 @@ def test_a_drag_over_64_frames(lab):
         lab.page.mouse.move(x + width * i * 0.7, y)
     lab.page.mouse.up()
     lab.wait_for("timeline.strategy.segments[0].target_start", 41)
+
+
+OPEN_12 = """
+from opensora_lite.generations import OPEN_SORA_12
+timeline = MaskTimeline(51, [clip[0], clip], "0", generation=OPEN_SORA_12)
+timeline
+"""
+
+
+def test_latent_frames_and_their_frames(lab):
+    """Open-Sora 1.2: a cell is a latent frame, its frames stand above it, and segments snap to chunks."""
+    lab.open(OPEN.format(num_frames=16, strategy=None).replace("timeline\n", "") + OPEN_12)
+    lab.page.locator(".osl-timeline").wait_for()
+    ruler = lab.page.locator(".osl-ruler span")
+    assert [ruler.nth(i).inner_text() for i in (0, 1, 5, 14)] == ["0", "1–4", "17", "47–50"]
+    # above its cell, in the same column; a chunk of 17 frames begins with a line
+    above, below = ruler.nth(14).bounding_box(), lab.page.locator(cell(14)).bounding_box()
+    assert above["x"] == pytest.approx(below["x"], abs=1) and above["y"] < below["y"]
+    chunks = lab.page.locator(".osl-cell.osl-chunk")
+    assert [chunks.nth(i).get_attribute("data-frame") for i in range(chunks.count())] == ["5", "10"]
+    assert lab.page.locator(cell(3)).get_attribute("aria-label") == "latent 3 (frames 9–12): generated"
+    assert lab.page.locator(palette(1, 2)).get_attribute("aria-label") == "latent 2 (frames 8–11)"
+    # dropped in the middle of a chunk, it is where the model puts it; the keyboard moves it by chunks
+    drag(lab, palette(1, 0), cell(12))
+    lab.wait_for("timeline.text", "0;0,1,0,12")
+    lab.page.locator(f'{segment(1)}[aria-label^="Segment 2: latent 10 (frame 34)"]').wait_for()
+    lab.page.get_by_text("is moved in the video from latent 12 to 10").wait_for()
+    lab.page.locator(segment(1)).focus()
+    lab.page.keyboard.press("ArrowLeft")
+    lab.wait_for("timeline.text", "0;0,1,0,5")
+    # a drag that changes nothing leaves the segment where it is
+    start = lab.page.locator(segment(1)).bounding_box()["x"]
+    width = lab.page.locator(cell(0)).bounding_box()["width"]
+    for _ in range(2):
+        x, y = middle(lab, segment(1))
+        drag(lab, (x, y), (x + width, y))
+        lab.wait_for("timeline.text", "0;0,1,0,6")
+        lab.page.wait_for_function(
+            "([key, x]) => Math.abs(document.querySelector(key).getBoundingClientRect().x - x) < 3",
+            arg=[segment(1), start],
+        )
+    assert lab.axe() == []
+    lab.shots("timeline_latents")

@@ -254,7 +254,8 @@ def test_explain_says_frames_and_latent_frames():
         " latents 5-11 (frames 17-39) of reference 2 (segment 3, `0,2,3,5,7,0.4`)",
         "  .  latents 12-14 (frames 39-50): generated",
         "     segment 2, `0,1,0,-1`, is overwritten by later segments",
-        "     segment 2, `0,1,0,-1`, is moved in the video from latent 14 to 10: segments begin with a chunk of 17 frames",
+        "     segment 2, `0,1,0,-1`, is moved in the video from latent 14 to 10:"
+        " segments begin with a chunk of 17 frames",
         "     segment 3, `0,2,3,5,7,0.4`, is taken from latent 5 of its reference, not 3:"
         " segments begin with a chunk of 17 frames",
         "     |A.... ccccc cc...| latents 0-14 (frames 0-50)",

@@ -10,6 +10,7 @@ from opensora_lite.widgets.widget import STYLE
 
 from opensora_lite import MaskStrategy
 from opensora_lite.errors import MaskStrategyError, MediaError, SizeError
+from opensora_lite.generations import OPEN_SORA_12
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 
@@ -196,6 +197,38 @@ def test_frames_that_loops_take_over_are_explained():
     assert "frames 0-2: conditioning, frames 5-7 of reference 1" in timeline.explanation
     assert timeline.state["taken_over"] == 3
     assert timeline.text == "0"  # which is the pipeline's business
+
+
+# ------------------------------------------------------------------------------------------------ Open-Sora 1.2
+
+
+def test_cells_are_latent_frames_with_the_frames_that_they_hold():
+    timeline = MaskTimeline(
+        51, [PICTURE, clip(40)], "0;0,0,0,-1", loops=2, condition_frames=17, generation=OPEN_SORA_12
+    )
+    state, references = timeline.state, timeline.clips
+    assert (state["num_frames"], state["step"], state["taken_over"], len(state["windows"])) == (15, 5, 5, 15)
+    assert state["windows"][:2] == [(0, 0, 0), (1, 4, 0)] and state["windows"][5] == (17, 17, 1)
+    assert [c["frames"] for c in references] == [1, 12] and references[1]["windows"][-1] == (36, 39, 2)
+    assert timeline._thumbnails[1][:3].mean((1, 2, 3)) == pytest.approx([0, 4, 8])  # the last frame of each
+    assert [s["target_start"] for s in state["segments"]] == [0, 10]  # where the model puts them
+    assert state["segments"][1]["text"] == "0,0,0,-1"  # as it was written
+    assert (
+        "latents 0-4 (frames 0-16): conditioning, latents 10-14 (frames 34-50) of reference 2" in state["explanation"]
+    )
+    frame = MaskTimeline(51, [PICTURE]).still()[0]
+    assert timeline.still()[0].shape[1] < frame.shape[1]
+    with pytest.raises(SizeError, match="multiple of 17"):
+        timeline.condition_frames = 16
+    with pytest.raises(MaskStrategyError, match="latent frames"):
+        timeline.strategy = "0,1,0,0,17"
+
+
+@pytest.mark.parametrize(("num_frames", "frames", "extend"), [(51, 40, "0,0,5,0,5"), (51, 16, None), (17, 40, None)])
+def test_only_whole_chunks_are_continued(num_frames, frames, extend):
+    presets = MaskTimeline(num_frames, [clip(frames)], generation=OPEN_SORA_12).state["presets"]
+    found = next(preset for preset in presets if preset["name"] == "Extend")
+    assert (found["text"] or None) == extend and ("17 frames" in found["missing"]) == (extend is None)
 
 
 # ------------------------------------------------------------------------------------------------ without a page
