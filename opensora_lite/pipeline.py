@@ -323,7 +323,8 @@ class OpenSora:
                 denoiser, conditions, settings.guidance_scale, settings.cfg_channel, settings.guidance_interval
             )
             mask = None if (frame_mask == 1).all() else frame_mask
-            with self._recording(trace, text, batch[0].captions[loop], frame_mask[0], latent_size, denoiser) as record:
+            context = text, batch[0].captions[loop], frame_mask[0], latent_size, T, denoiser
+            with self._recording(trace, *context) as record:
                 for step in sampler.sample(predict, paddle.to_tensor(z), mask, noise):
                     record(step)
                     report(loop, step)
@@ -366,6 +367,7 @@ class OpenSora:
         caption: str,
         edit_ratios: np.ndarray,
         latent_size: tuple[int, int, int],
+        num_frames: int,
         denoiser: Any,
     ) -> "contextlib.AbstractContextManager[Callable[[Step], None]]":
         """Context that yields a function which records a step in `trace`, or does nothing without a trace."""
@@ -376,7 +378,9 @@ class OpenSora:
 
         patch = self.stdit.config.patch_size
         grid = math.ceil(latent_size[1] / patch[1]), math.ceil(latent_size[2] / patch[2])
-        loop = TraceLoop(caption, text.pieces(caption), edit_ratios)
+        generation = self.spec.generation
+        predicts: Any = "velocity" if generation.is_flow else "noise"
+        loop = TraceLoop(caption, text.pieces(caption), edit_ratios, predicts, tuple(generation.windows(num_frames)))
         return trace.recording(self.stdit, loop, grid, denoiser if isinstance(denoiser, StepCache) else None)
 
     def _engine(self, videos: int, settings: Settings, trace: "Trace | None") -> "Engine | None":

@@ -12,11 +12,12 @@ Everything is float32 numpy, without the axis B: a trace follows one video. For 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from opensora_lite.errors import OpenSoraError
+from opensora_lite.latent_time import Window
 
 if TYPE_CHECKING:  # these import paddle
     from opensora_lite.layers import CrossAttention, SelfAttention
@@ -27,7 +28,11 @@ if TYPE_CHECKING:  # these import paddle
 
 @dataclass(frozen=True)
 class TraceStep:
-    """One denoising step of one video; latents float32 [C, T, H, W], None if the trace was made without latents."""
+    """One denoising step of one video; latents float32 [C, T, H, W], None if the trace was made without latents.
+
+    T counts latent frames. Of Open-Sora 1.1, whose model predicts noise, the fields epsilon and eps_… are set; of 1.2,
+    whose model predicts the velocity v = x_0 − ε, velocity and v_….
+    """
 
     loop: int  # 0 …
     number: int  # 1 … steps
@@ -35,10 +40,13 @@ class TraceStep:
     active: np.ndarray  # bool [T], frames that this step changed
     reused: bool = False  # whether the step cache returned the output (and so the attention) of an earlier step
     x_t: np.ndarray | None = None  # input
-    x_0: np.ndarray | None = None  # predicted clean latent
+    x_0: np.ndarray | None = None  # x̂_0, the clean latent that the prediction implies
     epsilon: np.ndarray | None = None  # predicted noise, guided
     eps_cond: np.ndarray | None = None  # predicted noise with the caption
     eps_uncond: np.ndarray | None = None  # predicted noise with the null caption; None without guidance
+    velocity: np.ndarray | None = None  # predicted velocity, guided
+    v_cond: np.ndarray | None = None  # predicted velocity with the caption
+    v_uncond: np.ndarray | None = None  # predicted velocity with the null caption; None without guidance
     sample: np.ndarray | None = None  # output
     attention: dict[str, np.ndarray] = field(default_factory=dict)  # module name -> weights; shapes in `Trace`
 
@@ -50,14 +58,17 @@ class TraceLoop:
     caption: str
     tokens: list[str]  # L pieces, the end mark last
     edit_ratios: np.ndarray  # float32 [T]: 1 generated, 0 conditioning, between: edited
+    predicts: Literal["noise", "velocity"] = "noise"  # what the model predicts
+    windows: tuple[Window, ...] = ()  # the frames that each latent frame holds; empty: one each
 
 
 class Trace(Sequence[TraceStep]):
     """The steps of one video, in order, all loops one after the other.
 
-    latents: whether x_t, x_0, ε … are recorded. attention: names of attention modules of STDiT2 to record:
+    latents: whether x_t, x_0, ε … are recorded. attention: names of attention modules to record, of STDiT2
     "blocks.0.attn" (spatial: [heads, T, S, S]), "blocks.0.attn_temp" (temporal: [heads, S, T, T]) or
-    "blocks.0.cross_attn" (to the caption: [heads, T, h, w, L], h and w the rows and columns of tokens). The last axis
+    "blocks.0.cross_attn" (to the caption: [heads, T, h, w, L], h and w the rows and columns of tokens); of STDiT3
+    "spatial_blocks.0.attn", "temporal_blocks.0.attn", and the cross_attn of both. The last axis
     is that of the keys and sums to 1. steps: numbers of the steps to record, from 1; None: all.
     """
 
@@ -161,14 +172,11 @@ class Trace(Sequence[TraceStep]):
         active = np.ones(frames, bool) if step.active is None else array(step.active).reshape(frames) > 0
         prediction, latents = step.prediction, {}
         if self.latents:
-            latents = dict(
-                x_t=array(step.x_t),
-                x_0=array(step.x_0),
-                epsilon=array(prediction.epsilon),
-                eps_cond=array(prediction.cond),
-                eps_uncond=array(prediction.uncond),
-                sample=array(step.sample),
-            )
+            latents = dict(x_t=array(step.x_t), x_0=array(step.x_0), sample=array(step.sample))
+            is_noise = self.loops[loop].predicts == "noise"
+            names = ("epsilon", "eps_cond", "eps_uncond") if is_noise else ("velocity", "v_cond", "v_uncond")
+            outputs = prediction.output, prediction.cond, prediction.uncond
+            latents |= {name: array(output) for name, output in zip(names, outputs, strict=True)}
         return TraceStep(loop, step.number, step.timestep, active, reused, attention=attention, **latents)
 
 

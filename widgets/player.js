@@ -36,7 +36,7 @@ class Player {
     this.snr = new SignalToNoise(this.plan.tracks);
     this.times = {
       step: new Transport("Step", this.steps.length, (step) => this.go({ step }), () => this.play("step")),
-      frame: new Transport("Frame", this.frames, (frame) => this.go({ frame }), () => this.play("frame")),
+      frame: new Transport(this.plan.tracks[0].unit.replace(/^./, (letter) => letter.toUpperCase()), this.frames, (frame) => this.go({ frame }), () => this.play("frame")),
     };
     this.masks = this.plan.tracks.map(() => make("div", { class: "osl-player-mask", role: "img" }));
     this.times.frame.body.append(...this.masks);
@@ -163,8 +163,8 @@ class Player {
     const [step, frame] = [model.get("step"), model.get("frame")];
     const [loop, number, timestep, logSnr] = this.steps[step];
     const loops = this.plan.tracks[0].captions.length > 1 ? ` of loop ${loop}` : "";
-    times.step.show(step, `${number}${loops} · t = ${timestep} · SNR ${shortNumber(10 ** logSnr)}`);
-    times.frame.show(frame, `${frame} of 0…${this.frames - 1}`);
+    times.step.show(step, `${number}${loops} · t = ${timestep} · SNR ${shortNumber(timestep >= 1000 ? 0 : 10 ** logSnr)}`);
+    times.frame.show(frame, `${frame} of 0…${this.frames - 1}${this.plan.tracks[0].held[frame]}`);
     this.views.show(model.get("view"));
     this.shows.show(model.get("show"));
     this.scopes.show(model.get("scope"));
@@ -187,7 +187,7 @@ class Player {
     this.films.forEach((film, i) => film.mark(shown.at[i], shown.have[i], shown.frame));
     const [name] = this.plan.views[shown.view];
     const look = shown.show === "pixels" ? "decoded" : "in false colour";
-    showSymbols(this.filmTitle, `Film strip: ${name}, frame ${shown.frame}, all ${this.steps.length} steps, ${look}`);
+    showSymbols(this.filmTitle, `Film strip: ${name}, ${frameName(this.plan.tracks[0], shown.frame)}, all ${this.steps.length} steps, ${look}`);
     this.filler.style.visibility = shown.show === "pixels" ? "visible" : "hidden";
     this.views.disable(shown.reasons);
     this.shows.disable(shown.reasons);
@@ -278,7 +278,7 @@ class Stage {
     const panels = many ? this.channels : [this.whole];
     panels.forEach(({ canvas, caption }, c) => {
       drawTile(canvas, bitmap, c, panels.length);
-      const what = `${plan.views[shown.view][0]} of frame ${shown.frame} at step ${number}, t = ${timestep}`;
+      const what = `${plan.views[shown.view][0]} of ${frameName(this.track, shown.frame)} at step ${number}, t = ${timestep}`;
       set(canvas, { "aria-label": `${this.name}${what}, ${many ? caption.textContent : ranges[shown.show]}` });
     });
   }
@@ -332,7 +332,7 @@ function drawMask(node, track, index, frame, number, masks) {
     else blocks.push({ ratio, from: i, to: i });
   });
   const words = ({ ratio, from, to }) => {
-    const where = from === to ? `frame ${from}` : `frames ${from} to ${to}`;
+    const where = from === to ? frameName(track, from) : `${track.unit}s ${from} to ${to}`;
     return `${where} ${nameOf(ratio)}${active[from] === "1" ? "" : ", waiting"}`;
   };
   set(node, { "aria-label": `${masks > 1 ? `${"AB"[number]}: ` : ""}frame mask: ${blocks.map(words).join("; ")}` });
@@ -439,6 +439,11 @@ class Choice {
       set(input.parentNode, { title: reasons[value] });
     }
   }
+}
+
+/** "frame 3", or "latent frame 3 (frames 9–12)" */
+function frameName(track, frame) {
+  return `${track.unit} ${frame}${track.held[frame]}`;
 }
 
 /** The bytes of "picture" or "strip" of the first or second trace. */

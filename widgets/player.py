@@ -24,7 +24,8 @@ from pydantic import Field
 from traitlets import Bytes, Dict, Int, TraitError, Unicode, validate
 
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.schedule import Schedule
+from opensora_lite.latent_time import LatentTime
+from opensora_lite.schedule import TRAIN_STEPS, Schedule
 from opensora_lite.trace import Trace, TraceStep
 from opensora_lite.validation import Whole, check
 
@@ -33,6 +34,7 @@ VIEWS = {
     "x_t": ("x_t in", "the noisy latent that went in"),
     "x_0": ("x_0 predicted", "the clean latent that the prediction implies"),
     "epsilon": ("ε", "the noise that the model predicts"),
+    "velocity": ("v", "the velocity that the model predicts, from noise to the clean latent: x_0 − ε"),
     "guidance": ("guidance", "what the caption changes: the noise predicted with it − without it"),
     "sample": ("sample out", "the latent that came out"),
 }
@@ -49,6 +51,9 @@ NORMAL_RANGE = 4.0  # the histogram covers at least -4 … 4, the range of a sta
 
 _ALPHAS_CUMPROD = Schedule().alphas_cumprod.astype(np.float64)
 LOG_SNR = np.log10(_ALPHAS_CUMPROD / (1 - _ALPHAS_CUMPROD))  # of t = 0 … 999
+FLOW_LIMIT = (
+    0.001  # of rectified flow's t, 0 … 1, and of 1 - t: its SNR is 0 at t = 1, and log₁₀ of that is drawn as -6
+)
 
 
 class PlayerError(OpenSoraError, TraitError):
@@ -70,9 +75,10 @@ class LatentPlayer(Widget):
 
     trace: a Trace with latents. pipe: an OpenSora, or any object with its `decode`; needed for pixels.
     compare: a second Trace with as many frames, shown beside the first at the nearest timestep and in the same scale.
-    view: "x_t", "x_0", "epsilon", "guidance" (eps_cond - eps_uncond) or "sample". show: "channels" (grey),
-    "false_color" (the first three channels as red, green and blue) or "pixels" (decoded; of x_t, x_0 and sample).
-    step: index into the trace. frame: index from 0. Raises OpenSoraError for an invalid choice.
+    view: "x_t", "x_0", "epsilon" (of Open-Sora 1.2 "velocity"), "guidance" (eps_cond - eps_uncond, or v_cond -
+    v_uncond) or "sample". show: "channels" (grey), "false_color" (the first three channels as red, green and blue) or
+    "pixels" (decoded; of x_t, x_0 and sample). step: index into the trace. frame: index from 0, of a latent frame; its
+    pixels are the last frame that it holds. Raises OpenSoraError for an invalid choice.
 
     view, show, step and frame are attributes that can be set at any time; setting one renders:
 
@@ -121,6 +127,13 @@ class LatentPlayer(Widget):
             first, second = (track.num_frames for track in self._tracks)
             if first != second:
                 raise OpenSoraError(f"traces of {first} and {second} frames cannot be compared frame by frame")
+            if self._tracks[0].predicts != self._tracks[1].predicts:
+                raise OpenSoraError("a trace of noise predictions (1.1) and one of velocities (1.2) cannot be compared")
+        other = {"noise": "velocity", "velocity": "epsilon"}[self._tracks[0].predicts]
+        self._views = {name: texts for name, texts in VIEWS.items() if name != other}
+        if other == "epsilon":
+            title, text = VIEWS["guidance"]
+            self._views["guidance"] = title, text.replace("noise", "velocity")
         self._scales: dict[str, float] = {}
         self._decoded, self._thumbnails = ByteCache(CACHE_BYTES), ByteCache(THUMBNAIL_BYTES)
         self._strips: dict[str, tuple] = {}  # by the track's name: (content key, encoded strip)
@@ -148,7 +161,7 @@ class LatentPlayer(Widget):
         kinds = {
             "step": index_below(len(self._tracks[0].steps)),
             "frame": index_below(self._tracks[0].num_frames),
-            "view": Literal[tuple(VIEWS)],
+            "view": Literal[tuple(self._views)],
             "show": Literal[tuple(SHOWS)],
             "scope": Literal["frame", "all"],
             "rate": Annotated[Whole, Field(ge=1, le=60)],
@@ -233,7 +246,7 @@ class LatentPlayer(Widget):
             "histograms": [histogram(track.scoped(index, state), limit) for track, index in positions],
             "have": ["".join("01"[complete] for complete in self._have(state, track)) for track in self._tracks],
             "notes": [note for track, index in positions if (note := self._note(state, track, index))],
-            "reasons": {name: reason for name in (*VIEWS, *SHOWS) if (reason := self._unavailable(name))},
+            "reasons": {name: reason for name in (*self._views, *SHOWS) if (reason := self._unavailable(name))},
         }
         rendered = {"shown": shown, "error": "", "picture": pictures[0], "strip": strips[0]}
         if len(self._tracks) > 1:
@@ -262,7 +275,7 @@ class LatentPlayer(Widget):
         if step.reused:
             notes.append("the model was not evaluated; the previous output was reused (cache_threshold)")
         name = f"{track.name}, " if len(self._tracks) > 1 else ""
-        return f"{name}t = {step.timestep}: {'; '.join(notes)}" if notes else ""
+        return f"{name}t = {track.times[index]}: {'; '.join(notes)}" if notes else ""
 
     def _positions(self, state: State) -> list[tuple["Track", int]]:
         """Each trace with the index of the step shown."""
@@ -274,8 +287,12 @@ class LatentPlayer(Widget):
         """A frame at a step: uint8 [h, C·w] for channels, else [height, width, 3]."""
         latent = track.values(index, state.view)[:, state.frame]
         if state.show == "pixels":
-            key = track.name, state.view, index, state.frame
-            return self._decoded.get(key, lambda: self._pipe.decode(latent[:, None])[0])
+            window = track.windows[state.frame]  # the VAE decodes the latent frames of a chunk together
+            key = track.name, state.view, index, window.chunk
+            latents = track.values(index, state.view)[:, [w.chunk == window.chunk for w in track.windows]]
+            count = () if track.unit == "frame" else (window.chunk_last - window.chunk_first + 1,)
+            frames = self._decoded.get(key, lambda: self._pipe.decode(latents, *count))
+            return frames[window.last - window.chunk_first]
         levels = grey(latent, self._scale(state.view))
         return np.concatenate(levels, axis=1) if state.show == "channels" else false_color(levels)
 
@@ -296,8 +313,9 @@ class LatentPlayer(Widget):
         """Which steps have a thumbnail in the film strip: not those to be decoded first, nor those without guidance."""
         if state.show != "pixels":
             return [track.has(index, state.view) for index in range(len(track.steps))]
-        keys = ((track.name, state.view, index, state.frame) for index in range(len(track.steps)))
-        return [key in self._thumbnails or key in self._decoded for key in keys]
+        frame, chunk = state.frame, track.windows[state.frame].chunk
+        steps = [(track.name, state.view, index) for index in range(len(track.steps))]
+        return [(*step, frame) in self._thumbnails or (*step, chunk) in self._decoded for step in steps]
 
     def _thumbnail(self, state: State, track: "Track", index: int) -> np.ndarray:
         """A frame at a step, small, uint8 [height, width, 3]; latents in false colour."""
@@ -311,7 +329,7 @@ class LatentPlayer(Widget):
     def _plan(self) -> dict:
         return {
             "tracks": [track.plan() for track in self._tracks],
-            "views": {name: list(texts) for name, texts in VIEWS.items()},
+            "views": {name: list(texts) for name, texts in self._views.items()},
             "shows": SHOWS,
         }
 
@@ -342,14 +360,15 @@ class LatentPlayer(Widget):
         track = self._tracks[0]
         here = track.steps[state.step]
         text = (
-            f"LatentPlayer: {VIEWS[state.view][1]}, as {SHOWS[state.show]}; frame {state.frame}, step {here.number},"
-            f" t = {here.timestep}. With a running kernel sliders move through all {plural(len(track.steps), 'step')}"
-            f" and {plural(track.num_frames, 'frame')}."
+            f"LatentPlayer: {self._views[state.view][1]}, as {SHOWS[state.show]}; {track.name_of(state.frame)},"
+            f" step {here.number}, t = {track.times[state.step]}. With a running kernel sliders move through all"
+            f" {plural(len(track.steps), 'step')} and {plural(track.num_frames, track.unit)}."
         )
         return picture, " ".join([text, *(f"{note}." for note in self.shown["notes"])])
 
     def _still_pictures(self, figure, state: State) -> None:
-        figure.suptitle(f"{VIEWS[state.view][0]}, frame {state.frame}", fontsize=10)
+        title = f"{VIEWS[state.view][0]}, {self._tracks[0].name_of(state.frame)}"
+        figure.suptitle(title, fontsize=10)
         axes = figure.subplots(1, len(self._tracks), squeeze=False)[0]
         for axis, (track, index) in zip(axes, self._positions(state), strict=True):
             picture = self._pixels(state, track, index)
@@ -357,7 +376,7 @@ class LatentPlayer(Widget):
                 picture = in_two_rows(np.split(picture, track.channels, axis=1))
             axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
             axis.set_axis_off()
-            axis.set_title(f"t = {track.steps[index].timestep}", fontsize=9)
+            axis.set_title(f"t = {track.times[index]}", fontsize=9)
 
     def _still_values(self, axis) -> None:
         limit = self.shown["limit"]
@@ -369,7 +388,7 @@ class LatentPlayer(Widget):
         axis.set(title="values; line: N(0, 1)", yticks=[], xlim=(-limit, limit))
 
     def _still_snr(self, axis, state: State) -> None:
-        values = [LOG_SNR[step.timestep] for step in self._tracks[0].steps]
+        values = self._tracks[0].log_snr
         axis.plot(values, color="black")
         axis.plot(state.step, values[state.step], "o", color="black")
         axis.set(title="log₁₀ SNR, by step", xticks=sorted({0, len(values) - 1}))
@@ -381,7 +400,7 @@ class LatentPlayer(Widget):
                 axis.set_axis_off()
             for axis, index in zip(line, chosen, strict=False):
                 axis.imshow(self._thumbnail(state, track, int(index)))
-                axis.set_title(f"t = {track.steps[index].timestep}", fontsize=8)
+                axis.set_title(f"t = {track.times[index]}", fontsize=8)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -391,7 +410,7 @@ class LatentPlayer(Widget):
 
 def is_guided(step: TraceStep) -> bool:
     """Whether the step was made with classifier-free guidance."""
-    return step.eps_uncond is not None
+    return step.eps_uncond is not None or step.v_uncond is not None
 
 
 class Track:
@@ -409,6 +428,25 @@ class Track:
         if any(step.x_t is None for step in self.steps):
             raise OpenSoraError(f"{name} was recorded without latents; record it with Trace(latents=True)")
         self.channels, self.num_frames = self.steps[0].x_t.shape[:2]
+        self.predicts = self.loops[0].predicts
+        self.windows = self.loops[0].windows or LatentTime().windows(self.num_frames)
+        self.unit = "latent frame" if any(w.first < w.last or w.zeros_before for w in self.windows) else "frame"
+        self.times = [round(step.timestep, 1) for step in self.steps]  # of 1.1 whole, of 1.2 any
+        self.times = [int(t) if t == int(t) else t for t in self.times]
+        if self.predicts == "noise":
+            self.log_snr = [float(LOG_SNR[step.timestep]) for step in self.steps]
+        else:
+            t = np.clip([step.timestep / TRAIN_STEPS for step in self.steps], FLOW_LIMIT, 1 - FLOW_LIMIT)
+            self.log_snr = (2 * np.log10((1 - t) / t)).tolist()
+
+    def name_of(self, frame: int) -> str:
+        """For example "frame 3", "latent frame 3 (frames 9–12)"."""
+        return f"{self.unit} {frame}{self.held(frame)}"
+
+    def held(self, frame: int) -> str:
+        """The frames that a latent frame holds, in words: " (frames 9–12)"; "" for a frame."""
+        first, last = self.windows[frame].first, self.windows[frame].last
+        return "" if self.unit == "frame" else f" (frame {first})" if first == last else f" (frames {first}–{last})"
 
     def has(self, index: int, view: str) -> bool:
         """Whether a step has this view: guidance is missing outside the guidance interval."""
@@ -419,7 +457,8 @@ class Track:
         step = self.steps[index]
         if view != "guidance":
             return getattr(step, view)
-        return step.eps_cond - (step.eps_uncond if is_guided(step) else step.eps_cond)
+        cond, uncond = (step.eps_cond, step.eps_uncond) if self.predicts == "noise" else (step.v_cond, step.v_uncond)
+        return cond - (cond if uncond is None else uncond)
 
     def scoped(self, index: int, state: State) -> np.ndarray:
         """The values that the histogram covers; empty if the step doesn't have this view."""
@@ -433,7 +472,7 @@ class Track:
         values = np.abs(self.values(index, view)[:, self.steps[index].active])
         return float(values.max(initial=0, where=np.isfinite(values)))
 
-    def nearest(self, loop: int, timestep: int) -> int:
+    def nearest(self, loop: int, timestep: float) -> int:
         """The index of the step with the nearest timestep in this loop (in the last loop, if there are fewer)."""
         loop = min(loop, max(step.loop for step in self.steps))
         return min(
@@ -447,8 +486,11 @@ class Track:
             "captions": [loop.caption for loop in self.loops],
             "ratios": [[round(float(ratio), 4) for ratio in loop.edit_ratios] for loop in self.loops],
             "steps": [
-                [step.loop, step.number, step.timestep, round(float(LOG_SNR[step.timestep]), 3)] for step in self.steps
+                [step.loop, step.number, t, round(snr, 3)]
+                for step, t, snr in zip(self.steps, self.times, self.log_snr, strict=True)
             ],
+            "unit": self.unit,
+            "held": [self.held(frame) for frame in range(self.num_frames)],
             "active": ["".join("01"[int(active)] for active in step.active) for step in self.steps],
             "shape": list(self.steps[0].x_t.shape),
         }

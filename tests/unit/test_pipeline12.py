@@ -1,6 +1,7 @@
 """Open-Sora 1.2 through the pipeline: the same calls as for 1.1, with a model of random weights."""
 
 import doctest
+import io
 import json
 import shutil
 
@@ -9,6 +10,8 @@ import paddle
 import pytest
 from common import relative_error
 from memory_models import write_model12
+from opensora_lite.widgets import LatentPlayer
+from PIL import Image
 
 from opensora_lite import OpenSora, Trace, Video, estimate_memory, generations, read_video
 from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, SizeError
@@ -147,7 +150,12 @@ def test_a_video_has_its_frames(pipe, num_frames, T):
     trace = Trace()
     video = pipe(CAR, num_frames=num_frames, trace=trace)
     assert video.frames.shape == (num_frames, 64, 64, 3) and len(trace) == 4
-    assert trace[0].timestep == 1000 and trace[0].x_t.shape == (4, T, 8, 8)
+    step = trace[1]
+    assert trace[0].timestep == 1000 and step.x_t.shape == (4, T, 8, 8)
+    assert step.epsilon is None and trace.loops[0].predicts == "velocity" and len(trace.loops[0].windows) == T
+    np.testing.assert_allclose(step.x_0, step.x_t + step.timestep / 1000 * step.velocity, atol=1e-5)
+    player = LatentPlayer(trace, pipe, view="sample", show="pixels", step=3, frame=T - 1)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(player.picture))), video.frames[-1])
 
 
 @pytest.mark.parametrize("sampler", FLOW_SAMPLERS)

@@ -17,6 +17,7 @@ from PIL import Image
 from traces import Decoder, made_trace
 
 from opensora_lite import OpenSoraError, Trace
+from opensora_lite.generations import OPEN_SORA_12
 from opensora_lite.trace import TraceStep
 
 VIEWS = ["x_t", "x_0", "epsilon", "guidance", "sample"]
@@ -428,3 +429,46 @@ def test_notebooks_get_the_still_and_one_line():
     data, _ = player._repr_mimebundle_()
     assert data["text/plain"] == "LatentPlayer(1 step, 1 frame; step 0, frame 0, x_0 as channels)"
     assert "data:image/png;base64," in data["text/html"] and "application/vnd.jupyter.widget-view+json" in data
+
+
+# ------------------------------------------------------------------------------------------------ Open-Sora 1.2
+
+
+class ChunkDecoder:
+    """Replaces a video VAE: frame i of a chunk is as bright as i, and the latents decoded are kept."""
+
+    def __init__(self):
+        self.asked = []
+
+    def decode(self, latents, num_frames):
+        self.asked.append((latents.shape[1], num_frames))
+        return np.arange(num_frames, dtype=np.uint8)[:, None, None, None] * np.ones((1, 32, 48, 3), np.uint8)
+
+
+def test_a_trace_of_velocities_says_so():
+    """Its t is a number, its frames are latent frames, and pixels are those of whole chunks."""
+    noise, decoder = made_trace(frames=6), ChunkDecoder()
+    trace = Trace()
+    trace.loops = [replace(noise.loops[0], predicts="velocity", windows=tuple(OPEN_SORA_12.windows(20)))]
+    names = {"epsilon": "velocity", "eps_cond": "v_cond", "eps_uncond": "v_uncond"}
+    for step, t in zip(noise, np.linspace(1000, 12.34, len(noise)), strict=True):
+        moved = {new: getattr(step, old) for old, new in names.items()}
+        trace._steps.append(replace(step, timestep=float(t), **moved, **dict.fromkeys(names)))
+    player = LatentPlayer(trace, decoder, view="velocity", frame=2)
+    assert list(player.plan["views"]) == ["x_t", "x_0", "velocity", "guidance", "sample"]
+    assert "velocity" in player.plan["views"]["guidance"][1]
+    track = player.plan["tracks"][0]
+    assert track["unit"] == "latent frame" and track["held"][:2] == [" (frame 0)", " (frames 1–4)"]
+    assert [step[2] for step in track["steps"]][:2] == [1000, 802.5] and track["steps"][-1][2] == 12.3
+    snr = [step[3] for step in track["steps"]]
+    assert snr == sorted(snr) and snr[1] == pytest.approx(2 * np.log10(0.1975 / 0.8025), abs=0.01)
+    np.testing.assert_allclose(player._tracks[0].values(1, "guidance"), trace[1].v_cond - trace[1].v_uncond)
+    assert "latent frame 2 (frames 5–8)" in player.still()[1]
+    player.view, player.show = "sample", "pixels"
+    assert pixels(player.picture).max() == 8  # the last frame that it holds
+    player.frame = 5
+    assert decoder.asked == [(5, 17), (1, 3)] and pixels(player.picture).max() == 2
+    with pytest.raises(OpenSoraError, match="velocities"):
+        LatentPlayer(trace, compare=noise)
+    with pytest.raises(OpenSoraError, match="view"):
+        player.view = "epsilon"
