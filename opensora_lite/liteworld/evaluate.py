@@ -10,6 +10,8 @@ prompt      The share of clips with the right place, time, subject (none, if the
             direction, among the prompts that name it; and the share with all of these right.
 motion      The share of sunrises that rise and sunsets that set, and of subjects that move left and right as prompted;
             `steady` is the share of frames in which the subject is there, has the prompted color, and is one piece.
+            Open-Sora 1.2: `camera` and `speed` are the shares of clips with the prompted camera motion, and with the
+            prompted motion score (of LiteWorld's three the nearest).
 image …     For each task with references: PSNR of conditioning frames against the VAE's reconstruction of them, mean
             and minimum, and the share of clips with all attributes right. Edited frames are meant to change; their
             PSNR is called `edited`, and `time` is the share of clips that show the requested other time.
@@ -38,21 +40,36 @@ import numpy as np
 from pydantic import Field
 
 from opensora_lite.errors import OpenSoraError
+from opensora_lite.generations import FLOW_SAMPLERS, OPEN_SORA_11, Generation
 from opensora_lite.io.files import check_writable, write_json
-from opensora_lite.liteworld.describe import SMALLEST, Description, describe, steady_frames, sun_motion
+from opensora_lite.liteworld.describe import (
+    SMALLEST,
+    Description,
+    camera_motion,
+    describe,
+    motion_score,
+    steady_frames,
+    sun_motion,
+)
 from opensora_lite.liteworld.world import (
+    CAMERA_MOTIONS,
     COLORS,
     DIRECTIONS,
     HELD_OUT,
+    MOTION_SCORES,
     PLACES,
     SUBJECTS,
     TIMES,
     Scene,
     Time,
     caption,
+    possible_scores,
     render,
     sample_layout,
     sample_scene,
+    sample_shot,
+    sample_shot_layout,
+    score_suffix,
 )
 from opensora_lite.masks import MaskStrategy
 from opensora_lite.request import PIXELS_PER_LATENT, Job, ModelSpec, Settings, plan
@@ -66,6 +83,8 @@ EDIT_RATIO = 0.4
 Prompts, Runs = Annotated[Whole, Field(ge=1, le=PROMPTS)], Annotated[Whole, Field(ge=0, le=PROMPTS)]
 ATTRIBUTES = ("place", "time", "subject", "color", "direction")
 MOTIONS = ("sun rises", "sun sinks", "goes left", "goes right")
+SHOT_MOTIONS = ("camera", "speed")  # of Open-Sora 1.2, whose prompts name them
+FLOW_STEPS = 12  # of Open-Sora 1.2
 SUN_SPEED = 0.014  # heights per frame at 24 fps; a quarter of it counts as motion
 CELLS = 4  # per side of a frame, for the features of the Fréchet distance
 VAE_CLIPS = 40
@@ -80,13 +99,41 @@ PICTURES = HELD_OUT + 3_000  # clips that the VAE reconstructs
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def scenes(prompts: int = PROMPTS) -> list[Scene]:
+def is_of_shots(settings: Settings) -> bool:
+    """Whether these are settings of Open-Sora 1.2, whose prompts also say how the camera and the subject move."""
+    return settings.sampler in FLOW_SAMPLERS
+
+
+def scenes(prompts: int = PROMPTS, settings: Settings = Settings()) -> list[Scene]:
     """The first of 100 different scenes without layouts; their full captions are the prompts.
 
     Balanced by design: 25 of each place, 20 of each time, 22 of each subject and 12 without one; of those with one,
-    44 of each direction and 14 to 16 of each color. Pairs are balanced too, and so is every run of the list.
+    44 of each direction and 14 to 16 of each color. Pairs are balanced too, and so is every run of the list. With
+    `settings` of Open-Sora 1.2 they are shots: 20 of each camera motion, and motion scores that their length allows.
     """
-    return [_scene(i) for i in range(prompts)]
+    found = [_scene(i) for i in range(prompts)]
+    if not is_of_shots(settings):
+        return found
+    scores = possible_scores(settings.num_frames, settings.video_fps)
+    return [
+        replace(
+            scene,
+            camera=CAMERA_MOTIONS[(i + i // 20) % 5],  # 20 scenes are all pairs of place and time
+            motion_score=scores[(i + i // 9) % len(scores)] if scene.subject else None,
+        )
+        for i, scene in enumerate(found)
+    ]
+
+
+def prompt_of(scene: Scene, settings: Settings) -> str:
+    """The prompt of a scene: its caption, for Open-Sora 1.2 with its motion score and camera motion."""
+    return caption(scene) + (score_suffix(scene) if is_of_shots(settings) else "")
+
+
+def _sampled(seed: int, settings: Settings) -> Scene:
+    """A random scene, of Open-Sora 1.2 a shot."""
+    rng = np.random.default_rng(seed)
+    return sample_shot(rng, settings.num_frames, settings.video_fps) if is_of_shots(settings) else sample_scene(rng)
 
 
 def _scene(i: int) -> Scene:
@@ -101,7 +148,11 @@ def _scene(i: int) -> Scene:
 
 def _drawn(scene: Scene, seed: int, settings: Settings) -> np.ndarray:
     """A rendered clip of a scene, with the layout of a seed: uint8 [T, H, W, 3]."""
-    scene = sample_layout(scene, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    if is_of_shots(settings):
+        scene = sample_shot_layout(scene, rng, settings.num_frames, settings.video_fps)
+    else:
+        scene = sample_layout(scene, rng)
     return render(scene, settings.num_frames, *settings.image_size, fps=settings.video_fps)
 
 
@@ -114,18 +165,25 @@ class Request:
     strategy: MaskStrategy | None = None
 
 
-def _request(task: str, i: int, settings: Settings) -> Request:
+def tasks_of(generation: Generation) -> tuple[str, ...]:
+    """The tasks with references; in Open-Sora 1.2, given frames begin with a chunk, and none come before a clip."""
+    return TASKS if generation.align is None else tuple(task for task in TASKS if task != "prepend")
+
+
+def _request(task: str, i: int, settings: Settings, generation: Generation = OPEN_SORA_11) -> Request:
     """Run i of a task; the references of all tasks are parts of the same clip."""
-    scene = sample_scene(np.random.default_rng(REFERENCES + i))
+    scene = _sampled(REFERENCES + i, settings)
     clip = render(scene, settings.num_frames, *settings.image_size, fps=settings.video_fps)
     if task == "image":
         return Request(scene, (clip[:1],), MaskStrategy.image())
     if task == "connect":
         return Request(scene, (clip[:1], clip[-1:]), MaskStrategy.connect())
     if task in ("extend", "prepend"):  # the clip goes on, or what came before it is generated
-        given = max(1, settings.num_frames * 6 // 16)
+        windows = generation.windows(settings.num_frames)
+        count = max(1, round(len(windows) * 6 / 16))  # of the frames that a strategy counts
+        given = windows[count - 1].last + 1
         strategy = MaskStrategy.extend if task == "extend" else MaskStrategy.prepend
-        return Request(scene, (clip[:given],), strategy(given))
+        return Request(scene, (clip[:given],), strategy(count))
     other_time: Time = "noon" if scene.time == "cyberpunk" else "cyberpunk"
     return Request(replace(scene, time=other_time), (clip,), MaskStrategy.edit(EDIT_RATIO))
 
@@ -151,10 +209,12 @@ def check_request(settings: Settings, prompts: int = PROMPTS, runs: int = RUNS) 
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def verdict(scene: Scene, frames: np.ndarray, fps: float = 24) -> tuple[Description, dict[str, bool]]:
+def verdict(
+    scene: Scene, frames: np.ndarray, fps: float = 24, is_shot: bool = False
+) -> tuple[Description, dict[str, bool]]:
     """The description of frames uint8 [T, H, W, 3], and whether each of ATTRIBUTES, "together" and MOTIONS is right.
 
-    Only what the scene's caption names has an entry.
+    Only what the scene's caption names has an entry. is_shot: whether the caption has scores; then also SHOT_MOTIONS.
     """
     seen = describe(frames)
     named = ATTRIBUTES if scene.subject else ATTRIBUTES[:3]
@@ -166,6 +226,12 @@ def verdict(scene: Scene, frames: np.ndarray, fps: float = 24) -> tuple[Descript
         name, sign = ("sun rises", 1) if scene.time == "sunrise" else ("sun sinks", -1)
         motion = sun_motion(frames)
         right[name] = motion is not None and sign * motion > SUN_SPEED * 24 / fps / 4
+    if is_shot:
+        right["camera"] = camera_motion(frames) == scene.camera
+        if scene.motion_score:
+            score = motion_score(frames, fps)
+            nearest = None if score is None else min(MOTION_SCORES, key=lambda known: abs(known - score))
+            right["speed"] = nearest == scene.motion_score
     return seen, right
 
 
@@ -323,13 +389,15 @@ def evaluate(
     pipe: an OpenSora. prompts: the first so many of the 100. runs: of each of the five tasks with references; 0: none.
     on_progress: called with the work done and the total, in denoising steps of a batch and clips through the VAE,
     which take about equally long. settings: fields of `Settings`, which replace the model's defaults; batch_size is 4
-    by default. Prompt i, and run i of a task, use seed + i.
+    by default, and num_sampling_steps of Open-Sora 1.2 is 12. Prompt i, and run i of a task, use seed + i.
     Raises OpenSoraError before work starts. The small model takes about ten minutes on one core.
     """
-    chosen = replace(pipe.settings, **{"batch_size": 4, **settings})
+    steps = {"num_sampling_steps": FLOW_STEPS} if is_of_shots(pipe.settings) else {}
+    chosen = replace(pipe.settings, **{"batch_size": 4, **steps, **settings})
     check_request(chosen, prompts, runs)
-    wanted, tried = scenes(prompts), min(prompts, VAE_CLIPS)
-    batches = -(-prompts // chosen.batch_size) + len(TASKS) * -(-runs // chosen.batch_size)
+    generation, motions = pipe.spec.generation, MOTIONS + SHOT_MOTIONS * is_of_shots(chosen)
+    wanted, names, tried = scenes(prompts, chosen), tasks_of(generation) if runs else (), min(prompts, VAE_CLIPS)
+    batches = -(-prompts // chosen.batch_size) + len(names) * -(-runs // chosen.batch_size)
     total = batches * chosen.num_sampling_steps + 3 * prompts + tried * len(_vae_sizes(chosen))
     done = count(1)
 
@@ -339,16 +407,16 @@ def evaluate(
 
     text = _make(pipe, "text", [Request(scene) for scene in wanted], chosen, tick)
     tasks = {
-        task: _make(pipe, task, [_request(task, i, chosen) for i in range(runs)], chosen, tick)
-        for task in (TASKS if runs else ())
+        task: _make(pipe, task, [_request(task, i, chosen, generation) for i in range(runs)], chosen, tick)
+        for task in names
     }
 
     # rendered clips: after a round trip through the VAE for the shares, as rendered for the distances
     ideal, ideal_steady, drawn, other, made = [], [], [], [], []
     for i, (scene, clip) in enumerate(zip(wanted, text, strict=True)):
         latents = pipe.encode(_drawn(scene, HELD_OUT + i, chosen))
-        again = pipe.decode(latents)
-        ideal.append(verdict(scene, again, chosen.video_fps)[1])
+        again = pipe.decode(latents, chosen.num_frames)
+        ideal.append(verdict(scene, again, chosen.video_fps, is_of_shots(chosen))[1])
         ideal_steady.append(steadiness(scene, again))
         drawn.append(features(latents))
         tick()
@@ -359,7 +427,7 @@ def evaluate(
 
     right = [clip.right for clip in text]
     scores = {f"prompt.{name}": _share(name, right, ideal) for name in (*ATTRIBUTES, "together")}
-    scores |= {f"motion.{name}": _share(name, right, ideal) for name in MOTIONS}
+    scores |= {f"motion.{name}": _share(name, right, ideal) for name in motions}
     scores["motion.steady"] = _mean_share([clip.steady for clip in text], ideal_steady)
     scores["text.kept"] = Score(None, None, 0, "dB")
     for task, clips in tasks.items():
@@ -373,7 +441,7 @@ def evaluate(
 
 def _make(pipe, task: str, requests: list[Request], settings: Settings, on_step: Callable) -> list[Clip]:
     jobs = plan(
-        [caption(request.scene) for request in requests],
+        [prompt_of(request.scene, settings) for request in requests],
         [list(request.references) or None for request in requests],
         [request.strategy for request in requests],
         settings,
@@ -381,7 +449,7 @@ def _make(pipe, task: str, requests: list[Request], settings: Settings, on_step:
     )
     clips = []
     for request, (job, video) in zip(requests, pipe.generate(jobs, settings, on_step), strict=True):
-        seen, right = verdict(request.scene, video.frames, settings.video_fps)
+        seen, right = verdict(request.scene, video.frames, settings.video_fps, is_of_shots(settings))
         best = [pipe.decode(pipe.encode(reference), len(reference)) for reference in request.references]
         given = [psnr(video.frames[t], best[r][i]) for t, r, i in _given_frames(job, len(video.frames), best)]
         steady = steadiness(request.scene, video.frames)
@@ -414,13 +482,16 @@ def _task_scores(task: str, clips: list[Clip]) -> dict[str, Score]:
 
 
 def _vae_sizes(settings: Settings) -> list[tuple[int, int]]:
-    """The image size and a wide and a tall one of about its area, as in 64×64, 48×80 and 80×48."""
+    """The image size and a wide and a tall one of about its area, as in 64×64, 48×80 and 80×48.
+
+    Of Open-Sora 1.2 also the one with twice the sides.
+    """
 
     def scaled(n, ratio):
         return max(1, round(n * ratio / PIXELS_PER_LATENT)) * PIXELS_PER_LATENT
 
     height, width = settings.image_size
-    ratios = ((1, 1), (0.75, 1.25), (1.25, 0.75))
+    ratios = ((1, 1), (0.75, 1.25), (1.25, 0.75), *[(2, 2)] * is_of_shots(settings))
     return list(dict.fromkeys((scaled(height, down), scaled(width, across)) for down, across in ratios))
 
 
@@ -440,8 +511,11 @@ def _reconstructions(pipe, clips: int, settings: Settings, tick: Callable) -> di
     for size in _vae_sizes(settings):
         db = []
         for i in range(clips):
-            scene = sample_scene(np.random.default_rng(PICTURES + i))
-            frames = render(scene, 16, *size)[::4]  # skips nearly identical frames
+            scene = _sampled(PICTURES + i, settings)
+            if is_of_shots(settings):  # a video VAE needs all frames of a chunk
+                frames = render(scene, pipe.spec.generation.chunk or 17, *size)
+            else:
+                frames = render(scene, 16, *size)[::4]  # skips nearly identical frames
             db += [psnr(a, b) for a, b in zip(pipe.decode(pipe.encode(frames), len(frames)), frames, strict=True)]
             tick()
         scores["vae.{}×{}".format(*size)] = _decibels(db)
@@ -494,8 +568,10 @@ def _beside(clip: Clip) -> list[tuple[str, str]]:
     right = [name for name in ATTRIBUTES if clip.right.get(name)]
     wrong = [
         f"{name} ({getattr(clip.seen, name) or 'none'})" for name in ATTRIBUTES if not clip.right.get(name, True)
-    ] + [name for name in MOTIONS[:2] if not clip.right.get(name, True)]
+    ] + [name for name in (*MOTIONS[:2], *SHOT_MOTIONS) if not clip.right.get(name, True)]
     lines = [(("" if clip.task == "text" else f"{clip.task}: ") + caption(clip.scene), "black")]
+    if "camera" in clip.right:
+        lines.append((score_suffix(clip.scene).strip(), "black"))
     if right:
         lines.append(("right: " + ", ".join(right), "green"))
     if wrong:

@@ -199,9 +199,8 @@ def sample_shot(rng: np.random.Generator, num_frames: int = 17, fps: float = 24)
     camera = "static" if static else CAMERA_MOTIONS[rng.integers(1, len(CAMERA_MOTIONS))]
     if scene.subject is None:
         return sample_shot_layout(replace(scene, camera=camera), rng, num_frames, fps)
-    duration = shot_duration(num_frames, fps)
-    possible = [score for score in MOTION_SCORES if score / SCORE_PER_SPEED * duration <= LONGEST_WAY]
-    score = possible[rng.integers(len(possible))] if possible else MOTION_SCORES[0]
+    possible = possible_scores(num_frames, fps)
+    score = possible[rng.integers(len(possible))]
     return sample_shot_layout(replace(scene, camera=camera, motion_score=score), rng, num_frames, fps)
 
 
@@ -211,6 +210,13 @@ LONGEST_WAY = 0.85  # of a subject within a shot, widths
 def shot_duration(num_frames: int, fps: float) -> float:
     """Time units between the first and the last frame; at least 16, so that an image is the start of a clip."""
     return max(16.0, (num_frames - 1) * 24 / fps)
+
+
+def possible_scores(num_frames: int, fps: float) -> list[MotionScore]:
+    """The motion scores of shots of this length: a faster subject would leave the picture."""
+    duration = shot_duration(num_frames, fps)
+    possible = [score for score in MOTION_SCORES if score / SCORE_PER_SPEED * duration <= LONGEST_WAY]
+    return possible or [MOTION_SCORES[0]]
 
 
 def sample_shot_layout(scene: Scene, rng: np.random.Generator, num_frames: int = 17, fps: float = 24) -> Scene:

@@ -11,12 +11,15 @@ from PIL import Image
 
 from opensora_lite import MaskStrategy, Settings, Video
 from opensora_lite.errors import OpenSoraError
+from opensora_lite.generations import OPEN_SORA_12
 from opensora_lite.liteworld import evaluate as measure
 from opensora_lite.liteworld.describe import Description
 from opensora_lite.liteworld.evaluate import Report, compare, evaluate, features, frechet, picture, psnr, save
 from opensora_lite.liteworld.world import (
+    CAMERA_MOTIONS,
     COLORS,
     DIRECTIONS,
+    MOTION_SCORES,
     PLACES,
     SUBJECTS,
     TIMES,
@@ -107,6 +110,48 @@ def test_steadiness_is_that_of_the_prompted_subject():
     assert measure.steadiness(Scene("desert", "noon", "car", "red", "left"), frames) == 1.0
     assert measure.steadiness(Scene("desert", "noon", "car", "blue", "left"), frames) == 0.0
     assert measure.steadiness(Scene("desert", "noon", "car"), drawn("desert", "noon", num_frames=6)) == 0.0
+
+
+# --------------------------------------------------------------------------------------------------- Open-Sora 1.2
+
+FLOW = Settings(num_frames=17, image_size=(64, 64), frame_interval=1, sampler="rectified-flow", cfg_channel=None)
+
+
+def test_prompts_of_1_2_say_how_the_camera_and_the_subject_move():
+    scenes = measure.scenes(100, FLOW)
+    assert [replace(scene, camera="static", motion_score=None) for scene in scenes] == measure.scenes()
+    assert Counter(scene.camera for scene in scenes) == dict.fromkeys(CAMERA_MOTIONS, 20)
+    for place_or_time in ("place", "time"):
+        assert len({(scene.camera, getattr(scene, place_or_time)) for scene in scenes}) in (20, 25)
+    scores = Counter(scene.motion_score for scene in scenes)
+    assert scores[None] == 12 and min(scores[score] for score in MOTION_SCORES) > 25
+    assert {scene.motion_score for scene in measure.scenes(100, replace(FLOW, num_frames=51))} == {None, 3}
+    assert measure.prompt_of(scenes[1], FLOW).startswith("a red car driving left on the city at noon motion score: ")
+    assert "camera motion: pan left." in measure.prompt_of(scenes[1], FLOW)
+
+
+@pytest.mark.parametrize("i", [1, 2, 3, 4])
+def test_a_verdict_on_a_shot(i):
+    """A rendered shot is right; of its neighbours at least the camera motion is wrong."""
+    scene = measure.scenes(5, FLOW)[i]
+    frames = measure._drawn(scene, 0, FLOW)
+    right = measure.verdict(scene, frames, 24, is_shot=True)[1]
+    assert right.pop("together") and all(right.values()) and {"camera", "speed"} < set(right)
+    other = replace(scene, camera=CAMERA_MOTIONS[0 if scene.camera != "static" else 1], motion_score=7)
+    wrong = measure.verdict(other, frames, 24, is_shot=True)[1]
+    assert not wrong["camera"] and wrong["speed"] == (scene.motion_score == 7)
+    assert "camera" not in measure.verdict(scene, frames)[1]
+
+
+def test_tasks_of_1_2_count_latent_frames():
+    requests = {task: measure._request(task, 0, FLOW, OPEN_SORA_12) for task in measure.tasks_of(OPEN_SORA_12)}
+    assert {task: str(request.strategy) for task, request in requests.items()} == {
+        "image": "0",
+        "connect": "0;0,1,0,-1",
+        "extend": "0,0,-2,0,2",
+        "edit": "0,0,0,0,all,0.4",
+    }
+    assert [len(clip) for clip in requests["extend"].references] == [5]  # two latent frames
 
 
 # --------------------------------------------------------------------------------------------------- whole reports

@@ -16,7 +16,8 @@ from PIL import Image
 from opensora_lite import OpenSora, Trace, Video, estimate_memory, generations, read_video
 from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, SizeError
 from opensora_lite.generations import OPEN_SORA_11, OPEN_SORA_12, generation_of
-from opensora_lite.liteworld.evaluate import _given_frames
+from opensora_lite.liteworld import evaluate as measure
+from opensora_lite.liteworld.describe import Description
 from opensora_lite.request import SAMPLER_NAMES, Settings, captions_of, model_defaults, model_spec, plan
 from opensora_lite.runtime.memory import stdit_parameters, vae_parameters
 from opensora_lite.samplers import FLOW_SAMPLERS, SAMPLERS
@@ -210,8 +211,25 @@ def test_given_frames_are_found_for_evaluation(folder, spec):
     """Latent frames of one, four and three frames; each pair is of frames that the VAE holds in one latent frame."""
     given = settings(folder, num_frames=20)
     (job,) = plan(CAR, [[CLIP, PICTURES[0]]], ["0,0,0,0,2;0,1,0,5"], given, spec)
-    pairs = sorted(_given_frames(job, 20, [CLIP.frames, PICTURES[0].frames]))
+    pairs = sorted(measure._given_frames(job, 20, [CLIP.frames, PICTURES[0].frames]))
     assert pairs == [*((i, 0, i) for i in range(5)), (19, 1, 0)]
+
+
+def test_evaluation(pipe, monkeypatch):
+    """All that 1.1 has but `prepend`, and the camera, whose prompts are named; what is seen is not looked at here."""
+    monkeypatch.setattr(measure, "VAE_CLIPS", 1)
+    for name, seen in (("camera_motion", "static"), ("motion_score", 5.2), ("sun_motion", 0.01)):
+        monkeypatch.setattr(measure, name, lambda *_, seen=seen: seen)
+    monkeypatch.setattr(measure, "describe", lambda frames: Description("ocean", "sunrise"))
+    monkeypatch.setattr(measure, "steady_frames", lambda frames, color: None)
+    progress = []
+    sizes = dict(num_frames=9, image_size=(32, 32))
+    report = measure.evaluate(pipe, 3, 1, **sizes, on_progress=lambda *now: progress.append(now))
+    assert report.settings["num_sampling_steps"] == 12 and progress[-1][0] == progress[-1][1] == len(progress)
+    found = {name: (score.value, score.count) for name, score in report.scores.items()}
+    assert found["motion.camera"] == (1 / 3, 3) and found["motion.speed"] == (0.5, 2)
+    assert found["motion.sun rises"] == (1, 1) and found["motion.steady"] == (0, 2)
+    assert found["extend.kept"][1] == 1 and found["vae.64×64"][1] == 17 and "prepend.kept" not in found
 
 
 def test_the_command_line(folder, tmp_path):
