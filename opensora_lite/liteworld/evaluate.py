@@ -230,8 +230,8 @@ def verdict(
         right["camera"] = camera_motion(frames) == scene.camera
         if scene.motion_score:
             score = motion_score(frames, fps)
-            nearest = None if score is None else min(MOTION_SCORES, key=lambda known: abs(known - score))
-            right["speed"] = nearest == scene.motion_score
+            speeds = [] if score is None else sorted(MOTION_SCORES, key=lambda known: abs(known - score))
+            right["speed"] = speeds[:1] == [scene.motion_score]
     return seen, right
 
 
