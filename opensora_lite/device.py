@@ -107,7 +107,7 @@ def set_device(device: str | None = None) -> str:
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if device is None:
         device = "gpu" if has_gpu else "cpu"
-    if not re.fullmatch(r"cpu|gpu(:[0-9]+)?", device):
+    if not isinstance(device, str) or not re.fullmatch(r"cpu|gpu(:[0-9]+)?", device):
         raise DeviceError(f'device "{device}" is unknown; give "cpu", "gpu" or "gpu:1"')
     if device != "cpu" and not has_gpu:
         built = "sees no GPU" if paddle.is_compiled_with_cuda() else "is the CPU build"
@@ -135,7 +135,7 @@ def resolve_dtype(dtype: str | None, device: str) -> str:
     """
     if dtype is None:
         return "float32" if device == "cpu" else "float16"
-    if dtype not in PRECISIONS:
+    if not isinstance(dtype, str) or dtype not in PRECISIONS:
         raise DeviceError(f'dtype "{dtype}" is unknown; give fp32, fp16 or bf16')
     if device == "cpu" and PRECISIONS[dtype] != "float32":
         raise DeviceError(f"dtype {dtype} needs a GPU: Paddle has no {PRECISIONS[dtype]} kernels for a CPU; use fp32")

@@ -42,7 +42,7 @@ from pydantic import Field
 
 from opensora_lite.errors import MaskStrategyError, shown
 from opensora_lite.latent_time import LatentTime, Window
-from opensora_lite.validation import AsTuple, Count, Index, Whole, check, validated
+from opensora_lite.validation import Array, AsTuple, Count, Index, Items, Whole, check, validated
 
 MAX_FRAMES = 10_000  # of one loop
 MAX_LOOPS = 1_000
@@ -171,6 +171,7 @@ class MaskStrategy:
     @classmethod
     def extend(cls, n: int) -> "MaskStrategy":
         """Continue a clip forward: the video begins with its last n frames. `0,0,-n,0,n`"""
+        n = check(Count, n, "n", MaskStrategyError)
         return cls((Segment(reference_start=-n, length=n),))
 
     @classmethod
@@ -179,6 +180,7 @@ class MaskStrategy:
 
         This is the example that PaddleMIX's README calls video extending.
         """
+        n = check(Count, n, "n", MaskStrategyError)
         return cls((Segment(target_start=-n, length=n),))
 
     @classmethod
@@ -189,6 +191,7 @@ class MaskStrategy:
     @classmethod
     def loop(cls, n: int, loop: int = 1, reference: int = 0) -> "MaskStrategy":
         """Loop `loop` begins with the last n frames of the clip `reference`. `1,0,-n,0,n`"""
+        n = check(Count, n, "n", MaskStrategyError)
         return cls((Segment(loop=loop, reference=reference, reference_start=-n, length=n),))
 
     def continued(self, loops: int, condition_frames: int, references: int) -> "MaskStrategy":
@@ -197,6 +200,9 @@ class MaskStrategy:
         condition_frames: how many frames each loop takes over. references: the number of given references; the clip
         of loop i is reference `references + i`. Source: the loop over `loop_i` in inference-long.py.
         """
+        check(Loops, loops, "loops", MaskStrategyError)
+        check(Index, condition_frames, "condition_frames", MaskStrategyError)
+        check(Index, references, "references", MaskStrategyError)
         later = (self.loop(condition_frames, loop, references + loop - 1) for loop in range(1, loops))
         return sum(later, self)
 
@@ -214,12 +220,12 @@ class MaskStrategy:
         >>> [[frame.edit_ratio for frame in frames] for frames in MaskStrategy.image().resolve(3, [1], loops=2)]
         [[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
         """
-        _check_video(num_frames, references, loops)
+        _check_video(num_frames, references, loops, align)
         for index, segment in enumerate(self.segments):
             with _located(index, segment):
                 if segment.loop >= loops:
                     raise MaskStrategyError(f"loop {segment.loop} does not exist; loops={loops}, counted from 0")
-        return [self.timeline(num_frames, [*references, *[num_frames] * loop], loop, align) for loop in range(loops)]
+        return [self._frames(num_frames, [*references, *[num_frames] * loop], loop, align) for loop in range(loops)]
 
     def check(self, num_frames: int, references: Sequence[int], loops: int = 1) -> None:
         """Raise MaskStrategyError where resolve() does."""
@@ -237,6 +243,12 @@ class MaskStrategy:
         >>> [frame.edit_ratio for frame in MaskStrategy.image().timeline(num_frames=3, references=[1])]
         [0.0, 1.0, 1.0]
         """
+        _check_video(num_frames, references, align=align)
+        check(Index, loop, "loop", MaskStrategyError)
+        return self._frames(num_frames, references, loop, align)
+
+    def _frames(self, num_frames: int, references: Sequence[int], loop: int, align: int | None) -> tuple[Frame, ...]:
+        """`timeline` of checked arguments."""
         frames = [Frame()] * num_frames
         for index, segment in self.fitted(num_frames, references, loop, align).items():
             for i, target in enumerate(segment.target):
@@ -271,6 +283,9 @@ class MaskStrategy:
         self, latents: np.ndarray, references: Sequence[np.ndarray], loop: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
         """`apply_frames` with the timeline of one loop. Raises MaskStrategyError if a segment doesn't fit."""
+        check(Array, latents, "latents", MaskStrategyError)
+        if latents.ndim != 4:
+            raise MaskStrategyError(f"latents must have the shape [C, T, H, W], not {list(latents.shape)}")
         frames = self.timeline(latents.shape[1], [reference.shape[1] for reference in references], loop)
         return apply_frames(latents, references, frames)
 
@@ -407,10 +422,11 @@ def _parse_field(name: str, text: str) -> Any:
         raise MaskStrategyError(f"{name} must be {kind}, not {shown(text)}") from None
 
 
-def _check_video(num_frames: int, references: Sequence[int], loops: int) -> None:
+def _check_video(num_frames: int, references: Sequence[int], loops: int = 1, align: int | None = None) -> None:
     check(NumFrames, num_frames, "num_frames", MaskStrategyError)
     check(Loops, loops, "loops", MaskStrategyError)
-    check(Annotated[tuple[Count, ...], AsTuple], references, "references", MaskStrategyError)
+    check(Annotated[tuple[Count, ...], Items], references, "references", MaskStrategyError)
+    check(Count | None, align, "align", MaskStrategyError)
 
 
 @contextlib.contextmanager

@@ -7,12 +7,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import InstanceOf
 
 from opensora_lite.device import give_back_memory, resolve_dtype, set_device
-from opensora_lite.errors import CheckpointError, NeedsMemory, OpenSoraError, PromptError, note
+from opensora_lite.errors import (
+    CheckpointError,
+    DeviceError,
+    MediaError,
+    NeedsMemory,
+    OpenSoraError,
+    PromptError,
+    SizeError,
+    note,
+)
 from opensora_lite.io.checkpoints import find_part, open_checkpoint, part_of, read_config
 from opensora_lite.masks import MaskStrategy, apply_frames
 from opensora_lite.provenance import Run, UsedPart, checksum, record, used_part
@@ -32,7 +42,8 @@ from opensora_lite.request import (
 )
 from opensora_lite.runtime import memory
 from opensora_lite.runtime.offload import LOADING, Offloaded, Resident
-from opensora_lite.validation import Count, check
+from opensora_lite.trace import Trace
+from opensora_lite.validation import Array, Count, Items, Place, Texts, check
 from opensora_lite.video import Video
 
 if TYPE_CHECKING:  # these import paddle
@@ -44,7 +55,6 @@ if TYPE_CHECKING:  # these import paddle
     from opensora_lite.stdit2 import STDiT2
     from opensora_lite.stdit3 import STDiT3
     from opensora_lite.text import TextEmbeddings, TextEncoder
-    from opensora_lite.trace import Trace
     from opensora_lite.vae import FrameVAE
     from opensora_lite.video_vae import VideoVAE
 
@@ -53,6 +63,8 @@ COMPILED_TOKENS = 10 * 16 * 16
 # A note says where the VAE comes less near to a reference, in dB. The small VAE gives pictures of LiteWorld with 25 dB
 # or more and photographs with 20; sd-vae-ft-ema gives photographs (COCO, 256×256) with 23.8 ± 3.9, by its model card.
 POOR_RECONSTRUCTION = 21
+Jobs = Annotated[tuple[InstanceOf[Job], ...], Items]
+AnySettings, AnyTrace = InstanceOf[Settings], InstanceOf[Trace]
 COMPILED_PARAMETERS = 200_000_000  # of STDiT2: larger ones are compiled only on request, for memory's sake
 
 
@@ -132,6 +144,7 @@ class OpenSora:
         Raises CheckpointError, DeviceError and OutOfMemoryError.
         """
         check(Count | None, micro_batch_size, "micro_batch_size")
+        check(bool, sequential, "sequential")
         if text_embeddings is not None and (t5 is not None or sequential):
             raise OpenSoraError("with text_embeddings no T5 is loaded: leave out t5 and sequential")
         paths, settings = _find_parts(model, {"stdit": stdit, "t5": t5, "vae": vae}, text_embeddings is None)
@@ -155,10 +168,11 @@ class OpenSora:
         load: Any = stdit3.load_stdit3 if is_flow else stdit2.load_stdit
         load_transformer = functools.partial(load, paths["stdit"], dtype)
         with NeedsMemory(*LOADING):
+            embeddings = text_embeddings
+            if embeddings is not None and not isinstance(embeddings, TextEmbeddings):
+                embeddings = TextEmbeddings.read(check(Place, embeddings, "text_embeddings", CheckpointError))
             vae_model = load_any_vae(paths["vae"], dtype, micro_batch_size or memory.micro_batch)
-            if text_embeddings is not None:
-                given = text_embeddings
-                embeddings = given if isinstance(given, TextEmbeddings) else TextEmbeddings.read(given)
+            if embeddings is not None:
                 check_compatible(config, embeddings.width, embeddings.max_length, vae_model)
                 parts["text_embeddings"] = UsedPart("text embeddings", embeddings.fingerprint)
                 spec = replace(spec, reader=embeddings)
@@ -181,9 +195,7 @@ class OpenSora:
         Captions have the scores (aes, flow, camera_motion) of the model's default settings.
         loops: of the videos that they will be used for, as prompts can have a |0| schedule. Raises PromptError.
         """
-        return self.text.embed(
-            captions_of([prompts] if isinstance(prompts, str) else prompts, loops, self.spec, self.settings)
-        )
+        return self.text.embed(captions_of(prompts, loops, self.spec, self.settings))
 
     def compile(self, precision: str | None = "auto") -> "OpenSora":
         """Compile transformer and VAE decoder for each size when it is first used; returns the pipeline itself.
@@ -195,6 +207,7 @@ class OpenSora:
         """
         from opensora_lite.runtime.engine import choose_precision
 
+        check(str | None, precision, "precision", DeviceError)
         if precision is not None:
             choose_precision(precision)
         self._precision, self._may_compile = precision, precision is not None
@@ -212,7 +225,7 @@ class OpenSora:
         references: References | Sequence[References] = None,
         mask_strategy: str | MaskStrategy | Sequence[str | MaskStrategy | None] | None = None,
         on_step: Callable[[Progress], None] | None = None,
-        trace: "Trace | None" = None,
+        trace: Trace | None = None,
         **settings: Any,
     ) -> Video | list[Video]:
         """A Video for a prompt; a list of Videos for a list of prompts, or where num_sample is more than 1.
@@ -228,11 +241,10 @@ class OpenSora:
             raise TypeError(f"unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
         chosen = self.settings.changed(**settings)
         single = isinstance(prompt, str)
-        if not single and not isinstance(prompt, Sequence):
-            raise PromptError(f"a prompt is text, or a list of texts, not {type(prompt).__name__}")
+        prompts = check(Texts, prompt, "prompt", PromptError)
         given: Any = [references] if single else references
         strategies: Any = [mask_strategy] if single else mask_strategy
-        jobs = plan(prompt, given, strategies, chosen, self.spec)
+        jobs = plan(prompts, given, strategies, chosen, self.spec)
         videos = [video for _, video in self.generate(jobs, chosen, on_step, trace)]
         return videos[0] if single and chosen.num_sample == 1 else videos
 
@@ -241,7 +253,7 @@ class OpenSora:
         jobs: Sequence[Job],
         settings: Settings,
         on_step: Callable[[Progress], None] | None = None,
-        trace: "Trace | None" = None,
+        trace: Trace | None = None,
     ) -> Iterator[tuple[Job, Video]]:
         """Make the videos of `jobs`, batch by batch, and yield each as soon as it is done.
 
@@ -249,6 +261,10 @@ class OpenSora:
         Raises OpenSoraError for a trace of several jobs, DeviceError where the work would need more memory than there
         is, OutOfMemoryError where it runs out all the same; the pipeline can be used again afterwards.
         """
+        check(Jobs, jobs, "jobs")
+        check(AnySettings, settings, "settings")
+        check(Callable | None, on_step, "on_step")
+        check(AnyTrace | None, trace, "trace")
         if trace is not None and len(jobs) != 1:
             raise OpenSoraError(f"a trace follows one video, and {len(jobs)} were asked for; make them one by one")
         import paddle
@@ -286,7 +302,7 @@ class OpenSora:
         text: "TextEncoder | TextEmbeddings",
         engine: "Engine | None",
         report: "Callable[[int, Step], None]",
-        trace: "Trace | None",
+        trace: Trace | None,
     ) -> np.ndarray:
         """uint8 frames [B, T, height, width, 3] of one batch."""
         import paddle
@@ -362,7 +378,7 @@ class OpenSora:
 
     def _recording(
         self,
-        trace: "Trace | None",
+        trace: Trace | None,
         text: "TextEncoder | TextEmbeddings",
         caption: str,
         edit_ratios: np.ndarray,
@@ -383,7 +399,7 @@ class OpenSora:
         loop = TraceLoop(caption, text.pieces(caption), edit_ratios, predicts, tuple(generation.windows(num_frames)))
         return trace.recording(self.stdit, loop, grid, denoiser if isinstance(denoiser, StepCache) else None)
 
-    def _engine(self, videos: int, settings: Settings, trace: "Trace | None") -> "Engine | None":
+    def _engine(self, videos: int, settings: Settings, trace: Trace | None) -> "Engine | None":
         """The compiled models, where they should make these videos."""
         if self._has_hooks() or (trace is not None and trace.attention):  # a compiled model would not call the hooks
             return None
@@ -451,6 +467,9 @@ class OpenSora:
 
         The mean of the VAE's posterior, where the release draws a sample: the same frames give the same latents.
         """
+        check(Array, frames, "frames", MediaError)
+        if frames.ndim != 4 or frames.shape[3] != 3:
+            raise MediaError(f"frames must have the shape [T, height, width, 3], not {list(frames.shape)}")
         return self.vae.encode_frames(frames)
 
     def decode(self, latents: np.ndarray, num_frames: int | None = None) -> np.ndarray:
@@ -460,6 +479,12 @@ class OpenSora:
         """
         import paddle
 
+        check(Array, latents, "latents", SizeError)
+        check(Count | None, num_frames, "num_frames", SizeError)
+        if latents.ndim != 4 or len(latents) != self.vae.channels:
+            raise SizeError(f"latents must have the shape [{self.vae.channels}, T, h, w], not {list(latents.shape)}")
+        if num_frames is not None and self.spec.generation.latent_frames(num_frames) != latents.shape[1]:
+            raise SizeError(f"num_frames is {num_frames}, which {latents.shape[1]} latent frames are not")
         return to_uint8(self.vae.decode(paddle.to_tensor(latents[None]), num_frames))[0]
 
 

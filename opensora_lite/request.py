@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, InstanceOf, model_validator
 from pydantic_core import ArgsKwargs
 
 from opensora_lite.errors import (
@@ -43,7 +43,7 @@ from opensora_lite.prompts import (
 )
 from opensora_lite.sizes import parse_frames, parse_rate, parse_size
 from opensora_lite.tokenizer import CaptionTokenizer, Reader, find_tokenizer, open_tokenizer
-from opensora_lite.validation import AsTuple, Count, Whole, check, validated
+from opensora_lite.validation import AsTuple, Count, Items, Place, Texts, Whole, check, validated
 from opensora_lite.video import MAX_PIXELS, Reference, ReferenceSource, open_reference
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -272,6 +272,9 @@ class Settings:
         return self.num_frames + (self.loops - 1) * (self.num_frames - (self.condition_frames or 0))
 
 
+SomeSettings = Annotated[tuple[InstanceOf[Settings], ...], Items]
+
+
 def flags_of(setting: str) -> list[str]:
     """The flags of a setting on the command line, the preferred one first: ["--cache-threshold", "--reuse"]."""
     extra = Settings.__pydantic_fields__[setting].json_schema_extra  # type: ignore[attr-defined]
@@ -327,6 +330,7 @@ def model_folder(model: str | Path) -> Path:
     Folders may have diffusers' names; model may be the name of a repository in Hugging Face's cache.
     Raises CheckpointError where there is none.
     """
+    check(Place, model, "model", CheckpointError)
     folder = WEIGHTS / str(model) if model in SHIPPED else on_disk(model)
     if not str(model) or not os.path.isdir(folder):  # Path.is_dir() fails where a name is too long
         raise CheckpointError(
@@ -439,6 +443,9 @@ class ModelSpec:
         return word in self.known_words or all(part in self.known_words for part in word.split("-"))
 
 
+AnySpec = InstanceOf[ModelSpec]
+
+
 def _quoted(parts: Sequence[str], most: int = 5) -> str:
     shown_parts = ", ".join(f'"{printable(part):.60}"' for part in parts[:most])
     return shown_parts + (f" and {len(parts) - most} more" if len(parts) > most else "")
@@ -547,13 +554,17 @@ def plan(
     A prompt's JSON suffix takes precedence. settings: of all prompts, or a list with those of each. Raises an
     OpenSoraError for whatever cannot be done.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not prompts:
+    texts: tuple[str, ...] = check(Texts, prompts, "prompts", PromptError)
+    if not texts:
         raise PromptError("no prompt was given")
+    check(AnySpec, spec, "spec")
+    chosen: Sequence[Settings] = [settings] * len(texts) if isinstance(settings, Settings) else settings
+    chosen = check(SomeSettings, chosen, "settings")
+    if len(chosen) != len(texts):
+        raise OpenSoraError(f"{len(chosen)} settings for {len(texts)} prompts; give one, or a list with one for each")
     opened: dict[Any, Reference] = {}
 
-    def open_once(source: ReferenceSource, settings: Settings) -> Reference:
-        fps = settings.reference_rate
+    def open_once(source: ReferenceSource, fps: float | None) -> Reference:
         key = (str(source) if isinstance(source, (str, Path)) else id(source), fps)
         if key not in opened:
             opened[key] = open_reference(source, fps)
@@ -561,25 +572,23 @@ def plan(
 
     jobs: list[Job] = []
     room = MAX_LOADED
-    chosen = [settings] * len(prompts) if isinstance(settings, Settings) else list(settings)
     seeds = iter(_seeds(chosen))
     rows = (
-        prompts,
-        _per_prompt(references, prompts, "references"),
-        _per_prompt(mask_strategies, prompts, "strategies"),
+        texts,
+        _per_prompt(references, len(texts), "references"),
+        _per_prompt(mask_strategies, len(texts), "strategies"),
         chosen,
     )
-    for prompt, given, strategy, settings in zip(*rows, strict=True):
-        if not isinstance(prompt, str):
-            raise PromptError(f"a prompt is text, not {type(prompt).__name__}")
-        spec.check(settings)
+    for prompt, given, strategy, own in zip(*rows, strict=True):
+        spec.check(own)
         text, suffix = split_prompt(prompt)
-        captions = _read_captions(text, settings.loops, spec, settings)
-        found = tuple(open_once(source, settings) for source in _sources(suffix.get("reference_path", given)))
+        captions = _read_captions(text, own.loops, spec, own)
+        sources = _sources(suffix.get("reference_path", given))
+        found = tuple(open_once(source, own.reference_rate) for source in sources)
         strategy = MaskStrategy.parse(suffix.get("mask_strategy", strategy))
-        strategy, frames = _resolve(strategy, found, settings, spec.generation)
-        for sample in range(settings.num_sample):
-            jobs.append(Job(text, captions, found, frames, strategy, next(seeds), sample, settings, spec.generation))
+        strategy, frames = _resolve(strategy, found, own, spec.generation)
+        for sample in range(own.num_sample):
+            jobs.append(Job(text, captions, found, frames, strategy, next(seeds), sample, own, spec.generation))
         room = jobs[-1].load(room)
     return jobs
 
@@ -618,14 +627,14 @@ def _seeds(settings: Sequence[Settings]) -> list[int]:
     return seeds
 
 
-def _per_prompt(values: Any, prompts: list[str], what: str) -> list:
+def _per_prompt(values: Any, prompts: int, what: str) -> list:
     """One entry per prompt."""
     if values is None:
-        return [None] * len(prompts)
+        return [None] * prompts
     values = values if isinstance(values, (list, tuple)) else [values]
-    if len(values) != len(prompts):
+    if len(values) != prompts:
         raise OpenSoraError(
-            f"{len(values)} {what} for {len(prompts)} prompts; give a list with one entry for each prompt, in the same"
+            f"{len(values)} {what} for {prompts} prompts; give a list with one entry for each prompt, in the same"
             " order (several references of one prompt are a list, or paths joined by ;)"
         )
     return values
@@ -711,6 +720,7 @@ def captions_of(
     >>> captions_of(["|0|A car|1|A boat", 'A car.{"mask_strategy": "0", "reference_path": "a.png"}'], loops=2)
     ['a car', 'a boat', 'a car.']
     """
+    prompts = check(Texts, prompts, "prompts", PromptError)
     if not prompts:
         raise PromptError("no prompt was given")
     return list(

@@ -12,12 +12,13 @@ Everything is float32 numpy, without the axis B: a trace follows one video. For 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
 
 import numpy as np
 
 from opensora_lite.errors import OpenSoraError
 from opensora_lite.latent_time import Window
+from opensora_lite.validation import Items, Texts, Whole, check
 
 if TYPE_CHECKING:  # these import paddle
     from opensora_lite.layers import CrossAttention, SelfAttention
@@ -73,9 +74,8 @@ class Trace(Sequence[TraceStep]):
     """
 
     def __init__(self, latents: bool = True, attention: Sequence[str] = (), steps: Sequence[int] | None = None):
-        if isinstance(attention, str):
-            attention = [attention]
-        self.latents, self.attention, self.chosen = latents, tuple(attention), None if steps is None else set(steps)
+        self.latents, self.attention = latents, check(Texts, attention, "attention")
+        self.chosen = None if steps is None else set(check(Annotated[tuple[Whole, ...], Items], steps, "steps"))
         self.loops: list[TraceLoop] = []
         self._steps: list[TraceStep] = []
 

@@ -10,17 +10,20 @@ Both raise an OpenSoraError of one sentence: which field, what it must be, and w
 no number and "3" is no whole number, but numpy's numbers are numbers. `AsTuple` accepts a list for a tuple.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
 import json
 import operator
-from collections.abc import Callable, Collection, Iterator, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
+import numpy as np
 import pydantic
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from opensora_lite.errors import OpenSoraError, printable, shown
 
@@ -32,7 +35,30 @@ def _index(value: Any) -> Any:
     """numpy's whole numbers as Python's; everything else as it is."""
     if isinstance(value, (bool, int, float, str)) or not hasattr(value, "__index__"):
         return value
-    return operator.index(value)
+    with contextlib.suppress(TypeError):  # an array, which is no number
+        return operator.index(value)
+    return value
+
+
+def _items(value: Any) -> Any:
+    """What any iterable gives, as a tuple; text and everything else as it is."""
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)):
+        with contextlib.suppress(TypeError):  # an array without axes
+            return tuple(value)
+    return value
+
+
+def _texts(value: Any) -> Any:
+    texts = (value,) if isinstance(value, str) else _items(value)
+    if isinstance(texts, tuple):
+        return texts
+    raise PydanticCustomError("texts", "Input should be text or a list of texts")
+
+
+def _path(value: Any) -> Any:
+    if isinstance(value, (str, os.PathLike)):
+        return value
+    raise PydanticCustomError("path", "Input should be a name or a path")
 
 
 Whole = Annotated[int, BeforeValidator(_index)]
@@ -40,6 +66,10 @@ Index = Annotated[Whole, Field(ge=0)]
 Count = Annotated[Whole, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # lists, for tuple fields
+Items = BeforeValidator(_items)  # any iterable but text, for tuple fields
+Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]  # one text, or several
+Place = Annotated[Any, BeforeValidator(_path)]  # a path, or a name in its place
+Array = InstanceOf[np.ndarray]
 
 MUST_BE = {  # pydantic's error types in words; {…} are fields of the error's context
     "int_type": "a whole number",
@@ -68,9 +98,9 @@ MUST_BE = {  # pydantic's error types in words; {…} are fields of the error's 
 def check(kind: Any, value: Any, what: str, error: type[OpenSoraError] = OpenSoraError) -> Any:
     """`value`, converted to `kind` where that loses nothing (tuples from lists, Python's numbers from numpy's).
 
-    kind: a type or an annotation. pydantic's validator for it is built once and kept; an Annotated with a Field is
-    another kind each time it is written, so it needs a name at the top of its module. what: the value's name in the
-    message. Raises `error`.
+    kind: a type or an annotation. pydantic's validator for it is built once and kept; an Annotated with a Field and
+    an InstanceOf are other kinds each time they are written, so they need a name at the top of a module. what: the
+    value's name in the message. Raises `error`.
     """
     try:
         return _adapter(kind).validate_python(value, strict=True)

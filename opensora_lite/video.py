@@ -8,25 +8,28 @@ import contextlib
 import html
 import itertools
 import math
-import operator
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard, Union
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, Union
 
 import numpy as np
+from pydantic import Field
 
-from opensora_lite.errors import MediaError, SizeError, note
+from opensora_lite.errors import MediaError, SizeError, note, shown
 from opensora_lite.io import clips, media, writing
 from opensora_lite.io.media import MAX_KEPT_PIXELS, MAX_PIXELS, StrPath, check_length
 from opensora_lite.io.metadata import read_info
 from opensora_lite.io.writing import check_target as check_target
-from opensora_lite.validation import Count, check
+from opensora_lite.validation import Count, Index, Items, Whole, check
 
 if TYPE_CHECKING:
     import PIL.Image
 
+Rate = Annotated[float, Field(ge=0.01, le=1000, allow_inf_nan=False)]  # frames per second
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 MAX_EMBEDDED_BYTES = 1_500_000  # of media inside one notebook output, before base64
 MAX_THUMBNAIL_PIXELS = 500_000_000  # that are decoded for the thumbnails of a clip, a few seconds of work
 INSTALL = 'pip install -e ".[cpu,notebook]"'  # as in README.md
@@ -55,12 +58,9 @@ class Video:
 
     def __post_init__(self) -> None:
         _check_frames(self.frames)
-        try:
-            self.fps = float(self.fps)
-        except (TypeError, ValueError):
-            raise MediaError(f"fps must be a number of frames per second, not {self.fps!r}") from None
-        if not 0.01 <= self.fps <= 1000:
-            raise MediaError(f"fps must lie between 0.01 and 1000 frames per second, not {self.fps:g}")
+        self.fps = _rate(self.fps)
+        check(str | None, self.prompt, "prompt", MediaError)
+        check(dict[str, Any] | None, self.info, "info", MediaError)
 
     def __len__(self) -> int:
         return self.frames.shape[0]
@@ -150,6 +150,7 @@ class Video:
 
     def spread(self, most: int) -> list[int]:
         """The indices of at most `most` frames, evenly spaced from the first to the last."""
+        check(Index, most, "most", MediaError)
         return np.unique(np.linspace(0, len(self) - 1, most).round().astype(int)).tolist()
 
     def contact_sheet(
@@ -169,15 +170,15 @@ class Video:
         """
         from PIL import Image, ImageDraw, ImageFont
 
-        chosen = [self._index(i) for i in (range(len(self)) if frames is None else frames)]
+        check(Count, columns, "columns", MediaError)
+        check(Index, gap, "gap", MediaError)
+        check(Scale | None, scale, "scale", MediaError)
+        wanted = range(len(self)) if frames is None else frames
+        chosen = [self._index(i) for i in check(Annotated[tuple[Whole, ...], Items], wanted, "frames", MediaError)]
         if not chosen:
             raise MediaError("a contact sheet needs at least one frame")
-        if columns < 1 or gap < 0:
-            raise MediaError(f"a contact sheet needs columns >= 1 and gap >= 0, not {columns} and {gap}")
         if scale is None:
             scale = max(1, math.ceil(96 / self.height))
-        if not 0 < scale < math.inf:
-            raise MediaError(f"scale must be a number above 0, not {scale}")
         width, height = max(1, round(self.width * scale)), max(1, round(self.height * scale))
         resample = Image.Resampling.NEAREST if scale == int(scale) else Image.Resampling.BICUBIC
         above = 14 if labels else 0  # the default font is 10 or 11 pixels high
@@ -194,7 +195,6 @@ class Video:
         return sheet
 
     def _index(self, i: int) -> int:
-        i = operator.index(i)
         if not -len(self) <= i < len(self):
             raise MediaError(f"frame {i} does not exist; the video has {len(self)} (0 … {len(self) - 1})")
         return i % len(self)
@@ -377,7 +377,7 @@ def open_reference(source: ReferenceSource, fps: float | Fraction | None = None)
     fps: the rate at which the frames of a clip are taken, by their times; None: every frame as it is stored. An array
     has no times. Images are read; of a clip, only its first frame and its end are looked at. Raises MediaError.
     """
-    rate = None if fps is None else Fraction(fps).limit_denominator(1001)
+    rate = None if fps is None else Fraction(_rate(fps)).limit_denominator(1001)
     if isinstance(source, (Video, np.ndarray)):
         name, frames = (repr(source), source.frames) if isinstance(source, Video) else ("the array", source)
         frames = frames[None] if frames.ndim == 3 else frames
@@ -396,6 +396,8 @@ def open_reference(source: ReferenceSource, fps: float | Fraction | None = None)
         with media.explained(name, "cannot be used", media.PILLOW_ERRORS):
             image, done = media.to_rgb(ImageOps.exif_transpose(source), name)  # a copy
         return Reference(name, 1, image.height, image.width, done=done, image=image)
+    if not isinstance(source, (str, os.PathLike)):
+        raise MediaError(f"a reference must be a path, a Video, an array or a PIL image, not {shown(source)}")
     given, trim = media.split_fragment(source)
     file, kind = media.check_source(given)
     if kind == "image":
@@ -405,6 +407,11 @@ def open_reference(source: ReferenceSource, fps: float | Fraction | None = None)
         return Reference(str(source), 1, image.height, image.width, file=file, done=done, image=image)
     state = _state(file)
     return replace(_reference_of(clips.open_clip(file, source), str(source), rate, trim), file=file, state=state)
+
+
+def _rate(fps: float | Fraction) -> float:
+    """Frames per second as a float. Raises MediaError."""
+    return check(Rate, float(fps) if isinstance(fps, Fraction) else fps, "fps", MediaError)
 
 
 def _state(file: Path) -> tuple[int, int] | None:

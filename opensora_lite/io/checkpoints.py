@@ -26,6 +26,7 @@ import numpy as np
 
 from opensora_lite.errors import CheckpointError, printable
 from opensora_lite.io.pickles import NUMPY, read_paddle
+from opensora_lite.validation import Place, check
 
 # safetensors' names of the types that can be read; `load` takes the floating-point ones
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
@@ -83,7 +84,7 @@ def find_part(path: str | Path, part: str) -> Path:
     path: the part itself, a folder that holds it under our name or diffusers' ("vae", "text_encoder"), or the name of a
     repository in the cache of Hugging Face. Raises CheckpointError for a name that is neither; reads no weights.
     """
-    path = on_disk(path)
+    path = on_disk(check(Place, path, part, CheckpointError))
     with _explained(path):
         return path if not path.is_dir() or (path / "config.json").exists() else part_of(path, part, path)
 

@@ -16,14 +16,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from opensora_lite import machine
 from opensora_lite.device import PRECISIONS, import_paddle
-from opensora_lite.errors import DeviceError
+from opensora_lite.errors import DeviceError, SizeError
 from opensora_lite.io.checkpoints import find_part, part_of, read_config, read_vae_config
 from opensora_lite.latent_time import CHUNK, latent_frames
 from opensora_lite.request import Settings, model_folder
+from opensora_lite.validation import AsTuple, Count, check
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # per value
 GB = 1e9
@@ -254,7 +255,15 @@ def estimate_memory(
     a CPU; None: not compiled.
     Raises CheckpointError for a model that does not exist, DeviceError for an unknown dtype.
     """
-    if dtype not in PRECISIONS:
+    check(Count, num_frames, "num_frames", SizeError)
+    height, width = check(Annotated[tuple[Count, Count], AsTuple], image_size, "image_size", SizeError)
+    check(Count, batch_size, "batch_size")
+    check(float, guidance_scale, "guidance_scale")
+    check(Count | None, micro_batch_size, "micro_batch_size")
+    check(bool, text_encoder, "text_encoder")
+    check(str, device, "device", DeviceError)
+    check(Literal["fp32", "bf16"] | None, compiled, "compiled", DeviceError)
+    if not isinstance(dtype, str) or dtype not in PRECISIONS:
         raise DeviceError(f'dtype "{dtype}" is unknown; give fp32, fp16 or bf16')
     size, on_cpu = BYTES[PRECISIONS[dtype]], device == "cpu"
     parts: dict[str, Mapping[str, Any]] = {}
@@ -264,7 +273,6 @@ def estimate_memory(
         parts[name] = part if isinstance(part, Mapping) else _config(model, name, part)
     weights = {"t5": t5_parameters(parts["t5"]) * size if text_encoder else 0}
     weights |= {"stdit": stdit_parameters(parts["stdit"]) * size, "vae": vae_parameters(parts["vae"]) * size}
-    height, width = image_size
     videos = batch_size * (1 if guidance_scale == 1 else 2)
     text = _text_work(parts["t5"], parts["stdit"], size) if text_encoder else 0
     of_step = (parts["stdit"], videos, _latent_frames(parts["vae"], num_frames), height, width, size)
@@ -287,7 +295,7 @@ def _config(model: str | Path | None, name: str, part: str | Path | None) -> Map
     read = read_vae_config if name == "vae" else read_config
     if part is not None:
         return read(find_part(part, name))
-    if model == "XL/2":
+    if isinstance(model, str) and model == "XL/2":
         return RELEASED[name]
     return read(part_of(model_folder("tiny" if model is None else model), name))
 

@@ -184,7 +184,7 @@ def test_a_request_is_checked_without_a_model():
     picture, video = clip(1)[0], Video(clip(7), 8)
     for prompts, references, strategies, kind, message in [
         ([], None, None, PromptError, "no prompt was given"),
-        ([7], None, None, PromptError, "a prompt is text, not int"),
+        ([7], None, None, PromptError, r"prompts\[0\] must be text, not 7"),
         (
             ["a car", "a boat"],
             [picture],
@@ -370,7 +370,7 @@ def test_parts_that_do_not_belong_together_are_refused(golden):
 def test_misspelt_settings_are_refused(pipe):
     with pytest.raises(TypeError, match=r"unknown setting step; known are num_frames"):
         pipe("a car", step=3)
-    with pytest.raises(PromptError, match=r"a prompt is text, or a list of texts, not NoneType"):
+    with pytest.raises(PromptError, match="prompt must be text or a list of texts, not None"):
         pipe(None)
 
 

@@ -80,13 +80,10 @@ def test_properties():
         (np.zeros((1, 4, 4, 4), np.uint8), 24, "frames must have the shape [T, H, W, 3], not [1, 4, 4, 4]"),
         (np.zeros((0, 4, 4, 3), np.uint8), 24, "frames must hold at least one frame and one pixel, not [0, 4, 4, 3]"),
         (np.zeros((1, 4, 4, 3)), 24, "frames must be uint8 (0 … 255), not float64"),
-        (np.zeros((1, 4, 4, 3), np.uint8), 0, "fps must lie between 0.01 and 1000 frames per second, not 0"),
-        (
-            np.zeros((1, 4, 4, 3), np.uint8),
-            float("nan"),
-            "fps must lie between 0.01 and 1000 frames per second, not nan",
-        ),
-        (np.zeros((1, 4, 4, 3), np.uint8), "fast", "fps must be a number of frames per second, not 'fast'"),
+        (np.zeros((1, 4, 4, 3), np.uint8), 0, "fps must be at least 0.01, not 0"),
+        (np.zeros((1, 4, 4, 3), np.uint8), 2000, "fps must be at most 1000, not 2000"),
+        (np.zeros((1, 4, 4, 3), np.uint8), float("nan"), "fps must be a finite number, not nan"),
+        (np.zeros((1, 4, 4, 3), np.uint8), "fast", "fps must be a number, not 'fast'"),
     ],
 )
 def test_invalid_video(frames, fps, text):
@@ -181,8 +178,8 @@ def test_contact_sheet_errors():
     video = Video(smooth(4))
     assert message(video.contact_sheet, frames=[4]) == "frame 4 does not exist; the video has 4 (0 … 3)"
     assert message(video.contact_sheet, frames=[]) == "a contact sheet needs at least one frame"
-    assert message(video.contact_sheet, scale=0) == "scale must be a number above 0, not 0"
-    assert "columns >= 1 and gap >= 0, not 0 and 2" in message(video.contact_sheet, columns=0)
+    assert message(video.contact_sheet, scale=0) == "scale must be more than 0, not 0"
+    assert message(video.contact_sheet, columns=0) == "columns must be at least 1, not 0"
 
 
 # save -------------------------------------------------------------------------------------------------------
@@ -598,7 +595,7 @@ def test_reference_errors(tmp_path):
     assert "the width of" in message(read_reference, pixels, 8, 0, error=SizeError)
     assert message(read_reference, pixels / 255, 8, 8) == "frames must be uint8 (0 … 255), not float64"
     assert message(count_frames, pixels[..., 0]) == "frames must have the shape [T, H, W, 3], not [8, 8]"
-    assert message(read_reference, ["a.png"], 8, 8) == "a path was expected, not list: ['a.png']"
+    assert "a reference must be a path" in message(read_reference, ["a.png"], 8, 8)
     assert message(read_reference, noise(1, 20000), 512, 512) == (
         "the array is 20000×1, too far from 512×512 to be resized and cropped to it"
     )
@@ -622,7 +619,7 @@ def test_missing_file(tmp_path, monkeypatch):
     assert every_reader("a.mp4") == f"a.mp4 does not exist (working directory: {tmp_path})"
     assert every_reader("") == "a path was expected, not ''"
     assert every_reader("a\0.mp4") == "a path was expected, not 'a\\x00.mp4'"
-    assert every_reader(None) == "a path was expected, not NoneType: None"
+    assert message(read_video, None) == "a path was expected, not NoneType: None"
     assert every_reader("x" * 300 + ".mp4").endswith("cannot be read: File name too long")
     (tmp_path / "file").write_bytes(b"x")
     assert every_reader("file/a.mp4") == f"file/a.mp4 does not exist (working directory: {tmp_path})"
