@@ -49,7 +49,7 @@ def test_each_video_of_a_batch_has_its_own_shift(recorded):
         case = recorded("12/rflow_training_losses")[name]
         shifts = timestep_shift(case["height"], case["width"], case["num_frames"])
         t = shift_timesteps(case["t"], shifts)
-        alone = [shift_timesteps(case["t"][i], shifts[i]) for i in range(len(t))]
+        alone = [shift_timesteps(case["t"][i : i + 1], shifts[i]).item() for i in range(len(t))]
         np.testing.assert_array_equal(t, alone)
         same = case["num_frames"] == 1 if case["num_frames"][0] == 1 else case["num_frames"] > 1
         np.testing.assert_array_equal(t[same], case["new_t"][same])
