@@ -189,13 +189,18 @@ class OpenSora:
         self._parts, self._checksum = parts, self._parameters()
         return self
 
-    def encode_text(self, prompts: str | Sequence[str], loops: int = 1) -> "TextEmbeddings":
+    def encode_text(self, prompts: str | Sequence[str], loops: int = 1, **scores: Any) -> "TextEmbeddings":
         """T5's vectors of `prompts`, to be saved and given to `from_pretrained` in place of T5.
 
-        Captions have the scores (aes, flow, camera_motion) of the model's default settings.
-        loops: of the videos that they will be used for, as prompts can have a |0| schedule. Raises PromptError.
+        loops: of the videos that they will be used for, as prompts can have a |0| schedule. scores: aes, flow and
+        camera_motion of those videos, as in `Settings`: they are part of the captions. Raises PromptError, and
+        OpenSoraError for a score that the model doesn't read.
         """
-        return self.text.embed(captions_of(prompts, loops, self.spec, self.settings))
+        if unknown := sorted(set(scores) - {"aes", "flow", "camera_motion"}):
+            raise TypeError(f"unknown score {', '.join(unknown)}; known are aes, flow, camera_motion")
+        settings = self.settings.changed(**scores)
+        self.spec.check(settings)
+        return self.text.embed(captions_of(prompts, loops, self.spec, settings))
 
     def compile(self, precision: str | None = "auto") -> "OpenSora":
         """Compile transformer and VAE decoder for each size when it is first used; returns the pipeline itself.

@@ -330,40 +330,48 @@ def free_path(path: Path) -> Path:
 def add_encode_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `opensora-lite encode-text`."""
     add_prompts(parser)
-    add_settings(parser, "loops", loops=1)
+    add_settings(parser, "loops", "aes", "flow", "camera_motion", loops=1)
     add = parser.add_argument
     add("--out", type=as_path, required=True, metavar="FILE", help="NAME.safetensors")
     add("--overwrite", action="store_true", help="replace the file if it exists")
     add("--model", help='"tiny", or a folder with stdit/ (its config.json is read) and t5/ [tiny]')
-    add("--text-encoder-pretrained-path", dest="t5", metavar="FOLDER", help="t5-v1_1-xxl instead, with 200 tokens")
+    add("--text-encoder-pretrained-path", dest="t5", metavar="FOLDER", help="t5-v1_1-xxl instead")
+    add("--model-pretrained-path", dest="stdit", metavar="FOLDER", help="with it, the transformer [of 1.1: 200 tokens]")
     add_device(parser, dtype=True)
 
 
 def encode_text(a: argparse.Namespace) -> None:
     """Save T5's embeddings of prompts. Mistakes are reported before T5 is loaded."""
     from opensora_lite.device import resolve_dtype, set_device
-    from opensora_lite.io.checkpoints import part_of, read_config
+    from opensora_lite.io.checkpoints import part_of
     from opensora_lite.io.files import check_writable
     from opensora_lite.runtime.memory import STDIT_DEFAULTS
 
-    if a.t5 and a.model:
+    if (a.t5 or a.stdit) and a.model:
         raise CheckpointError("give --model or --text-encoder-pretrained-path, not both")
+    if a.stdit and not a.t5:
+        raise CheckpointError("--model-pretrained-path goes with --text-encoder-pretrained-path; give both, or --model")
     if a.out.suffix != ".safetensors":
         raise OpenSoraError(f"--out {a.out} must be a file NAME.safetensors")
-    captions = captions_of(
-        [row.prompt for row in read_given_prompts(a)], chosen_settings(a)["loops"], model_spec(a.model, t5=a.t5)
-    )
+    spec = model_spec(a.model, stdit=a.stdit, t5=a.t5)
+    defaults = released_settings(spec.generation) if a.t5 else model_defaults("tiny" if a.model is None else a.model)[0]
+    settings = settings_from(argparse.Namespace(**{**vars(a), "loops": None}), defaults)  # loops of any length
+    captions = []
+    for row in read_given_prompts(a):
+        of_row = row_settings(row, settings)
+        spec.check(of_row)
+        captions += captions_of([row.prompt], max(of_row.loops, chosen_settings(a)["loops"]), spec, of_row)
+    captions = list(dict.fromkeys(captions))
     check_writable(a.out.parent)
     if not a.overwrite:
         refuse_existing([a.out])
-    length = STDIT_DEFAULTS["model_max_length"]
-    if not a.t5:
-        folder = model_folder("tiny" if a.model is None else a.model)
-        length = read_config(part_of(folder, "stdit")).get("model_max_length", length)
+    # without a tokenizer, loading T5 says what is missing
+    length = spec.reader.max_length if spec.reader else STDIT_DEFAULTS["model_max_length"]
     dtype = resolve_dtype(a.dtype, set_device(a.device))
 
     from opensora_lite.text import load_text_encoder
 
-    embeddings = load_text_encoder(a.t5 or part_of(folder, "t5"), length, dtype).embed(captions)
+    folder = a.t5 or part_of(model_folder("tiny" if a.model is None else a.model), "t5")
+    embeddings = load_text_encoder(folder, length, dtype).embed(captions)
     embeddings.save(a.out)
     print(f"saved {a.out.resolve()}: {embeddings!r}")

@@ -21,6 +21,7 @@ from opensora_lite.liteworld.describe import Description
 from opensora_lite.request import SAMPLER_NAMES, Settings, captions_of, model_defaults, model_spec, plan
 from opensora_lite.runtime.memory import stdit_parameters, vae_parameters
 from opensora_lite.samplers import FLOW_SAMPLERS, SAMPLERS
+from opensora_lite.text import TextEmbeddings
 from opensora_lite.tools import cli
 
 RNG = np.random.default_rng(0)
@@ -141,6 +142,22 @@ def test_scores_are_part_of_the_captions(folder, spec):
     suffix = "aesthetic score: 6.5. motion score: 12.0. camera motion: pan right."
     assert job.captions == (f"a car. {suffix}", f"a boat {suffix}")
     assert captions_of(["A car."], settings=scored) == [f"a car. {suffix}"]
+
+
+def test_text_is_encoded_with_its_scores(folder, pipe, tmp_path, capsys):
+    suffix = "motion score: 2.0. camera motion: pan left."
+    assert list(pipe.encode_text(CAR, flow=2, camera_motion="pan left").captions) == [f"{CAR} {suffix}"]
+    with pytest.raises(TypeError, match="unknown score fps"):
+        pipe.encode_text(CAR, fps=8)
+    (tmp_path / "prompts.csv").write_text(f"prompt,flow\n{CAR},\na boat,5\n")
+    words = ["--prompt-path", str(tmp_path / "prompts.csv"), "--flow", "2", "--camera-motion", "pan left"]
+    out = ["--out", str(tmp_path / "text.safetensors")]
+    assert cli.main(["encode-text", "--model", str(folder), *words, *out]) == 0
+    found = TextEmbeddings.read(tmp_path / "text.safetensors")
+    assert list(found.captions) == [f"{CAR} {suffix}", "a boat motion score: 5.0. camera motion: pan left."]
+    assert found.max_length == 32  # of the transformer's config
+    assert cli.main(["encode-text", *words, *out, "--overwrite"]) == 2  # 1.1 reads no scores
+    assert "flow is for Open-Sora 1.2" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------------------- videos
