@@ -346,6 +346,8 @@ class MaskStrategy:
             kind = f"edited in the last {share} of the steps" if first.edit_ratio else "conditioning"
             reference = first.reference or 0
             source = _place(first.frame or 0, last.frame or 0, *windows[1 + reference :][:1])
+            if windows and windows[1 + reference][-1].last == 0 and windows[0][run[0]].first < windows[0][run[0]].last:
+                source = "a still clip"  # of a picture
             effect = f"{kind}, {source} of reference {reference} (segment {index + 1}, `{self.segments[index]}`)"
         return f"  {_letter(first)}  {_place(run[0], run[-1], *windows[:1])}: {effect}"
 

@@ -335,7 +335,7 @@ class OpenSora:
             y, y_mask = text.encode([job.captions[loop] for job in batch])
             # 2. noise, with reference latents in conditioning and edited frames
             z = noise().numpy()
-            rows = [apply_frames(z[i], references[i], job.frames[loop]) for i, job in enumerate(batch)]
+            rows = [apply_frames(z[i], references[i], job.placed(loop)) for i, job in enumerate(batch)]
             z, frame_mask = (np.stack(column) for column in zip(*rows, strict=True))
             # 3. denoise
             fps = IMAGE_FPS if T == 1 else settings.fps
@@ -376,10 +376,30 @@ class OpenSora:
     def _encode_references(self, job: Job, height: int, width: int) -> list[Any]:
         """Latents [C, T_i, h, w] of each reference, of which only the frames that a loop uses are there."""
         references = []
-        for reference, used in zip(job.references, job.used_latents, strict=True):
+        for index, (reference, used) in enumerate(zip(job.references, job.used_latents, strict=True)):
+            if reference.num_frames == 1 and job.generation.factor > 1:
+                references.append(self._encode_picture(job, index, height, width))
+                continue
             frames, latents = job.generation.frames_of(used, reference.num_frames)
             references.append(_SomeFrames(self.encode(reference.frames(frames, height, width)), latents))
         return references
+
+    def _encode_picture(self, job: Job, index: int, height: int, width: int) -> "_SomeFrames":
+        """Latents [C, n, h, w] of a picture in 1.2, found by the latent frames of the video, see `Job.placed`."""
+        windows, picture = (
+            job.generation.windows(job.settings.num_frames),
+            job.references[index].frames([0], height, width),
+        )
+        still = functools.cache(lambda num_frames: self.encode(picture.repeat(num_frames, axis=0)))
+        latents = {}
+        for latent in sorted({i for frames in job.frames for i, f in enumerate(frames) if f.reference == index}):
+            here = windows[latent]
+            if here.first == here.last:
+                latents[latent] = still(1)[:, 0]
+            else:
+                start = [window.chunk for window in windows].index(here.chunk)
+                latents[latent] = still(here.chunk_last - here.chunk_first + 1)[:, latent - start]
+        return _SomeFrames(np.stack(list(latents.values()), 1), list(latents))
 
     def _recording(
         self,

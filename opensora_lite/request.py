@@ -510,6 +510,19 @@ class Job:
                 used[frame.reference].add(frame.frame or 0)
         return [sorted(indices) for indices in used]
 
+    def placed(self, loop: int) -> tuple[Frame, ...]:
+        """`frames[loop]`, in which the frame of a picture is the latent frame of the video that it becomes, in 1.2.
+
+        Where that holds one frame, the picture is encoded alone, as released. Where it holds several, a still clip of
+        the picture is encoded, as long as the chunk. (The original puts pictures at the start of a chunk only, and has
+        none that is shorter than one; of `0;0,1,0,-1` on 17 frames, only the second picture is left.)
+        """
+        if self.generation.factor == 1:
+            return self.frames[loop]
+        pictures = {i for i, reference in enumerate(self.references) if reference.num_frames == 1}
+        frames = enumerate(self.frames[loop])
+        return tuple(replace(f, frame=latent) if f.reference in pictures else f for latent, f in frames)
+
     @property
     def used_frames(self) -> list[list[int]]:
         """The frames of each reference that must be read, in ascending order; of 1.2, all frames of a chunk."""

@@ -64,7 +64,7 @@ class Timeline {
     el.append(
       make("div", { class: "osl-row" }, this.presets, make("span", { class: "osl-grow" }), this.undo, this.redo),
       this.palette,
-      make("div", { class: "osl-row" }, maskLegend()),
+      make("div", { class: "osl-row" }, maskLegend(), this.state.windows.length ? make("span", { class: "osl-label" }, "Cells are latents; above each, the frames that it holds.") : ""),
       this.rows,
       this.inspector,
       labelled("Mask strategy", this.field),

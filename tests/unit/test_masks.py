@@ -261,6 +261,8 @@ def test_explain_says_frames_and_latent_frames():
         "     |A.... ccccc cc...| latents 0-14 (frames 0-50)",
     ]
     assert "reference 2 is a clip of 40 frames (12 latents)" in text
+    connected = parse("0;0,1,0,-1").explain(17, [1, 1], time=OPEN_SORA_12)
+    assert "latent 4 (frames 13-16): conditioning, a still clip of reference 1" in connected
     error = message(parse("0,0,0,0,17").explain, 17, [17], time=OPEN_SORA_12)
     assert "at most 5" in error and "latent frames" in error
 

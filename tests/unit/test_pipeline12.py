@@ -183,7 +183,8 @@ def test_given_frames_are_kept_and_edited_ones_change(pipe, sampler):
     pipe(CAR, references=[CLIP, PICTURES[0]], mask_strategy="0,0,0,0,2;0,0,0,2,3,0.8;0,1,0,5", num_frames=20,
          sampler=sampler, trace=trace)  # fmt: skip
     result, encoded = trace[-1].sample, pipe.encode(CLIP.frames)
-    np.testing.assert_array_equal(result[:, 5:], pipe.encode(PICTURES[0].frames))
+    still = pipe.encode(PICTURES[0].frames.repeat(3, axis=0))  # the last latent frame holds three
+    np.testing.assert_array_equal(result[:, 5:], still)
     np.testing.assert_array_equal(result[:, :2], encoded[:, :2])
     assert relative_error(result[:, 2:5], encoded[:, :3]) > 0.01
     assert trace[0].active.tolist() == [False] * 6 and trace[-1].active.tolist() == [
@@ -194,6 +195,15 @@ def test_given_frames_are_kept_and_edited_ones_change(pipe, sampler):
         True,
         False,
     ]
+
+
+def test_a_picture_is_a_still_where_a_latent_frame_holds_several(pipe):
+    """Connecting on 17 frames: the first latent frame holds one frame, the last one four."""
+    trace = Trace()
+    pipe(CAR, references=PICTURES, mask_strategy="0;0,1,0,-1", trace=trace)
+    result, still = trace[-1].sample, pipe.encode(PICTURES[1].frames.repeat(17, axis=0))
+    np.testing.assert_array_equal(result[:, :1], pipe.encode(PICTURES[0].frames))
+    np.testing.assert_array_equal(result[:, 4], still[:, 4])
 
 
 def test_a_loop_takes_over_whole_chunks(pipe):
