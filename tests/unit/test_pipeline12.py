@@ -10,7 +10,6 @@ import paddle
 import pytest
 from common import relative_error
 from memory_models import write_model12
-from opensora_lite.widgets import LatentPlayer
 from PIL import Image
 
 from opensora_lite import OpenSora, Trace, Video, estimate_memory, generations, read_video
@@ -172,6 +171,9 @@ def test_a_video_has_its_frames(pipe, num_frames, T):
     assert trace[0].timestep == 1000 and step.x_t.shape == (4, T, 8, 8)
     assert step.epsilon is None and trace.loops[0].predicts == "velocity" and len(trace.loops[0].windows) == T
     np.testing.assert_allclose(step.x_0, step.x_t + step.timestep / 1000 * step.velocity, atol=1e-5)
+    pytest.importorskip("anywidget", reason="needs the widgets: pip install -e '.[cpu,notebook]'")
+    from opensora_lite.widgets import LatentPlayer
+
     player = LatentPlayer(trace, pipe, view="sample", show="pixels", step=3, frame=T - 1)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(player.picture))), video.frames[-1])
 
