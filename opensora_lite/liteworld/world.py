@@ -28,6 +28,7 @@ The shipped models were trained on exactly these pixels; tests/golden/world hold
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated, Literal, NamedTuple, get_args
@@ -36,6 +37,7 @@ import numpy as np
 from pydantic import Field
 
 from opensora_lite.errors import OpenSoraError
+from opensora_lite.prompts import with_scores
 from opensora_lite.validation import AsTuple, Count, check, validated
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -289,6 +291,14 @@ def vocabulary() -> list[str]:
         kinds = product(SUBJECTS, COLORS, DIRECTIONS)
         captions += [caption(Scene(place, time, subject, color, way)) for subject, color, way in kinds]
     return sorted({word for text in captions for word in text.split()})
+
+
+def shot_vocabulary() -> list[str]:
+    """Every word of shots' captions and scores, sorted; 6.5 is the words 6 and 5."""
+    scores = [
+        with_scores("", AESTHETIC_SCORE, score, camera) for score, camera in product(MOTION_SCORES, CAMERA_MOTIONS)
+    ]
+    return sorted({*vocabulary(), *(word for text in scores for word in re.findall(r"\w+", text))})
 
 
 def caption_place(scene: Scene, rng: np.random.Generator | None) -> str:

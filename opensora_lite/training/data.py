@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -100,17 +100,22 @@ def frame_mask(kind: str, num_frames: int, rng: np.random.Generator) -> np.ndarr
 
 @dataclass
 class Batch:
-    """The batch of one training step of T5 and STDiT2."""
+    """The batch of one training step of T5 and STDiT2 (FlowBatch: and STDiT3)."""
 
     x_0: np.ndarray  # float32 [B, C, T, H, W] scaled latents
     captions: list[str]
     dropped: np.ndarray  # bool [B]: trained with the null caption
-    t: np.ndarray  # int64 [B], 0 … 999
+    t: np.ndarray  # [B]: int64, 0 … 999; of a FlowBatch float32, 0 … 1000
     noise: np.ndarray  # float32, like x_0
     x_mask: np.ndarray  # bool [B, T], true for denoised frames
     fps: np.ndarray  # float32 [B]
     height: int  # pixels
     width: int
+
+    @property
+    def kind(self) -> str:
+        """Latent frames and size, such as "16x48x80"."""
+        return f"{self.x_0.shape[2]}x{self.height}x{self.width}"
 
     @property
     def conditions(self) -> dict[str, np.ndarray]:
@@ -122,8 +127,10 @@ class Batch:
     def part(self, rank: int, of: int) -> Batch:
         """The part of process `rank` of `of`: every `of`-th video."""
         rows = slice(rank, None, of)
-        arrays = {name: getattr(self, name)[rows] for name in ("x_0", "dropped", "t", "noise", "x_mask", "fps")}
-        return Batch(captions=self.captions[rows], height=self.height, width=self.width, **arrays)
+        return replace(self, **{name: getattr(self, name)[rows] for name in BY_VIDEO})
+
+
+BY_VIDEO = ("x_0", "captions", "dropped", "t", "noise", "x_mask", "fps")  # fields with one entry per video
 
 
 def by_size(clips: Sequence[Clip], arrays: list[np.ndarray]) -> dict[tuple[int, int], tuple[np.ndarray, list[Clip]]]:
@@ -276,7 +283,7 @@ class VideoPairs:
         latents = self.latents[size][0]
         crops = rng.random() < v.crop_share
         side = min(v.crop, *size) if crops else None
-        B = v.batch if crops else max(1, v.batch * v.crop**2 // (size[0] * size[1]))  # at about the same cost
+        B = v.batch if crops else v.batch_of(*size)
         which, still, T = rng.random(), False, CHUNK
         if which < 0.12:
             T, B = 1, 8 * B
@@ -311,19 +318,13 @@ def shown_by(latent: int) -> int:
     return CHUNK * (latent // 5) + 4 * (latent % 5)
 
 
-@dataclass
-class FlowBatch:
+class FlowBatch(Batch):
     """The batch of one training step of T5 and STDiT3."""
 
-    x_0: np.ndarray  # float32 [B, C, T, H, W] latents
-    captions: list[str]
-    dropped: np.ndarray  # bool [B]: trained with the null caption
-    t: np.ndarray  # float32 [B], 0 … 1000
-    noise: np.ndarray  # float32, like x_0
-    x_mask: np.ndarray  # bool [B, T], true for denoised frames
-    fps: np.ndarray  # float32 [B]
-    height: int  # pixels
-    width: int
+    @property
+    def conditions(self) -> dict[str, np.ndarray]:
+        """height, width and fps of stdit3.Conditions, float32 [B] each."""
+        return {name: value for name, value in super().conditions.items() if name in ("height", "width", "fps")}
 
 
 class ShotLatents:
@@ -349,7 +350,7 @@ class ShotLatents:
         kind = pick(rng, fitting)
         latents, clips = self.pools[kind]
         _, height, width = kind
-        B = max(1, round(stage.batch * min(8, 5 * 64 * 64 / (T * height * width))))
+        B = stage.batch_of(T, height, width)
 
         rows = rng.integers(len(clips), size=B)
         if T == 1:  # an image, of any frame

@@ -15,6 +15,7 @@ import numpy as np
 import paddle
 
 from opensora_lite.schedule import TRAIN_STEPS, Schedule
+from opensora_lite.video_vae import SPATIAL_FACTOR
 
 
 class TrainingSchedule:
@@ -141,7 +142,7 @@ def flow_losses(model, x_0, t, noise, y, mask, x_mask=None, **conditions) -> dic
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-#   The frame VAE
+#   VAEs
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -154,12 +155,46 @@ def vae_loss(model, pictures, noise, v):
     """
     posterior = model.encode(pictures).latent_dist
     reconstruction = model.decode(posterior.mean + posterior.std * noise).sample
-    error = reconstruction - pictures
-    edges = error.diff(axis=2).abs().mean() + error.diff(axis=3).abs().mean()
     divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-    return (
-        error.abs().mean()
-        + v.squared_weight * error.square().mean()
-        + v.gradient_weight * edges
-        + v.kl_weight * divergence
-    )
+    return pixel_loss(reconstruction - pictures, v) + v.kl_weight * divergence
+
+
+def pixel_loss(error, v):
+    """L1 + squared error + L1 of the differences between neighbouring pixels, weighted by v. error: [..., h, w]"""
+    edges = error.diff(axis=-2).abs().mean() + error.diff(axis=-1).abs().mean()
+    return error.abs().mean() + v.squared_weight * error.square().mean() + v.gradient_weight * edges
+
+
+def video_vae_loss(model, stage: str, spread: float, v, x, pixels, noise, still: bool, decoded):
+    """Loss of a VideoAutoencoder `model` in a stage of VideoVAERecipe; v: the VideoLearning of that stage.
+
+    x, pixels, noise, still, decoded: as from VideoPairs.batch, all but `still` as tensors. In the stage "temporal" the
+    loss is L1 + squared error of the spatial latents, in units of their standard deviation `spread`; in the others it
+    is `pixel_loss` of the frames `decoded`. The KL divergence is added, as in `vae_loss`. In the stage "decoder" the
+    encoder gets no gradient.
+    """
+    temporal, T = model.temporal_vae, x.shape[2]
+
+    def encode(x):
+        with paddle.set_grad_enabled(stage != "decoder"):
+            mean, logvar = temporal.encode(x).chunk(2, axis=1)
+            return mean, logvar.clip(-30, 20)
+
+    def sample(mean, logvar, noise):
+        return mean + (logvar / 2).exp() * noise
+
+    mean, logvar = encode(x)
+    z = sample(mean, logvar, noise)
+    if still:  # the last latent is that of an image, and all of its frames show the last one
+        image = sample(*encode(x[:, :, -1:]), noise[:, :, -1:])
+        z = paddle.concat([z[:, :, :-1], image], 2)
+        x, pixels = (paddle.concat([w[:, :, :-4], *[w[:, :, -1:]] * 4], 2) for w in (x, pixels))
+    reconstruction = temporal.decode(z)[:, :, -T:]
+    if stage == "temporal":
+        error = (reconstruction - x) / spread
+        loss = error.abs().mean() + error.square().mean()
+    else:
+        frames = reconstruction.index_select(decoded, 2).transpose([0, 2, 1, 3, 4]).flatten(0, 1) / SPATIAL_FACTOR
+        shown = pixels.index_select(decoded, 2).transpose([0, 2, 1, 3, 4]).flatten(0, 1)
+        loss = pixel_loss(model.spatial_vae.module.decode(frames).sample - shown, v)
+    return loss + v.kl_weight * 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()

@@ -4,6 +4,7 @@ Random numbers come from numpy: a seed gives the same initialization on every de
 """
 
 from dataclasses import asdict
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,27 @@ from opensora_lite.io.checkpoints import linear_weights
 from opensora_lite.io.files import atomic_write, write_json, write_safetensors
 from opensora_lite.request import model_folder
 from opensora_lite.stdit2 import STDiT2, STDiT2Config, load_stdit
+from opensora_lite.stdit3 import STDiT3, STDiT3Config
 from opensora_lite.text import T5Fields, TextEncoder, load_text_encoder, new_encoder
-from opensora_lite.training.data import LATENT_CHANNELS
-from opensora_lite.training.recipe import DiffusionRecipe, VAERecipe
+from opensora_lite.tokenizer import open_tokenizer
+from opensora_lite.training.configs import (
+    spatial_config,
+    spatial_spread,
+    stdit3_config,
+    t5_config,
+    temporal_vae_start,
+    vae_config,
+    video_vae_config,
+)
+from opensora_lite.training.recipe import (
+    DiffusionRecipe,
+    TransformerLearning,
+    VAERecipe,
+    VideoRecipe,
+    VideoVAERecipe,
+)
 from opensora_lite.vae import FrameVAE, load_vae, new_autoencoder
+from opensora_lite.video_vae import SPATIAL_FACTOR, VideoAutoencoder, VideoVAE
 
 # ---------------------------------------------------------------------------------------------------------------------
 #   Initialization
@@ -44,14 +62,36 @@ def new_stdit(d: DiffusionRecipe, rng: np.random.Generator) -> STDiT2:
         return model
     model = STDiT2(config)
     narrow = ("t_embedder.", "t_block.", "t_block_temp.", "y_embedder.y_proj.")
-    zero = ("cross_attn.proj.weight", "attn_temp.proj.weight", "final_layer.linear.weight")
-    linears = linear_weights(model)
+    zero = ("*cross_attn.proj.weight", "*attn_temp.proj.weight", "final_layer.linear.weight")
+    initialize(model, rng, narrow, zero)
+    return model
+
+
+def new_stdit3(recipe: VideoRecipe, rng: np.random.Generator) -> STDiT3:
+    """An initialized STDiT3 whose output is 0.
+
+    As released (opensora/models/stdit/stdit3.py, initialize_weights): besides what is 0 in an STDiT2, temporal blocks
+    add nothing at first, and the frame rate has no effect.
+    """
+    model = STDiT3(STDiT3Config.from_dict(stdit3_config(recipe)))
+    narrow = ("t_embedder.", "fps_embedder.", "t_block.", "y_embedder.y_proj.")
+    zero = ("*cross_attn.proj.weight", "final_layer.linear.weight", "fps_embedder.mlp.2.weight")
+    in_time = ("temporal_blocks.*.attn.proj.weight", "temporal_blocks.*.mlp.fc2.weight")
+    initialize(model, rng, narrow, (*zero, *in_time))
+    return model
+
+
+def initialize(model: STDiT2 | STDiT3, rng: np.random.Generator, narrow: tuple[str, ...], zero: tuple[str, ...]):
+    """Initialize a transformer. narrow: how names of Linear weights of standard deviation 0.02 begin. zero: patterns of
+    those that are 0.
+    """
+    config, linears = model.config, linear_weights(model)
     for name, value in model.state_dict().items():
         if name == "y_embedder.y_embedding":
-            start = normal(rng, value.shape, d.d_model**-0.5)
+            start = normal(rng, value.shape, config.caption_channels**-0.5)
         elif "scale_shift_table" in name:
-            start = normal(rng, value.shape, d.hidden_size**-0.5)
-        elif name.endswith(zero) or (name.endswith(".bias") and name[: -len("bias")] + "weight" in linears):
+            start = normal(rng, value.shape, config.hidden_size**-0.5)
+        elif any(fnmatch(name, pattern) for pattern in zero) or is_bias_of(linears, name):
             start = np.zeros(value.shape, np.float32)
         elif name in linears:
             start = normal(rng, value.shape, 0.02) if name.startswith(narrow) else xavier(rng, value.shape)
@@ -60,20 +100,26 @@ def new_stdit(d: DiffusionRecipe, rng: np.random.Generator) -> STDiT2:
         else:  # norm weights, a bias, the rotary frequencies
             continue
         value.set_value(start)
-    return model
+
+
+def is_bias_of(linears: set[str], name: str) -> bool:
+    """Whether `name` is that of the bias of a Linear layer. linears: the names of their weights."""
+    return name.endswith(".bias") and f"{name.removesuffix('bias')}weight" in linears
 
 
 def new_text_encoder(d: DiffusionRecipe, rng: np.random.Generator) -> TextEncoder:
     """An initialized T5 encoder with the tokenizer of LiteWorld's captions, or the trained one of `init`."""
-    import sentencepiece
-
     folder = model_folder(d.init or "tiny")
     if d.init is not None:
         text = load_text_encoder(folder / "t5", d.model_max_length)
         wanted = t5_config(d, text.tokenizer.get_piece_size())
         check_same(f"diffusion.init {d.init}", {name: getattr(text.model.config, name) for name in wanted}, wanted)
         return text
-    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "t5" / "spiece.model"))
+    return text_encoder(d, open_tokenizer(folder / "t5"), rng)
+
+
+def text_encoder(d: TransformerLearning, tokenizer, rng: np.random.Generator) -> TextEncoder:
+    """An initialized T5 encoder. tokenizer: a sentencepiece processor."""
     model = new_encoder(t5_config(d, tokenizer.get_piece_size()))
     linears = linear_weights(model)
     for name, value in model.state_dict().items():
@@ -102,6 +148,19 @@ def new_vae(v: VAERecipe, seed: int) -> FrameVAE:
     return FrameVAE(new_autoencoder(vae_config(v)))
 
 
+def new_video_vae(v: VideoVAERecipe, seed: int) -> VideoVAE:
+    """A video VAE: the trained frame VAE of `spatial` and an initialized temporal VAE; shift 0 and scale 1."""
+    spatial = spatial_config(v)
+    vae = VideoVAE(VideoAutoencoder({**spatial, **video_vae_config(v, [], [])}))
+    vae.frames.model.set_state_dict(load_vae(model_folder(v.spatial) / "vae").model.state_dict())
+    vae.model.scale.set_value(paddle.ones_like(vae.model.scale))
+    parameters = dict(vae.model.temporal_vae.named_parameters())
+    shapes = {name: tuple(value.shape) for name, value in parameters.items()}
+    for name, start in temporal_vae_start(shapes, spatial_spread(spatial, SPATIAL_FACTOR), seed).items():
+        parameters[name].set_value(start)
+    return vae
+
+
 def check_same(what: str, found: dict, wanted: dict):
     """Raise OpenSoraError if the model to start from has other sizes than the recipe."""
     for name, value in wanted.items():
@@ -125,62 +184,14 @@ def xavier(rng, shape) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def t5_config(d: DiffusionRecipe, vocabulary: int) -> dict:
-    """config.json of the T5 encoder. vocabulary: number of tokens."""
-    return dict(
-        vocab_size=vocabulary,
-        d_model=d.d_model,
-        d_kv=d.d_kv,
-        d_ff=d.d_ff,
-        num_layers=d.num_layers,
-        num_heads=d.t5_heads,
-        relative_attention_num_buckets=32,
-        relative_attention_max_distance=128,
-        layer_norm_epsilon=1e-6,
-        feed_forward_proj="gated-gelu",
-        pad_token_id=0,
-        eos_token_id=1,
-    )
-
-
-def vae_config(v: VAERecipe) -> dict:
-    """config.json of the VAE without scaling_factor, which is measured after training."""
-    levels = len(v.block_out_channels)
-    return dict(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=["DownEncoderBlock2D"] * levels,
-        up_block_types=["UpDecoderBlock2D"] * levels,
-        block_out_channels=list(v.block_out_channels),
-        layers_per_block=v.layers_per_block,
-        act_fn="silu",
-        latent_channels=LATENT_CHANNELS,
-        norm_num_groups=v.norm_num_groups,
-    )
-
-
 VAE_FIELDS = tuple(vae_config(VAERecipe()))
 
 
-def stdit_config(model: STDiT2) -> dict:
-    """config.json of an STDiT2, with the released fields."""
+def stdit_config(model: STDiT2 | STDiT3) -> dict:
+    """config.json of a transformer, with the released fields."""
     c = model.config
-    return dict(
-        model_type="STDiT2",
-        input_size=[None, None, None],
-        input_sq_size=c.input_sq_size,
-        in_channels=c.in_channels,
-        patch_size=list(c.patch_size),
-        hidden_size=c.hidden_size,
-        depth=c.depth,
-        num_heads=c.num_heads,
-        mlp_ratio=c.mlp_ratio,
-        pred_sigma=True,
-        no_temporal_pos_emb=False,
-        caption_channels=c.caption_channels,
-        model_max_length=c.model_max_length,
-        qk_norm=c.qk_norm,
-    )
+    fixed = dict(model_type=c.model_type, input_size=[None, None, None], pred_sigma=True, **c.released)
+    return {**fixed, **asdict(c)}
 
 
 def export(layer, path: Path, leave_out: tuple[str, ...] = ()):
@@ -194,7 +205,7 @@ def export(layer, path: Path, leave_out: tuple[str, ...] = ()):
     write_safetensors(path, tensors, {"format": "pt"})
 
 
-def export_stdit(folder: Path, stdit: STDiT2):
+def export_stdit(folder: Path, stdit: STDiT2 | STDiT3):
     """stdit/ of a model folder."""
     export(stdit, folder / "stdit" / "model.safetensors")
     write_json(folder / "stdit" / "config.json", stdit_config(stdit))
@@ -216,3 +227,11 @@ def export_vae(folder: Path, vae: FrameVAE):
     export(vae.model, folder / "vae" / "diffusion_pytorch_model.safetensors")
     config |= {"_class_name": "AutoencoderKL", "scaling_factor": round(vae.scaling_factor, 6)}
     write_json(folder / "vae" / "config.json", config)
+
+
+def export_video_vae(folder: Path, vae: VideoVAE, v: VideoVAERecipe):
+    """vae/ of a model folder. v: the recipe of `vae`."""
+    shift, scale = ([round(x, 6) for x in t.flatten().tolist()] for t in (vae.model.shift, vae.model.scale))
+    export(vae.model, folder / "vae" / "model.safetensors")
+    write_json(folder / "vae" / "vae_2d" / "config.json", {**spatial_config(v), "scaling_factor": SPATIAL_FACTOR})
+    write_json(folder / "vae" / "config.json", video_vae_config(v, shift, scale))

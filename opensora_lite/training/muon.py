@@ -12,7 +12,10 @@ import paddle
 
 
 class Muon:
-    """parameters: name -> matrix [in, out]. momentum: of the moving average of the gradients."""
+    """parameters: name -> matrix [in, out], or kernel [out, in, …], which is taken as a matrix [out, in · …].
+
+    momentum: of the moving average of the gradients.
+    """
 
     def __init__(self, parameters: dict[str, paddle.Tensor], momentum: float = 0.95):
         self.parameters, self.momentum = parameters, momentum
@@ -26,8 +29,10 @@ class Muon:
             moment = self.momentum * self.moments[name] + (1 - self.momentum) * gradient
             self.moments[name] = moment
             ahead = self.momentum * moment + (1 - self.momentum) * gradient  # Nesterov momentum
-            size = 0.2 * max(parameter.shape) ** 0.5
-            parameter.set_value(parameter - learning_rate * size * orthogonal(ahead))
+            matrix = ahead.reshape([ahead.shape[0], -1])
+            size = 0.2 * max(matrix.shape) ** 0.5
+            update = orthogonal(matrix).reshape(parameter.shape)
+            parameter.set_value(parameter - learning_rate * size * update)
 
 
 def orthogonal(matrix, steps: int = 5):

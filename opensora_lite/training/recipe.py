@@ -21,6 +21,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from opensora_lite.errors import OpenSoraError
+from opensora_lite.latent_time import latent_frames
 from opensora_lite.liteworld.world import HELD_OUT
 from opensora_lite.schedule import TRAIN_STEPS, alphas_cumprod
 from opensora_lite.validation import Share, Whole, build, validated
@@ -308,6 +309,12 @@ class Recipe:
         if longest > self.world.num_frames:
             raise OpenSoraError(f"a stage needs clips of {longest} frames; world.num_frames is {self.world.num_frames}")
 
+    @property
+    def batch_sizes(self) -> set[int]:
+        """Of all steps that are trained."""
+        diffusion = {stage.batch_of(length) for stage in self.diffusion.stages for length in stage.lengths}
+        return diffusion | {stage.batch for stage in self.vae.stages.values()}
+
     def to_dict(self) -> dict:
         """The recipe as JSON values: the content of recipe.json, which `from_dict` reads."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
@@ -350,6 +357,10 @@ class VideoLearning(Learning):
     squared_weight: Weight = 1.0  # of the mean squared error
     kl_weight: Weight = 1e-4  # of the KL divergence from a standard normal
 
+    def batch_of(self, height: int, width: int) -> int:
+        """Clips of one step on whole frames of this size, at about the cost of `batch` crops."""
+        return max(1, self.batch * self.crop**2 // (height * width))
+
     def takes_muon(self, name: str, ndim: int) -> bool:
         """Whether Muon trains the parameter `name`: the kernels of the temporal VAE's residual blocks."""
         return name.startswith("temporal_vae.") and ndim == 5 and "res_blocks." in name
@@ -358,6 +369,15 @@ class VideoLearning(Learning):
 @validated()
 class VideoVAERecipe:
     """The video VAE: the frame VAE of another model, whose encoder is kept, and a temporal VAE."""
+
+    # modules of a `video_vae.VideoAutoencoder` that each stage trains
+    _PIXELS: ClassVar = ("spatial_vae.module.decoder", "spatial_vae.module.post_quant_conv")
+    TRAINED: ClassVar[dict[str, tuple[str, ...]]] = {
+        "temporal": ("temporal_vae",),
+        "joint": ("temporal_vae", *_PIXELS),
+        "decoder": ("temporal_vae.decoder", "temporal_vae.post_quant_conv", *_PIXELS),
+    }
+    STREAMS: ClassVar[dict[str, int]] = {"temporal": 11, "joint": 12, "decoder": 13}  # of random numbers
 
     temporal: VideoLearning
     joint: VideoLearning
@@ -383,6 +403,10 @@ class FlowStage:
     steps: Count
     lengths: Lengths  # latent frames of a clip: share of the steps
     batch: Count  # clips of 5 latent frames of 64×64 pixels; of others as many as cost about the same
+
+    def batch_of(self, num_latents: int, height: int, width: int) -> int:
+        """Clips of one step, of that many latent frames of height × width pixels."""
+        return max(1, round(self.batch * min(8, 5 * 64 * 64 / (num_latents * height * width))))
 
 
 @validated()
@@ -413,6 +437,22 @@ class VideoRecipe:
     save_every: Count = 250  # steps between two checkpoints
     sheet_every: Index = 1000  # steps between two sheets of samples; 0: none
     sheet_prompts: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        longest = max(length for stage in self.diffusion.stages for length in stage.lengths)
+        most = max(latent_frames(parse_kind(kind)[0]) for kind in self.world.kinds)
+        if longest > most:
+            raise OpenSoraError(f"a stage needs clips of {longest} latent frames; world.kinds have up to {most}")
+
+    @property
+    def batch_sizes(self) -> set[int]:
+        """Of all steps that are trained."""
+        kinds = [parse_kind(kind) for kind in self.world.kinds]
+        lengths = [(stage, T) for stage in self.diffusion.stages for T in stage.lengths]
+        sizes = {s.batch_of(T, *size) for s, T in lengths for n, *size in kinds if latent_frames(n) >= T}
+        for stage in self.vae.stages.values():  # images come in 8 times as many
+            sizes |= {stage.batch} | {stage.batch_of(*parse_kind(kind)[1:]) for kind in self.vae.kinds}
+        return sizes
 
     def to_dict(self) -> dict:
         """The recipe as JSON values: the content of recipe.json, which `from_dict` reads."""

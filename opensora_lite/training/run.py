@@ -1,14 +1,14 @@
-"""A training run: render the clips, train the VAE, encode the clips, train T5 and STDiT2.
+"""A training run: render the clips, train the VAE, encode the clips, train T5 and the transformer.
+
+`train` is the story; `stages` has its chapters, for recipes of Open-Sora 1.1 (Recipe) and 1.2 (VideoRecipe).
 
 out/recipe.json         the recipe; a run is resumed only with an equal one
-out/state/              checkpoints (vae, decoder, diffusion.safetensors), losses, latents of the clips
+out/state/              of each stage a checkpoint and the losses (diffusion.safetensors, diffusion_losses.csv); latents
 out/sheets/             samples during training
 out/vae, t5, stdit      the model for `OpenSora.from_pretrained(out)`, with pipeline.json
 """
 
 import json
-import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +19,13 @@ import paddle.distributed as dist
 
 from opensora_lite.device import set_device
 from opensora_lite.errors import OpenSoraError
-from opensora_lite.io.checkpoints import read_safetensors
-from opensora_lite.io.files import write_json, write_safetensors
-from opensora_lite.liteworld import world
+from opensora_lite.io.files import write_json
 from opensora_lite.pipeline import OpenSora
-from opensora_lite.request import Settings, plan
+from opensora_lite.request import Job, ModelSpec, Settings, plan
 from opensora_lite.runtime.offload import Resident
-from opensora_lite.training import models
-from opensora_lite.training.data import Batch, Latents, Pictures, clip_at
-from opensora_lite.training.losses import TrainingSchedule, training_losses, vae_loss
-from opensora_lite.training.recipe import PictureLearning, Recipe, VideoRecipe, parse_size, read_recipe
-from opensora_lite.training.trainer import Progress, Record, Trainer, read_records
-from opensora_lite.vae import FrameVAE, load_vae
+from opensora_lite.training.recipe import Recipe, VideoRecipe, read_recipe
+from opensora_lite.training.stages import Stages, Stages11, Stages12, count, wait_for
+from opensora_lite.training.trainer import Progress, Record, read_records
 from opensora_lite.video import Video
 
 HARMLESS = ("save_every", "sheet_every", "sheet_prompts")  # may differ in a resumed run
@@ -38,10 +33,12 @@ HARMLESS = ("save_every", "sheet_every", "sheet_prompts")  # may differ in a res
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of a run: the model folder and the records of all steps of each stage."""
+    """The result of a run: the model folder and the records of all steps of each stage, [] where there is none."""
 
     folder: Path
-    vae: list[Record]
+    vae: list[Record]  # the frame VAE (1.1)
+    temporal: list[Record]  # the temporal VAE (1.2), alone
+    joint: list[Record]  # and with the frame decoder
     decoder: list[Record]
     diffusion: list[Record]
 
@@ -57,53 +54,46 @@ def train(
 ) -> Trained:
     """Train a model by `recipe` in the folder `out`; resumes an interrupted run.
 
-    recipe: a Recipe, a path, or the name of a recipe of the package ("tiny", "first_steps").
-    device: as in `OpenSora.from_pretrained`. prepare: stop before T5 and STDiT2 are trained; `out` then has the VAE,
-    the latents of the clips and initialized models. on_step: called with a Progress after every step. say: called with
-    a line of text between stages.
+    recipe: a Recipe or VideoRecipe, a path, or the name of a recipe of the package ("tiny", "tiny-1.2", "first_steps").
+    device: as in `OpenSora.from_pretrained`. prepare: stop before T5 and the transformer are trained; `out` then has
+    the VAE, the latents of the clips and initialized models. on_step: called with a Progress after every step. say:
+    called with a line of text between stages.
     Raises OpenSoraError, before anything is written, for an impossible recipe or if `out` holds another run.
     """
     recipe = read_recipe(recipe) if isinstance(recipe, str | Path) else recipe
-    if not isinstance(recipe, Recipe):
-        raise OpenSoraError(
-            "Paddle doesn't train recipes of Open-Sora 1.2 yet; tests/peers/train_video_vae_torch.py and"
-            " train_flow_torch.py do"
-        )
     out = Path(out)
     # 1. check everything before anything is written or rendered
     set_device(device)
     start_processes(recipe)
-    rng = np.random.default_rng([recipe.seed, 0])
-    text, stdit = models.new_text_encoder(recipe.diffusion, rng), models.new_stdit(recipe.diffusion, rng)
-    vae = models.new_vae(recipe.vae, recipe.seed)
-    settings = sheet_settings(recipe)
-    jobs = plan(recipe.sheet_prompts, settings=settings) if recipe.sheet_every else []
-    claim(out, recipe)
+    stages = (Stages12 if isinstance(recipe, VideoRecipe) else Stages11)(recipe, out, on_step, say)
+    settings, spec = Settings(**stages.settings, seed=recipe.seed), ModelSpec(generation=stages.generation)
+    jobs = plan(recipe.sheet_prompts, settings=settings, spec=spec) if recipe.sheet_every else []
+    claim(out, stages)
 
     # 2. the VAE and the latents of the clips
-    clips = [clip_at(recipe.world, i) for i in range(recipe.world.clips)]
-    vae = train_vae(recipe, vae, clips, out, on_step, say)
-    latents = Latents(clips, make_latents(recipe, clips, vae, out, say))
+    stages.train_vae()
+    latents = stages.encode_clips()
 
-    # 3. T5 and STDiT2
-    trainer = diffusion_trainer(recipe, text, stdit, latents, out / "state", on_step)
-    say(f"T5 and STDiT2: {count(trainer):,} parameters, step {trainer.step} of {recipe.diffusion.steps}")
+    # 3. T5 and the transformer
+    trainer = stages.diffusion_trainer(latents)
+    title = f"T5 and {type(stages.stdit).__name__}"
+    say(f"{title}: {count(trainer):,} parameters, step {trainer.step} of {recipe.diffusion.steps}")
     while not (trainer.done or prepare):
         every = recipe.sheet_every or recipe.diffusion.steps
         trainer.fit(until=(trainer.step // every + 1) * every)
         if jobs and dist.get_rank() == 0:
             with trainer.averaged():
-                path = out / "sheets" / f"step_{trainer.step:06d}.png"
-                draw_sheet(OpenSora(Resident(stdit, text, vae)), jobs, settings, path)
-                export(recipe, out, text, stdit)
+                pipe = OpenSora(Resident(stages.stdit, stages.text, stages.vae), settings, spec)
+                draw_sheet(pipe, jobs, out / "sheets" / f"step_{trainer.step:06d}.png")
+                stages.export()
     if dist.get_rank() == 0:
         with trainer.averaged():
-            export(recipe, out, text, stdit)
-    vae_records, decoder_records = (read_records(out / "state" / f"{stage}_losses.csv") for stage in ("vae", "decoder"))
-    return Trained(out, vae_records, decoder_records, trainer.history)
+            stages.export()
+    vae = {name: read_records(out / "state" / f"{name}_losses.csv") for name in ("vae", "temporal", "joint", "decoder")}
+    return Trained(out, **vae, diffusion=trainer.history)
 
 
-def start_processes(recipe: Recipe):
+def start_processes(recipe: Recipe | VideoRecipe):
     """Initialize data parallel training under paddle.distributed.launch.
 
     Raises OpenSoraError if the batches can't be divided evenly among the processes.
@@ -111,13 +101,9 @@ def start_processes(recipe: Recipe):
     if dist.ParallelEnv().world_size > 1 and not dist.is_initialized():
         use_plain_store()
         dist.init_parallel_env()
-    n = dist.get_world_size()
-    batches = {stage.batch_of(length) for stage in recipe.diffusion.stages for length in stage.lengths}
-    batches |= {stage.batch for stage in recipe.vae.stages.values()}
-    if any(batch % n for batch in batches):
-        raise OpenSoraError(
-            f"batches of {sorted(batches)} can't be divided among {n} processes; choose multiples of {n}"
-        )
+    n, sizes = dist.get_world_size(), sorted(recipe.batch_sizes)
+    if any(size % n for size in sizes):
+        raise OpenSoraError(f"batches of {sizes} can't be divided among {n} processes; choose multiples of {n}")
 
 
 def use_plain_store():
@@ -131,13 +117,13 @@ def use_plain_store():
         paddle.set_flags({flag: False})
 
 
-def claim(out: Path, recipe: Recipe):
+def claim(out: Path, stages: Stages):
     """Make `out` the folder of this run. Raises OpenSoraError if it holds another run or other files."""
-    path = out / "recipe.json"
+    path, recipe = out / "recipe.json", stages.recipe
     if dist.get_rank() > 0:
         return wait_for(path)
     if (out / "state" / "diffusion_torch.pt").exists():
-        raise OpenSoraError(f"{out} is a run of tests/peers/train_torch.py; resume it with that script")
+        raise OpenSoraError(f"{out} is a run of tests/peers/{stages.twin}; resume it with that script")
     if not path.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise OpenSoraError(f"{out} exists and is not the folder of a training run; choose a new one")
@@ -154,12 +140,6 @@ def claim(out: Path, recipe: Recipe):
         )
 
 
-def wait_for(path: Path):
-    """Wait until another process has written a file; a barrier would time out after half an hour."""
-    while not path.exists():
-        time.sleep(0.5)
-
-
 def differences(a: dict, b: dict, where: str = "") -> list[str]:
     """The dotted names of the values in which two nested dictionaries differ."""
     names = []
@@ -171,140 +151,8 @@ def differences(a: dict, b: dict, where: str = "") -> list[str]:
     return names
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-#   Stages
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def train_vae(recipe: Recipe, vae: FrameVAE, clips: list, out: Path, on_step, say) -> FrameVAE:
-    """The VAE of out/vae, trained first if it doesn't exist."""
-    v, config = recipe.vae, out / "vae" / "config.json"
-    if v.stages and not config.exists():
-        clips = clips[: v.clips]
-        say(f"rendering {len(clips)} clips for the VAE")
-        pictures = Pictures(clips, [clip.render(recipe.world.num_frames) for clip in clips])
-        for name, stage in v.stages.items():
-            if name == "decoder":
-                freeze(vae.model.encoder, vae.model.quant_conv)
-            trainer = picture_trainer(name, recipe, stage, vae, pictures, out / "state", on_step)
-            title = {"vae": "VAE", "decoder": "VAE decoder"}[name]
-            say(f"{title}: {count(trainer):,} parameters, step {trainer.step} of {stage.steps}")
-            trainer.fit()
-            trainer.finish()
-        if v.init is None:
-            vae.scaling_factor = 1.0
-            sample = [vae.encode_frames(clip.render(recipe.world.num_frames)).ravel() for clip in clips[:100]]
-            vae.scaling_factor = 1 / float(np.concatenate(sample).std())  # latents of standard deviation 1
-    if dist.get_rank() == 0 and not config.exists():
-        models.export_vae(out, vae)
-    wait_for(config)
-    return load_vae(out / "vae")  # in float16 precision, as in a resumed run
-
-
-def count(trainer: Trainer) -> int:
-    """The number of trained parameters."""
-    return sum(p.size for p in trainer.parameters.values())
-
-
-def freeze(*layers):
-    """Exclude layers from further training."""
-    for layer in layers:
-        for parameter in layer.parameters():
-            parameter.stop_gradient = True
-
-
-def picture_trainer(name, recipe: Recipe, stage: PictureLearning, vae, pictures, folder: Path, on_step) -> Trainer:
-    """The Trainer of a VAE stage, resumed if there is a checkpoint."""
-    rank, processes = dist.get_rank(), dist.get_world_size()
-
-    def loss(step):
-        batch, noise = (part[rank::processes] for part in pictures.batch(stage, recipe.seed, step))
-        size = "x".join(map(str, batch.shape[2:]))
-        return vae_loss(vae.model, paddle.to_tensor(batch), paddle.to_tensor(noise), stage), size
-
-    return Trainer(name, {"vae": vae.model}, stage, loss, folder, recipe.save_every, on_step)
-
-
-def make_latents(recipe: Recipe, clips: list, vae: FrameVAE, out: Path, say) -> list[np.ndarray]:
-    """Scaled latents of the clips, float16 [C, T, h, w] each; computed once, then read from out/state."""
-    path = out / "state" / "latents.safetensors"
-    if dist.get_rank() == 0 and not path.exists():
-        say(f"encoding {len(clips)} clips")
-        frames = (clip.render(recipe.world.num_frames) for clip in clips)
-        write_safetensors(path, {str(i): vae.encode_frames(each).astype(np.float16) for i, each in enumerate(frames)})
-    wait_for(path)
-    tensors = read_safetensors(path)
-    return [np.array(tensors[str(i)].read()) for i in range(len(clips))]
-
-
-def diffusion_trainer(recipe: Recipe, text, stdit, latents: Latents, folder: Path, on_step=None) -> Trainer:
-    """The Trainer of T5 and STDiT2, resumed if there is a checkpoint."""
-    schedule, weights = TrainingSchedule(), paddle.to_tensor(recipe.diffusion.loss_weights())
-    rank, processes = dist.get_rank(), dist.get_world_size()
-
-    def loss(step):
-        batch = latents.batch(recipe, step).part(rank, processes)
-        losses = diffusion_losses(stdit, text, schedule, batch, weights)
-        return losses["loss"].mean(), f"{batch.x_0.shape[2]}x{batch.height}x{batch.width}"
-
-    both = {"stdit": stdit, "t5": text.model}
-    return Trainer("diffusion", both, recipe.diffusion, loss, folder, recipe.save_every, on_step)
-
-
-def diffusion_losses(stdit, text, schedule: TrainingSchedule, batch: Batch, weights=None) -> dict:
-    """`training_losses` of a Batch, with gradients of STDiT2 and T5."""
-    ids, mask = (paddle.to_tensor(array) for array in text.tokenize(batch.captions))
-    y = text.model(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state[:, None]
-    # as released: the null caption has the caption's length and mask, as in CFG
-    null = stdit.null_caption[: y.shape[2]].expand(y.shape)
-    y = paddle.where(paddle.to_tensor(batch.dropped)[:, None, None, None], null, y)
-    x_0, t, noise = (paddle.to_tensor(array) for array in (batch.x_0, batch.t, batch.noise))
-    conditions = {name: paddle.to_tensor(value) for name, value in batch.conditions.items()}
-    x_mask = paddle.to_tensor(batch.x_mask)
-    return training_losses(stdit, schedule, x_0, t, noise, y, mask, x_mask, weights, **conditions)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-#   Export and samples
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def export(recipe: Recipe, out: Path, text, stdit):
-    """Write stdit/, t5/ and pipeline.json."""
-    models.export_stdit(out, stdit)
-    models.export_text_encoder(out, text)
-    write_json(out / "pipeline.json", pipeline_defaults(recipe))
-
-
-def pipeline_defaults(recipe: Recipe) -> dict:
-    """pipeline.json: default Settings of the model, and the sizes and words it was trained on."""
-    w = recipe.world
-    sizes = [parse_size(size) for size, _ in Counter(w.sizes).most_common()]
-    longest = max(length for stage in recipe.diffusion.stages for length in stage.lengths)
-    return dict(
-        num_frames=longest,
-        image_size=list(sizes[0]),
-        fps=Counter(w.fps).most_common(1)[0][0],
-        frame_interval=1,
-        num_sampling_steps=30,
-        guidance_scale=4.0,
-        cfg_channel=None,
-        trained_sizes=[list(size) for size in sizes],
-        known_words=world.vocabulary(),
-    )
-
-
-def sheet_settings(recipe: Recipe) -> Settings:
-    """Settings of the sample sheets: those of the finished model, with the recipe's seed."""
-    values = pipeline_defaults(recipe)
-    del values["trained_sizes"], values["known_words"]
-    return Settings(**{**values, "seed": recipe.seed})
-
-
-def draw_sheet(pipe: OpenSora, jobs: list, settings: Settings, path: Path):
+def draw_sheet(pipe: OpenSora, jobs: list[Job], path: Path):
     """Generate the videos of jobs and save them as one image, a row of up to eight frames each."""
-    rows = [
-        np.asarray(video.contact_sheet(frames=video.spread(8), labels=False))
-        for _, video in pipe.generate(jobs, settings)
-    ]
+    videos = [video for _, video in pipe.generate(jobs, pipe.settings)]
+    rows = [np.asarray(video.contact_sheet(frames=video.spread(8), labels=False)) for video in videos]
     Video(np.concatenate(rows)[None]).save(path)

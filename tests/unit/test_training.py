@@ -47,7 +47,7 @@ from opensora_lite.training.recipe import (
     World,
     read_recipe,
 )
-from opensora_lite.training.run import diffusion_losses
+from opensora_lite.training.stages import diffusion_losses
 from opensora_lite.training.trainer import Trainer
 from opensora_lite.vae import FrameVAE, load_vae
 
