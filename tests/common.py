@@ -26,6 +26,37 @@ diffusion:
     - {steps: 4, lengths: {4: 0.6, 2: 0.4}, batch: 2}
 """
 
+# The same for Open-Sora 1.2: three stages of the VAE, then images and clips of one and two chunks.
+MICRO_12 = """
+seed: 1
+save_every: 2
+sheet_every: 0
+world: {clips: 3, kinds: [17x32x32, 34x32x32, 17x24x32], captions: 3}
+vae:
+  clips: 3
+  kinds: [17x16x24]
+  channels: 6
+  filters: 8
+  num_groups: 4
+  temporal: {steps: 3, batch: 2, crop: 16, warmup: 2, learning_rate: 2.0e-3}
+  joint: {steps: 2, batch: 2, crop: 16, decoded: 1, warmup: 1, learning_rate: 1.0e-3}
+  decoder: {steps: 2, batch: 8, crop: 16, crop_share: 0.0, decoded: 1, warmup: 1, kl_weight: 0.0, learning_rate: 1.0e-3}
+diffusion:
+  warmup: 2
+  hidden_size: 24
+  depth: 1
+  num_heads: 2
+  d_model: 24
+  d_kv: 12
+  d_ff: 24
+  num_layers: 1
+  t5_heads: 2
+  frame_masks: {none: 0.5, image_head: 0.25, quarter_tail: 0.25}
+  stages:
+    - {steps: 2, lengths: {1: 1.0}, batch: 1}
+    - {steps: 4, lengths: {5: 0.6, 10: 0.4}, batch: 1}
+"""
+
 
 def relative_error(a, b) -> float:
     """‖a − b‖ / ‖b‖"""

@@ -15,7 +15,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
-from common import MICRO
+from common import MICRO, MICRO_12
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("no deadline")
@@ -143,6 +143,14 @@ def micro_file(tmp_path_factory) -> Path:
     """A recipe of six small steps, two on pictures and four on clips."""
     path = tmp_path_factory.mktemp("recipe") / "micro.yaml"
     path.write_text(MICRO)
+    return path
+
+
+@pytest.fixture(scope="session")
+def micro12_file(tmp_path_factory) -> Path:
+    """A recipe of seven small steps of a video VAE and six of T5 and STDiT3."""
+    path = tmp_path_factory.mktemp("recipe") / "micro12.yaml"
+    path.write_text(MICRO_12)
     return path
 
 

@@ -104,10 +104,12 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         "Several GPUs: python -m paddle.distributed.launch --gpus 0,1 .venv/bin/opensora-lite train RECIPE --out FOLDER"
     )
     add = parser.add_argument
-    add("recipe", help='a YAML file, or one of the package\'s: "first_steps" (a minute) or "tiny" (a night)')
+    add(
+        "recipe", help='a YAML file, or one of the package\'s: "first_steps" (a minute), "tiny" or "tiny-1.2" (a night)'
+    )
     add("--out", type=as_path, required=True, metavar="FOLDER", help="of the run, new or of this recipe")
     add("--set", **SEVERAL, default=[], metavar="NAME=VALUE", help="replace fields, such as diffusion.min_snr=null")
-    add("--prepare", action="store_true", help="stop before T5 and STDiT2 are trained")
+    add("--prepare", action="store_true", help="stop before T5 and the transformer are trained")
     add_device(parser)
 
 

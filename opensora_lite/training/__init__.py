@@ -1,12 +1,13 @@
-"""Training of the small models on LiteWorld: the frame VAE, then T5 and STDiT2 jointly.
+"""Training of the small models on LiteWorld: the VAE, then T5 and the transformer (STDiT2 or STDiT3) jointly.
 
     from opensora_lite.training import train
     train("first_steps", "out")          # a recipe of the package or a path; `out` becomes a model folder
 
 recipe.py   a run as one YAML file                 data.py      clips, frame masks, batches
-losses.py   L_simple + L_vlb, VAE loss             trainer.py   training loop: optimizers, EMA, checkpoints, processes
-models.py   initialization and export              run.py       the stages of a run
-muon.py     the Muon optimizer
+configs.py  what a recipe says of its models       models.py    initialization and export
+losses.py   L_simple + L_vlb, flow, VAE losses     trainer.py   training loop: optimizers, EMA, checkpoints, processes
+muon.py     the Muon optimizer                     stages.py    the stages of a run, of Open-Sora 1.1 and 1.2
+                                                   run.py       a whole run
 """
 
 

@@ -3,12 +3,12 @@
 Without Paddle: the PyTorch twins (tests/peers) use it too, and begin with equal weights.
 """
 
+import functools
 import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opensora_lite.errors import OpenSoraError
 from opensora_lite.io.checkpoints import read_config
 from opensora_lite.latent_time import CHUNK
 from opensora_lite.liteworld import world
@@ -139,7 +139,7 @@ def temporal_vae_start(shapes: dict[str, tuple[int, ...]], spread: float, seed: 
         value = start[name] = rng.uniform(-(inputs**-0.5), inputs**-0.5, shape).astype(np.float32)
         if ".conv2." in name and "res_blocks" in name:
             value[:] = 0
-        elif "res_blocks" not in name and shape[-1] == 3:
+        elif "res_blocks" not in name and shape[2:] == (3, 3, 3):
             centre = 3 * value[..., 1, 1]
             value[:] = 0
             value[..., 1, 1] = centre
@@ -148,36 +148,31 @@ def temporal_vae_start(shapes: dict[str, tuple[int, ...]], spread: float, seed: 
     return start
 
 
-def new_tokenizer(recipe: VideoRecipe) -> "SentencePieceProcessor":
-    """A tokenizer for LiteWorld's captions and scores; it knows all of ASCII.
-
-    Raises OpenSoraError for a vocabulary of a size that can't be made.
-    """
+@functools.lru_cache(maxsize=1)
+def new_tokenizer(seed: int, vocabulary: int) -> "SentencePieceProcessor":
+    """A tokenizer for LiteWorld's captions and scores; it knows all of ASCII. vocabulary: tokens, at most."""
     import sentencepiece
 
     texts = []
     for i in range(6000):
-        rng = np.random.default_rng([recipe.seed, 5, i])
+        rng = np.random.default_rng([seed, 5, i])
         shot = world.sample_shot(rng)
         score = f" aesthetic score: {rng.uniform(4, 7):.1f}. motion score: {rng.uniform(0, 10):.1f}."
         texts.append(world.caption(shot, rng) + (score if i % 4 == 0 else "") + world.score_suffix(shot))
     model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
-            model_writer=model,
-            model_type="bpe",  # words become single tokens
-            vocab_size=recipe.diffusion.vocabulary,
-            hard_vocab_limit=False,
-            required_chars="".join(map(chr, range(33, 65))) + "".join(map(chr, range(91, 127))),
-            split_digits=True,
-            pad_id=0,
-            eos_id=1,
-            unk_id=2,
-            bos_id=-1,
-            num_threads=1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise OpenSoraError(f"diffusion.vocabulary {recipe.diffusion.vocabulary} can't be made: {error}") from error
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        model_type="bpe",  # words become single tokens
+        vocab_size=vocabulary,
+        hard_vocab_limit=False,
+        required_chars="".join(map(chr, range(33, 65))) + "".join(map(chr, range(91, 127))),
+        split_digits=True,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())

@@ -175,18 +175,15 @@ def video_vae_loss(model, stage: str, spread: float, v, x, pixels, noise, still:
     """
     temporal, T = model.temporal_vae, x.shape[2]
 
-    def encode(x):
+    def encode(x, noise):
         with paddle.set_grad_enabled(stage != "decoder"):
             mean, logvar = temporal.encode(x).chunk(2, axis=1)
-            return mean, logvar.clip(-30, 20)
+            logvar = logvar.clip(-30, 20)
+        return mean + (logvar / 2).exp() * noise, mean, logvar
 
-    def sample(mean, logvar, noise):
-        return mean + (logvar / 2).exp() * noise
-
-    mean, logvar = encode(x)
-    z = sample(mean, logvar, noise)
+    z, mean, logvar = encode(x, noise)
     if still:  # the last latent is that of an image, and all of its frames show the last one
-        image = sample(*encode(x[:, :, -1:]), noise[:, :, -1:])
+        image, _, _ = encode(x[:, :, -1:], noise[:, :, -1:])
         z = paddle.concat([z[:, :, :-1], image], 2)
         x, pixels = (paddle.concat([w[:, :, :-4], *[w[:, :, -1:]] * 4], 2) for w in (x, pixels))
     reconstruction = temporal.decode(z)[:, :, -T:]

@@ -29,7 +29,7 @@ from opensora_lite.training.configs import (
 )
 from opensora_lite.training.recipe import (
     DiffusionRecipe,
-    TransformerLearning,
+    FlowRecipe,
     VAERecipe,
     VideoRecipe,
     VideoVAERecipe,
@@ -118,7 +118,7 @@ def new_text_encoder(d: DiffusionRecipe, rng: np.random.Generator) -> TextEncode
     return text_encoder(d, open_tokenizer(folder / "t5"), rng)
 
 
-def text_encoder(d: TransformerLearning, tokenizer, rng: np.random.Generator) -> TextEncoder:
+def text_encoder(d: DiffusionRecipe | FlowRecipe, tokenizer, rng: np.random.Generator) -> TextEncoder:
     """An initialized T5 encoder. tokenizer: a sentencepiece processor."""
     model = new_encoder(t5_config(d, tokenizer.get_piece_size()))
     linears = linear_weights(model)

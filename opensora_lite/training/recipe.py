@@ -423,7 +423,7 @@ class FlowRecipe(TransformerLearning):
     depth: Count = 4
     qk_norm: bool = True
     model_max_length: Count = 48  # tokens of a caption
-    vocabulary: Count = 256  # of the tokenizer, which is trained on LiteWorld's captions
+    vocabulary: Annotated[Whole, Field(ge=72)] = 256  # tokens: all of ASCII, and words of LiteWorld's captions
 
 
 @validated()

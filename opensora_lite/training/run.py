@@ -67,7 +67,8 @@ def train(
     start_processes(recipe)
     stages = (Stages12 if isinstance(recipe, VideoRecipe) else Stages11)(recipe, out, on_step, say)
     settings, spec = Settings(**stages.settings, seed=recipe.seed), ModelSpec(generation=stages.generation)
-    jobs = plan(recipe.sheet_prompts, settings=settings, spec=spec) if recipe.sheet_every else []
+    draws = recipe.sheet_every and recipe.sheet_prompts
+    jobs = plan(recipe.sheet_prompts, settings=settings, spec=spec) if draws else []
     claim(out, stages)
 
     # 2. the VAE and the latents of the clips

@@ -303,7 +303,11 @@ class Stages12(Stages):
         self.generation = generation_of(stdit3_config(recipe), video_vae_config(recipe.vae, [], []))
         rng = np.random.default_rng([recipe.seed, 0])
         t5 = self.out / "t5"
-        tokenizer = open_tokenizer(t5) if (t5 / "spiece.model").exists() else new_tokenizer(recipe)
+        tokenizer = (
+            open_tokenizer(t5)
+            if (t5 / "spiece.model").exists()
+            else new_tokenizer(recipe.seed, recipe.diffusion.vocabulary)
+        )
         self.text = models.text_encoder(recipe.diffusion, tokenizer, rng)
         self.stdit = models.new_stdit3(recipe, rng)
         self.vae = models.new_video_vae(recipe.vae, recipe.seed)

@@ -21,10 +21,12 @@ from peers.client import HERE, NOT_INSTALLED, interpreter
 
 from opensora_lite.request import WEIGHTS
 from opensora_lite.stdit2 import load_stdit
+from opensora_lite.stdit3 import load_stdit3
 from opensora_lite.training import train
 from opensora_lite.training.losses import TrainingSchedule, training_losses
 from opensora_lite.training.recipe import read_recipe
 from opensora_lite.vae import load_vae
+from opensora_lite.video_vae import load_video_vae
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = WEIGHTS / "tiny" / "stdit"
@@ -237,6 +239,29 @@ def test_gradients_agree(peer, in_paddle, model, masked):
 # --- whole trainings --------------------------------------------------------------------------------------------------
 
 
+def run_twin(script: str, *arguments):
+    """Run one of the PyTorch trainers."""
+    env = {**os.environ, "PYTHONPATH": str(HERE.parent.parent)}
+    done = subprocess.run([interpreter(), HERE / script, *arguments], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def assert_equal_losses(ours: list, losses_file: Path, what: str):
+    """Equal steps, kinds and rates, and losses within 1e-3. ours: Records."""
+    with open(losses_file, newline="") as file:
+        theirs = list(csv.DictReader(file))
+    assert [(r.step, r.kind) for r in ours] == [(int(r["step"]), r["kind"]) for r in theirs] and ours
+    np.testing.assert_allclose([r.rate for r in ours], [float(r["rate"]) for r in theirs], rtol=1e-6)
+    errors = [abs(float(b["loss"]) / a.loss - 1) for a, b in zip(ours, theirs, strict=True)]
+    print(f"\n{what}, Paddle against PyTorch, {len(errors)} losses: " + ", ".join(f"{error:.1e}" for error in errors))
+    assert max(errors) < 1e-3
+
+
+def largest_error(a: dict, b: dict, part: str) -> float:
+    """Of the tensors of two state dicts whose names contain `part`."""
+    return max(relative_error(a[name].numpy(), b[name].numpy()) for name in a if part in name)
+
+
 def test_training_agrees(micro_file, tmp_path):
     """Six steps by one recipe: Paddle and tests/peers/train_torch.py begin alike, and see equal batches and losses."""
     if interpreter() is None:
@@ -245,19 +270,11 @@ def test_training_agrees(micro_file, tmp_path):
     train(recipe, tmp_path / "run", prepare=True)
     shutil.copytree(tmp_path / "run", tmp_path / "torch")
     ours = train(recipe, tmp_path / "run").diffusion
-    command = [interpreter(), HERE / "train_torch.py", tmp_path / "torch"]
-    root = str(HERE.parent.parent)
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    with open(tmp_path / "torch" / "state" / "diffusion_losses.csv", newline="") as file:
-        theirs = list(csv.DictReader(file))
-    assert [(r.step, r.kind) for r in ours] == [(int(r["step"]), r["kind"]) for r in theirs]
-    np.testing.assert_allclose([r.rate for r in ours], [float(r["rate"]) for r in theirs], rtol=1e-6)
-    errors = [abs(float(b["loss"]) / a.loss - 1) for a, b in zip(ours, theirs, strict=True)]
-    print("\ntraining, Paddle against PyTorch, six losses: " + ", ".join(f"{error:.1e}" for error in errors))
-    assert max(errors) < 1e-3  # the start is handed over in float16
+    run_twin("train_torch.py", tmp_path / "torch")
+    # the start is handed over in float16
+    assert_equal_losses(ours, tmp_path / "torch" / "state" / "diffusion_losses.csv", "training")
     a, b = (load_stdit(tmp_path / name / "stdit").state_dict() for name in ("run", "torch"))
-    assert max(relative_error(a[n].numpy(), b[n].numpy()) for n in a if "qkv.weight" in n) < 1e-2
+    assert largest_error(a, b, "qkv.weight") < 1e-2
 
 
 def test_training_of_the_vae_agrees(micro_file, tmp_path):
@@ -266,18 +283,28 @@ def test_training_of_the_vae_agrees(micro_file, tmp_path):
         pytest.skip(NOT_INSTALLED)
     stage = "vae.decoder={steps: 4, batch: 4, warmup: 2, learning_rate: 1e-3, ema: 0.5, crop_share: 0.5}"
     ours = train(read_recipe(micro_file, dict([stage.split("=")])), tmp_path / "paddle", prepare=True).decoder
-    command = [interpreter(), HERE / "train_vae_torch.py", micro_file, tmp_path / "torch", "--set", stage]
-    root = str(HERE.parent.parent)
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    with open(tmp_path / "torch" / "state" / "decoder_losses.csv", newline="") as file:
-        theirs = list(csv.DictReader(file))
-    assert [(r.step, r.kind) for r in ours] == [(int(r["step"]), r["kind"]) for r in theirs] and len(ours) == 4
-    np.testing.assert_allclose([r.rate for r in ours], [float(r["rate"]) for r in theirs], rtol=1e-6)
-    errors = [abs(float(b["loss"]) / a.loss - 1) for a, b in zip(ours, theirs, strict=True)]
-    print("\nthe decoder, Paddle against PyTorch, four losses: " + ", ".join(f"{error:.1e}" for error in errors))
-    assert max(errors) < 1e-3
+    run_twin("train_vae_torch.py", micro_file, tmp_path / "torch", "--set", stage)
+    assert_equal_losses(ours, tmp_path / "torch" / "state" / "decoder_losses.csv", "the decoder")
     a, b = (load_vae(tmp_path / name / "vae") for name in ("paddle", "torch"))
     assert a.scaling_factor == b.scaling_factor
-    a, b = (vae.model.state_dict() for vae in (a, b))
-    assert max(relative_error(a[n].numpy(), b[n].numpy()) for n in a if n.endswith("conv1.weight")) < 1e-2
+    assert largest_error(a.model.state_dict(), b.model.state_dict(), "conv1.weight") < 1e-2
+
+
+def test_trainings_of_1_2_agree(micro12_file, tmp_path):
+    """The three stages of the video VAE, then T5 and STDiT3: Paddle, train_video_vae_torch.py, train_flow_torch.py."""
+    if interpreter() is None:
+        pytest.skip(NOT_INSTALLED)
+    recipe = read_recipe(micro12_file)
+    train(recipe, tmp_path / "run", prepare=True)
+    shutil.copytree(tmp_path / "run", tmp_path / "torch")
+    ours = train(recipe, tmp_path / "run")
+    run_twin("train_video_vae_torch.py", micro12_file, tmp_path / "vae")
+    for stage in recipe.vae.stages:
+        assert_equal_losses(getattr(ours, stage), tmp_path / "vae" / "state" / f"{stage}_losses.csv", stage)
+    a, b = (load_video_vae(tmp_path / name / "vae").model.state_dict() for name in ("run", "vae"))
+    assert largest_error(a, b, "conv1") < 1e-2 and largest_error(a, b, "scale") < 1e-2
+
+    run_twin("train_flow_torch.py", micro12_file, tmp_path / "torch")
+    assert_equal_losses(ours.diffusion, tmp_path / "torch" / "state" / "diffusion_losses.csv", "T5 and STDiT3")
+    a, b = (load_stdit3(tmp_path / name / "stdit").state_dict() for name in ("run", "torch"))
+    assert largest_error(a, b, "qkv.weight") < 1e-2

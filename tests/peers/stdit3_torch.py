@@ -135,7 +135,16 @@ class STDiT3(nn.Module):
         return x[..., :H, :W].float()
 
 
-FIELDS = ["hidden_size", "depth", "num_heads", "caption_channels", "model_max_length", "input_sq_size", "qk_norm"]
+FIELDS = [
+    "hidden_size",
+    "depth",
+    "num_heads",
+    "caption_channels",
+    "model_max_length",
+    "input_sq_size",
+    "qk_norm",
+    "in_channels",
+]
 
 
 def load(config: dict, weights: str, dtype=torch.float32) -> STDiT3:

@@ -8,9 +8,6 @@ RUN/sheets has samples.
 """
 
 import argparse
-import csv
-import io
-import json
 import time
 from pathlib import Path
 
@@ -19,20 +16,20 @@ import sentencepiece
 import torch
 from PIL import Image
 from rflow_torch import timestep_transform, training_losses
-from safetensors.torch import load_file, save_file
-from stdit3_torch import STDiT3
-from train_torch import Muon, tokenize
+from stdit3_torch import FIELDS, STDiT3, load
+from train_torch import Trainer, export_models, load_t5, parameters_of, tokenize
 from transformers import T5Config, T5EncoderModel
 from video_vae_torch import load as load_vae
 
 from opensora_lite.io.files import atomic_write, write_json
 from opensora_lite.latent_time import latent_frames
-from opensora_lite.liteworld import world
+from opensora_lite.training.configs import new_tokenizer, stdit3_config, t5_config
 from opensora_lite.training.data import ShotLatents, shot_at, shown_by
 from opensora_lite.training.recipe import VideoRecipe, read_recipe
 
 PART = 250  # clips of one file of latents
 STEPS, GUIDANCE = 12, 4.0  # of the samples
+FIXED = dict(dropout_rate=0.0, tie_word_embeddings=False)  # fields of T5's config
 
 
 def encode_clips(recipe: VideoRecipe, vae, out: Path, log) -> tuple[list, list]:
@@ -63,39 +60,13 @@ def encode(vae, clip) -> np.ndarray:
     return ((both - vae.shift[0]) / vae.scale[0]).half().numpy()
 
 
-def new_tokenizer(recipe: VideoRecipe) -> sentencepiece.SentencePieceProcessor:
-    """A tokenizer for LiteWorld's captions and scores; it knows all of ASCII."""
-    texts = []
-    for i in range(6000):
-        rng = np.random.default_rng([recipe.seed, 5, i])
-        shot = world.sample_shot(rng)
-        score = f" aesthetic score: {rng.uniform(4, 7):.1f}. motion score: {rng.uniform(0, 10):.1f}."
-        texts.append(world.caption(shot, rng) + (score if i % 4 == 0 else "") + world.score_suffix(shot))
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=model,
-        model_type="bpe",  # words become single tokens
-        vocab_size=recipe.diffusion.vocabulary,
-        hard_vocab_limit=False,
-        required_chars="".join(map(chr, range(33, 65))) + "".join(map(chr, range(91, 127))),
-        split_digits=True,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        num_threads=1,
-        minloglevel=2,
-    )
-    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-
-
 def new_models(recipe: VideoRecipe, vocabulary: int):
     """Initialized T5 and STDiT3, whose output is 0."""
     d = recipe.diffusion
     torch.manual_seed(recipe.seed)
-    t5 = T5EncoderModel(T5Config(**t5_config_of(d, vocabulary)))
-    stdit = STDiT3(**stdit_fields(recipe))
+    t5 = T5EncoderModel(T5Config(**t5_config(d, vocabulary), **FIXED))
+    config = stdit3_config(recipe)
+    stdit = STDiT3(**{field: config[field] for field in FIELDS})
     zero = (".bias", "cross_attn.proj.weight", "final_layer.linear.weight", "fps_embedder.mlp.2.weight")
     zero_in_time = ("attn.proj.weight", "mlp.fc2.weight")
     for name, p in stdit.named_parameters():
@@ -109,38 +80,11 @@ def new_models(recipe: VideoRecipe, vocabulary: int):
     return t5, stdit
 
 
-def stdit_fields(recipe: VideoRecipe) -> dict:
-    d = recipe.diffusion
-    return dict(
-        in_channels=recipe.vae.channels,
-        hidden_size=d.hidden_size,
-        depth=d.depth,
-        num_heads=d.num_heads,
-        caption_channels=d.d_model,
-        model_max_length=d.model_max_length,
-        input_sq_size=d.input_sq_size,
-        qk_norm=d.qk_norm,
-    )
-
-
-def t5_config_of(d, vocabulary: int) -> dict:
-    """config.json of the T5 encoder, as opensora_lite.training.models has it."""
-    return dict(
-        vocab_size=vocabulary,
-        d_model=d.d_model,
-        d_kv=d.d_kv,
-        d_ff=d.d_ff,
-        num_layers=d.num_layers,
-        num_heads=d.t5_heads,
-        relative_attention_num_buckets=32,
-        relative_attention_max_distance=128,
-        layer_norm_epsilon=1e-6,
-        feed_forward_proj="gated-gelu",
-        pad_token_id=0,
-        eos_token_id=1,
-        dropout_rate=0.0,
-        tie_word_embeddings=False,
-    )
+def models_of(recipe: VideoRecipe, run: Path, tokenizer):
+    """T5 and STDiT3 of RUN/t5 and RUN/stdit, as `opensora-lite train --prepare` initializes them, or new ones."""
+    if not (run / "stdit" / "model.safetensors").exists():
+        return new_models(recipe, tokenizer.get_piece_size())
+    return load_t5(run / "t5"), load(stdit3_config(recipe), run / "stdit" / "model.safetensors")
 
 
 @torch.no_grad()
@@ -187,87 +131,34 @@ def main():
     tokens = out / "t5" / "spiece.model"
     if not tokens.exists():
         with atomic_write(tokens) as temporary:
-            temporary.write_bytes(new_tokenizer(recipe).serialized_model_proto())
+            temporary.write_bytes(new_tokenizer(recipe.seed, d.vocabulary).serialized_model_proto())
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(tokens))
-    t5, stdit = new_models(recipe, tokenizer.get_piece_size())
+    t5, stdit = models_of(recipe, out, tokenizer)
     models = {"stdit": stdit.train(), "t5": t5.train()}
-    parameters = {f"{m}.{n}": p for m, model in models.items() for n, p in model.named_parameters()}
     log(f"{tokenizer.get_piece_size()} tokens; " + ", ".join(f"{n} {count(m):,}" for n, m in models.items()))
-    matrices = [p for name, p in parameters.items() if d.takes_muon(name, p.ndim)]
-    others = [p for name, p in parameters.items() if not d.takes_muon(name, p.ndim)]
-    optimizers = [torch.optim.AdamW(others, d.learning_rate, d.betas, weight_decay=0)]
-    optimizers += [Muon(matrices)] if matrices else []
-    average = {name: p.detach().clone() for name, p in parameters.items()}
-    step, history, path = 0, [], out / "state" / "diffusion_torch.pt"
-    if path.exists():
-        state = torch.load(path)
-        for name, parameter in parameters.items():
-            parameter.data.copy_(state["weights"][name])
-        for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(values)
-        average, step, history = state["average"], state["step"], state["history"]
-        stdit.y_embedder.y_embedding.copy_(state["y_embedding"])
+    y_embedding = stdit.y_embedder.y_embedding
 
-    def save():
-        state = dict(
-            weights={n: p.data for n, p in parameters.items()},
-            optimizers=[o.state_dict() for o in optimizers],
-            average=average,
-            step=step,
-            history=history,
-            y_embedding=stdit.y_embedder.y_embedding,
-        )
-        with atomic_write(path) as temporary:
-            torch.save(state, temporary)
-        export(out, recipe, models, average, tokenizer)
-        losses = path.with_name("diffusion_losses.csv")
-        with atomic_write(losses) as temporary, open(temporary, "w", newline="") as file:
-            csv.writer(file).writerows([("step", "kind", "loss", "rate"), *history])
-
-    start, first, recent = time.perf_counter(), step, {}
-    while step < d.steps:
+    def loss(step):
         batch = latents.batch(recipe, step)
         ids, mask = tokenize(tokenizer, batch.captions, d.model_max_length)
-        x_0, t, noise, x_mask, dropped, fps = map(
-            torch.from_numpy, (batch.x_0, batch.t, batch.noise, batch.x_mask, batch.dropped, batch.fps)
-        )
+        arrays = batch.x_0, batch.t, batch.noise, batch.x_mask, batch.dropped
+        x_0, t, noise, x_mask, dropped = map(torch.from_numpy, arrays)
         y = t5(input_ids=ids, attention_mask=mask).last_hidden_state[:, None]
-        y = torch.where(dropped[:, None, None, None], stdit.y_embedder.y_embedding, y)
-        sizes = dict(height=torch.full_like(t, batch.height), width=torch.full_like(t, batch.width))
-        losses = training_losses(stdit, x_0, t, noise, x_mask, y=y, mask=mask, fps=fps, **sizes)["loss"]
-        loss = losses.mean()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), d.clip)
-        if not (loss.isfinite() and norm.isfinite()):
-            raise SystemExit(f"step {step + 1}: the loss is {loss}, the norm {norm}; nothing was saved")
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = d.rate_at(step)
-            optimizer.step()
-            optimizer.zero_grad()
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                average[name].lerp_(parameter, 1 - d.ema_at(step))
-        kind = f"{batch.x_0.shape[2]}x{batch.height}x{batch.width}"
-        history.append((step + 1, kind, loss.item(), d.rate_at(step)))
-        recent.setdefault(batch.x_0.shape[2], []).append(loss.item())
-        step += 1
-        if step % 100 == 0 or step == d.steps:
-            speed = (step - first) / (time.perf_counter() - start)
-            means = {T: round(sum(values) / len(values), 4) for T, values in sorted(recent.items())}
-            log(f"step {step} of {d.steps}, loss {means}, {speed:.2f}/s, {(d.steps - step) / speed / 60:.0f} min left")
-            recent = {}
-        if step % recipe.save_every == 0 or step == d.steps:
-            save()
-        if recipe.sheet_every and (step % recipe.sheet_every == 0 or step == d.steps):
-            own = {name: p.data.clone() for name, p in parameters.items()}
-            for name, p in parameters.items():
-                p.data.copy_(average[name])
-            videos = sample(recipe, t5, stdit, tokenizer, vae, recipe.sheet_prompts)
-            for name, p in parameters.items():
-                p.data.copy_(own[name])
+        y = torch.where(dropped[:, None, None, None], y_embedding, y)
+        conditions = {name: torch.from_numpy(value) for name, value in batch.conditions.items()}
+        losses = training_losses(stdit, x_0, t, noise, x_mask, y=y, mask=mask, **conditions)["loss"]
+        return losses.mean(), batch.kind
+
+    buffers = {"y_embedding": y_embedding}
+    trainer = Trainer("diffusion", d, parameters_of(models), loss, out / "state", recipe.save_every, buffers, log)
+    for saved in trainer.fit():
+        if saved:
+            export(out, recipe, models, trainer.average, tokenizer)
+        if recipe.sheet_every and (trainer.step % recipe.sheet_every == 0 or trainer.step == d.steps):
+            with trainer.averaged():
+                videos = sample(recipe, t5, stdit, tokenizer, vae, recipe.sheet_prompts)
             sheet = np.concatenate([np.concatenate(list(video[::2]), 1) for video in videos])
-            Image.fromarray(sheet).save(out / "sheets" / f"step_{step:06d}.png")
+            Image.fromarray(sheet).save(out / "sheets" / f"step_{trainer.step:06d}.png")
 
 
 def count(model) -> int:
@@ -276,36 +167,11 @@ def count(model) -> int:
 
 def export(out: Path, recipe: VideoRecipe, models: dict, average: dict, tokenizer):
     """stdit/ and t5/ in the released form, with the averaged weights."""
-    d = recipe.diffusion
-    for folder, model in models.items():
-        values = {name: average.get(f"{folder}.{name}", value) for name, value in model.state_dict().items()}
-        values.pop("encoder.embed_tokens.weight", None)
-        half = {name: value.half().contiguous().clone() for name, value in values.items()}
-        with atomic_write(out / folder / "model.safetensors") as temporary:
-            save_file(half, temporary, {"format": "pt"})
+    export_models(out, models, average)
     kind = dict(model_type="t5", architectures=["T5EncoderModel"], is_encoder_decoder=False)
-    write_json(out / "t5" / "config.json", {**kind, **t5_config_of(d, tokenizer.get_piece_size())})
-    config = dict(
-        model_type="STDiT3",
-        input_size=[None, None, None],
-        patch_size=[1, 2, 2],
-        mlp_ratio=4.0,
-        pred_sigma=True,
-        base_size=d.base_size,
-    )
-    write_json(out / "stdit" / "config.json", {**config, **stdit_fields(recipe)})
-
-
-def load_models(run: Path):
-    """(recipe, t5, stdit, tokenizer, vae) of a run, with the averaged weights."""
-    recipe = VideoRecipe.from_dict(json.loads((run / "recipe.json").read_text()))
-    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(run / "t5" / "spiece.model"))
-    t5, stdit = new_models(recipe, tokenizer.get_piece_size())
-    for model, folder in ((t5, "t5"), (stdit, "stdit")):
-        weights = {name: value.float() for name, value in load_file(run / folder / "model.safetensors").items()}
-        model.load_state_dict(weights, strict=folder == "stdit")
-    t5.encoder.embed_tokens.weight = t5.shared.weight
-    return recipe, t5.eval(), stdit.eval(), tokenizer, load_vae(run / "vae")
+    config = t5_config(recipe.diffusion, tokenizer.get_piece_size())
+    write_json(out / "t5" / "config.json", {**kind, **config, **FIXED})
+    write_json(out / "stdit" / "config.json", stdit3_config(recipe))
 
 
 if __name__ == "__main__":

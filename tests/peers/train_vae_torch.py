@@ -10,22 +10,20 @@ otherwise first the whole VAE, from PyTorch's random initialization.
 """
 
 import argparse
-import csv
 import json
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
+from train_torch import DEVICE, Trainer
 
 from opensora_lite.io.files import atomic_write, write_json
 from opensora_lite.request import model_folder
-from opensora_lite.training.data import LATENT_CHANNELS, Pictures, clip_at
+from opensora_lite.training.configs import vae_config
+from opensora_lite.training.data import Pictures, clip_at
 from opensora_lite.training.recipe import read_recipe
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def start(v, seed):
@@ -37,17 +35,7 @@ def start(v, seed):
         model = AutoencoderKL.from_config(config)
         model.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))  # float16 into float32
         return model.to(DEVICE), config
-    config = dict(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=["DownEncoderBlock2D"] * 4,
-        up_block_types=["UpDecoderBlock2D"] * 4,
-        block_out_channels=list(v.block_out_channels),
-        layers_per_block=v.layers_per_block,
-        act_fn="silu",
-        latent_channels=LATENT_CHANNELS,
-        norm_num_groups=v.norm_num_groups,
-    )
+    config = vae_config(v)
     return AutoencoderKL(**config).to(DEVICE), {**config, "_class_name": "AutoencoderKL"}
 
 
@@ -65,52 +53,16 @@ def loss_of(model, pictures, noise, v, bf16):
 
 def train(name, recipe, v, model, pictures, a):
     """One stage; the model is left with the moving average of its weights."""
-    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(parameters.values(), v.learning_rate, v.betas, weight_decay=0)
-    average = {n: p.detach().clone() for n, p in parameters.items()}
-    step, history, path = 0, [], a.out / "state" / f"{name}_torch.pt"
-    if path.exists():
-        state = torch.load(path, map_location=DEVICE)
-        for n, p in parameters.items():
-            p.data.copy_(state["weights"][n])
-        optimizer.load_state_dict(state["optimizer"])
-        average, step, history = state["average"], state["step"], state["history"]
 
-    start, first = time.perf_counter(), step
-    while step < v.steps:
+    def loss(step):
         batch, noise = (torch.from_numpy(part).to(DEVICE) for part in pictures.batch(v, recipe.seed, step))
-        loss = loss_of(model, batch, noise, v, a.bf16)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), v.clip)
-        if not (loss.isfinite() and norm.isfinite()):
-            raise SystemExit(
-                f"step {step + 1}: the loss is {loss}, the norm of its gradients {norm}; nothing was saved"
-            )
-        for group in optimizer.param_groups:
-            group["lr"] = v.rate_at(step)
-        optimizer.step()
-        optimizer.zero_grad()
-        with torch.no_grad():
-            for n, p in parameters.items():
-                average[n].lerp_(p, 1 - v.ema_at(step))
-        history.append((step + 1, "x".join(map(str, batch.shape[2:])), loss.item(), v.rate_at(step)))
-        step += 1
-        if step % 50 == 0 or step == v.steps:
-            speed, mean = (step - first) / (time.perf_counter() - start), np.mean([row[2] for row in history[-50:]])
-            left = (v.steps - step) / speed / 60
-            print(f"{name}: step {step} of {v.steps}, loss {mean:.4f}, {speed:.2f}/s, {left:.0f} min left", flush=True)
-        if step % recipe.save_every == 0 or step == v.steps:
-            weights = {n: p.data for n, p in parameters.items()}
-            state = dict(weights=weights, optimizer=optimizer.state_dict(), average=average, step=step, history=history)
-            with atomic_write(path) as temporary:
-                torch.save(state, temporary)
-            with (
-                atomic_write(path.with_name(f"{name}_losses.csv")) as temporary,
-                open(temporary, "w", newline="") as file,
-            ):
-                csv.writer(file).writerows([("step", "kind", "loss", "rate"), *history])
-    for n, p in parameters.items():
-        p.data.copy_(average[n])
+        return loss_of(model, batch, noise, v, a.bf16), "x".join(map(str, batch.shape[2:]))
+
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    trainer = Trainer(name, v, parameters, loss, a.out / "state", recipe.save_every)
+    for _ in trainer.fit():
+        pass
+    trainer.finish()
 
 
 def main():

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from common import relative_error
 
 from opensora_lite import OpenSora, OpenSoraError
-from opensora_lite.errors import CheckpointError
+from opensora_lite.errors import CheckpointError, Note
 from opensora_lite.io.files import atomic_write
 from opensora_lite.request import model_folder
 from opensora_lite.samplers import CFG
@@ -744,10 +745,95 @@ def shots() -> tuple[VideoRecipe, ShotLatents]:
     return recipe, ShotLatents(clips, [rng.standard_normal(shape).astype(np.float16) for shape in shapes])
 
 
-def test_paddle_says_that_it_does_not_train_recipes_of_1_2(tmp_path):
-    with pytest.raises(OpenSoraError, match="train_flow_torch"):
-        train("tiny-1.2", tmp_path / "out")
+@pytest.fixture(scope="module")
+def micro12(micro12_file) -> VideoRecipe:
+    return read_recipe(micro12_file)
+
+
+@pytest.fixture(scope="module")
+def trained12(micro12, tmp_path_factory):
+    recipe = replace(micro12, sheet_every=6, sheet_prompts=("a car camera motion: pan left.",))
+    return train(recipe, tmp_path_factory.mktemp("run12") / "out")
+
+
+def test_a_run_of_1_2_leaves_a_model(micro12, trained12):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Note)  # every word of a caption with scores is known
+        pipe = OpenSora.from_pretrained(trained12.folder)
+        video = pipe("a red car driving right on the ocean at noon", flow=5, camera_motion="zoom in", aes=6.5)
+    assert video.frames.shape == (17, 32, 32, 3) and pipe.settings.sampler == "rectified-flow"
+    assert pipe.vae.channels == pipe.stdit.config.in_channels == micro12.vae.channels == 6
+    lengths = {stage: len(getattr(trained12, stage)) for stage in ("vae", "temporal", "joint", "decoder", "diffusion")}
+    assert lengths == {"vae": 0, "temporal": 3, "joint": 2, "decoder": 2, "diffusion": 6}
+    assert {record.kind.split("x")[0] for record in trained12.diffusion} <= {"1", "5", "10"}
+    assert [path.name for path in (trained12.folder / "sheets").iterdir()] == ["step_000006.png"]
+    written = json.loads((trained12.folder / "pipeline.json").read_text())
+    assert written["trained_sizes"] == [[32, 32], [24, 32]] and "zoom" in written["known_words"]
+
+
+def test_latents_of_1_2_have_mean_0_and_deviation_1(micro12, trained12):
+    pipe = OpenSora.from_pretrained(trained12.folder)
+    clips = [shot_at(micro12.world, i, micro12.vae.kinds) for i in range(micro12.vae.clips)]
+    z = np.concatenate([pipe.vae.encode_frames(clip.render(17)).reshape(6, -1) for clip in clips], 1)
+    np.testing.assert_allclose(z.mean(1), 0, atol=0.05)
+    np.testing.assert_allclose(z.std(1), 1, atol=0.05)
+
+
+def test_the_encoder_of_frames_stays_as_it_was(trained12):
+    before = load_vae(model_folder("tiny") / "vae").model.state_dict()
+    after = OpenSora.from_pretrained(trained12.folder).vae.frames.model.state_dict()
+    moved = {name for name, value in before.items() if (value.numpy() != after[name].numpy()).any()}
+    assert moved >= {"post_quant_conv.weight", "decoder.conv_in.weight", "decoder.conv_out.weight"}
+    assert not [name for name in moved if name.startswith(("encoder.", "quant_conv."))]
+
+
+def test_a_run_of_1_2_that_was_stopped_has_the_same_weights(micro12, trained12, tmp_path):
+    """Stopped before the first checkpoint of a run and of a stage, and between two checkpoints."""
+    stops = [("temporal", 1), ("joint", 1), ("diffusion", 3)]
+
+    def stop(progress):
+        if stops and (progress.stage, progress.record.step) == stops[0]:
+            stops.pop(0)
+            raise KeyboardInterrupt
+
+    while stops:
+        with pytest.raises(KeyboardInterrupt):
+            train(micro12, tmp_path, on_step=stop)
+    again = train(micro12, tmp_path)
+    assert replace(again, folder=trained12.folder) == trained12
+    for name in ("vae/model.safetensors", "stdit/model.safetensors", "t5/model.safetensors", "t5/spiece.model"):
+        assert (tmp_path / name).read_bytes() == (trained12.folder / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"diffusion.vocabulary": "20"}, "vocabulary"),
+        ({"vae.spatial": "nowhere"}, "nowhere"),
+        ({"vae.filters": "6"}, "num_groups"),
+        ({"sheet_every": "2", "sheet_prompts": "['|5|x']"}, "schedule"),
+        ({"diffusion.stages": "[{steps: 1, lengths: {15: 1.0}, batch: 1}]"}, "15 latent frames"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_anything_is_written(micro12_file, tmp_path, changes, message):
+    with pytest.raises(OpenSoraError, match=re.escape(message)):
+        train(read_recipe(micro12_file, changes), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_batch_sizes_are_those_of_the_batches(shots):
+    """They decide how many processes can share a run; images come in eight times as many."""
+    recipe, data = shots
+    sizes = recipe.batch_sizes
+    assert {len(data.batch(recipe, step).captions) for step in (0, *range(9000, 9040))} <= sizes
+    clips = [shot_at(recipe.world, i, recipe.vae.kinds) for i in range(len(recipe.vae.kinds))]
+    frames = [np.zeros((17, c.height, c.width, 3), np.uint8) for c in clips]
+    latents = [np.zeros((4, 17, c.height // 8, c.width // 8), np.float16) for c in clips]
+    pairs = VideoPairs(clips, frames, latents, 2)
+    for name, stage in recipe.vae.stages.items():
+        for step in range(12):
+            x, *_ = pairs.batch(stage, 0, recipe.vae.STREAMS[name], step)
+            assert len(x) // (8 if x.shape[2] == 1 else 1) in sizes
 
 
 @pytest.mark.parametrize("num_frames, latents", [(1, 1), (4, 1), (17, 5), (18, 6), (34, 10), (51, 15)])
