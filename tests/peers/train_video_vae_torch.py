@@ -136,6 +136,7 @@ def main():
     parser.add_argument("recipe", help="tiny-1.2, or a YAML file")
     parser.add_argument("out", type=Path, help="a new folder, or that of a run to go on with")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a field of the recipe")
+    parser.add_argument("--held-out", type=int, default=12, help="clips whose PSNR is logged with every checkpoint")
     a = parser.parse_args()
     recipe = read_recipe(a.recipe, dict(change.split("=", 1) for change in a.set))
     v = recipe.vae
@@ -162,7 +163,7 @@ def main():
     measured = np.std(np.concatenate([z.ravel() for z in latents[:200]]), dtype=np.float64)
     log(f"standard deviation of the spatial latents: {measured:.4f}, by the recipe {spread}")
     others = Shots(clips=10**5, first_seed=HELD_OUT - 10**5, fps=recipe.world.fps)  # beyond those of the training
-    held_out = [shot_at(others, i, ("17x64x64", "17x128x128", "17x64x64")) for i in range(12)]
+    held_out = [shot_at(others, i, ("17x64x64", "17x128x128", "17x64x64")) for i in range(a.held_out)]
     held_out = [(clip, clip.render(CHUNK)) for clip in held_out]
     pairs = VideoPairs(clips, frames, latents, v.channels)
     for name in v.stages:
