@@ -241,7 +241,7 @@ def test_gradients_agree(peer, in_paddle, model, masked):
 
 def run_twin(script: str, *arguments):
     """Run one of the PyTorch trainers."""
-    env = {**os.environ, "PYTHONPATH": str(HERE.parent.parent)}
+    env = {**os.environ, "PYTHONPATH": str(HERE.parent.parent), "OMP_NUM_THREADS": "1"}  # fast on a busy machine too
     done = subprocess.run([interpreter(), HERE / script, *arguments], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
