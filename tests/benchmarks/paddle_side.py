@@ -28,7 +28,6 @@ from safetensors.numpy import load_file, save_file  # noqa: E402
 
 from opensora_lite import OpenSora  # noqa: E402
 from opensora_lite.samplers import CFG  # noqa: E402
-from opensora_lite.stdit2 import Conditions  # noqa: E402
 from opensora_lite.text import load_text_encoder  # noqa: E402
 
 works = {}  # what has been made ready: a pipeline or None, and a function, by the names that requests use
@@ -46,16 +45,18 @@ def pipeline(models, engine):
 
 def step(models, engine, told, y, mask):
     pipe, height, width = pipeline(models, engine), told["height"], told["width"]
-    latent_size = (told["num_frames"], height // 8, width // 8)
+    generation = pipe.spec.generation
+    latent_size = (generation.latent_frames(told["num_frames"]), height // 8, width // 8)
     y, mask = paddle.to_tensor(y), paddle.to_tensor(mask)
-    conditions = Conditions.shared(y, mask, latent_size, height, width, told["fps"])
+    conditions = pipe.stdit.conditions.shared(y, mask, latent_size, height, width, told["fps"])
     predict = CFG(pipe.engine or pipe.stdit, conditions, told["scale"], told["channels"])
-    return pipe, lambda x, timestep: predict(paddle.to_tensor(x), int(timestep.item())).epsilon
+    name = "velocity" if generation.is_flow else "epsilon"
+    return pipe, lambda x, timestep: getattr(predict(paddle.to_tensor(x), int(timestep.item())), name)
 
 
 def decode(models, engine, told):
     pipe = pipeline(models, engine)
-    return pipe, lambda z: (pipe.engine or pipe.vae).decode(paddle.to_tensor(z))
+    return pipe, lambda z: (pipe.engine or pipe.vae).decode(paddle.to_tensor(z), told["num_frames"])
 
 
 def caption(models, engine, told):
@@ -77,7 +78,7 @@ def video(models, engine, told, caption):
         guidance_scale=told["scale"],
         cfg_channel=told["channels"],
         num_sampling_steps=len(told["timesteps"]),
-        sampler="ddim",
+        sampler="rectified-flow" if pipe.spec.generation.is_flow else "ddim",
     )
 
     def make(ids, mask, z, seed):

@@ -9,11 +9,13 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+import stdit2_torch
+import stdit3_torch
 import torch
+import video_vae_torch
 from losses_torch import ABAR
 from safetensors.torch import load_file, save_file
 from serve import clock, forget_peak, peak_memory, timed
-from stdit2_torch import load
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 works = {}  # what has been made ready: functions, by the names that requests use
@@ -25,14 +27,19 @@ def config_of(folder):
 
 
 def denoiser(folder, dtype, compiled, told):
-    """A caption (y [1, 1, L, caption_channels], mask [1, L]) -> a guided step (x [1, C, T, H, W], t) -> ε like x.
+    """A caption (y [1, 1, L, caption_channels], mask [1, L]) -> a guided step (x [1, C, T, H, W], t) -> ε or v, like x.
 
-    told: scale, channels, and the sizes that STDiT2.forward takes.
+    told: scale, channels, and the sizes that the model's forward takes.
     """
-    model = load(config_of(folder), Path(folder) / "model.safetensors", dtype)
+    config, sizes = config_of(folder), ["height", "width", "fps"]
+    if config["model_type"] == "STDiT3":
+        load = stdit3_torch.load
+    else:
+        load, sizes = stdit2_torch.load, [*sizes, "num_frames", "ar"]
+    model = load(config, Path(folder) / "model.safetensors", dtype)
     if compiled:
         model.compile(dynamic=False)
-    sizes = {name: torch.full((2,), float(told[name])) for name in ("num_frames", "height", "width", "ar", "fps")}
+    sizes = {name: torch.full((2,), float(told[name])) for name in sizes}
     scale, channels = told["scale"], told["channels"]
 
     def for_caption(y, mask):
@@ -51,9 +58,17 @@ def denoiser(folder, dtype, compiled, told):
     return for_caption
 
 
-def decoder(folder, dtype, compiled):
-    """Latents [1, C, T, h, w] -> pixels [1, 3, T, H, W], values about -1 … 1."""
+def decoder(folder, dtype, compiled, num_frames):
+    """Latents [1, C, T, h, w] -> pixels [1, 3, num_frames, H, W], values about -1 … 1."""
     from diffusers import AutoencoderKL
+
+    if "vae_temporal" in config_of(folder):
+        video_vae = video_vae_torch.load(folder).to(dtype)
+        video_vae.micro_batch_size = num_frames
+        if compiled:
+            video_vae.temporal_vae.decoder.compile(dynamic=False)
+            video_vae.spatial_vae.module.decoder.compile(dynamic=False)
+        return lambda z: video_vae.decode(z.to(dtype), num_frames).float()
 
     model = AutoencoderKL.from_config(config_of(folder))
     model.load_state_dict(load_file(Path(folder) / "diffusion_pytorch_model.safetensors"))
@@ -87,7 +102,7 @@ def step(models, told, y, mask, **how):
 
 
 def decode(models, told, **how):
-    return decoder(models["vae"], **how)
+    return decoder(models["vae"], num_frames=told["num_frames"], **how)
 
 
 def caption(models, told, **how):
@@ -95,13 +110,19 @@ def caption(models, told, **how):
 
 
 def video(models, told, **how):
-    """DDIM (arXiv:2010.02502, eq. 12 with σ = 0) from z, between the encoder and the decoder -> 0 … 255, as uint8."""
+    """DDIM (arXiv:2010.02502, eq. 12 with σ = 0) from z, or Euler's method for rectified flow, between the encoder and
+    the decoder -> 0 … 255, as uint8."""
     encode, denoise = encoder(models["t5"], **how), denoiser(models["stdit"], told=told, **how)
-    to_pixels, times = decoder(models["vae"], **how), told["timesteps"]  # in the order in which they are visited
+    to_pixels = decoder(models["vae"], num_frames=told["num_frames"], **how)
+    times = told["timesteps"]  # in the order in which they are visited
+    is_flow = config_of(models["stdit"])["model_type"] == "STDiT3"
 
     def make(ids, mask, z):
         predict = denoise(encode(ids, mask)[:, None], mask)
         for t, later in zip(times, [*times[1:], None], strict=True):
+            if is_flow:
+                z = z + (t - (later or 0)) / 1000 * predict(z, t)
+                continue
             epsilon = predict(z, t)
             now, then = ABAR[t].item(), 1.0 if later is None else ABAR[later].item()
             clean = (z - (1 - now) ** 0.5 * epsilon) / now**0.5
