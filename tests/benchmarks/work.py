@@ -184,6 +184,11 @@ class Work:
         return models(folder, self.stdit, self.vae, self.t5)
 
     @property
+    def has_models(self) -> bool:
+        """Whether the package has those of the models that are not made here."""
+        return all((WEIGHTS / name).exists() for name in SHIPPED if name in (self.stdit, self.vae, self.t5))
+
+    @property
     def stdit_config(self) -> STDiT2Config | STDiT3Config:
         if self.stdit not in SHIPPED:
             return STDITS[self.stdit]
