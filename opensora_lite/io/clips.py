@@ -378,10 +378,14 @@ class _Video:
                 height, width = width, height
         transfer = int(context.color_trc or 0)
         if colour.is_wide(int(context.color_primaries or 0), transfer):
-            hdr = {colour.HLG: "HDR (HLG)", colour.PQ: "HDR (PQ)"}.get(transfer)
-            done.append(f"{hdr} tone-mapped to BT.709" if hdr else "BT.2020 converted to BT.709")
-        elif _has_alpha(frame) and frame.to_ndarray(format="rgba")[..., 3].min() < 255:
-            done.append("transparency over white")
+            done.append(colour.name(transfer))
+        elif _has_alpha(frame):
+            samples = frame.to_ndarray(format="rgba").reshape(-1, 4)
+            edges = samples[(samples[:, 3] > 0) & (samples[:, 3] < 255)]
+            if len(edges) and edges[:, :3].any() and (edges[:, :3] <= edges[:, 3:]).all():  # no container says so
+                done.append("transparency over white, taken as straight, but it looks premultiplied: see the guide")
+            elif samples[:, 3].min() < 255:
+                done.append("transparency over white")
         return height, width, tuple(done)
 
 

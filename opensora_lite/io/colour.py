@@ -18,6 +18,12 @@ BT2020_TO_BT709 = np.array(
 )
 
 
+def name(transfer: int) -> str:
+    """What `to_bt709` does, in words."""
+    hdr = {HLG: "HDR (HLG)", PQ: "HDR (PQ)"}.get(transfer)
+    return f"{hdr} tone-mapped to BT.709" if hdr else "BT.2020 converted to BT.709"
+
+
 def is_wide(primaries: int, transfer: int) -> bool:
     """Whether `to_bt709` is needed for such a video."""
     return primaries == BT2020 or transfer in (PQ, HLG)

@@ -4,6 +4,7 @@ Frames are uint8 RGB, [T, H, W, 3]. Every error is a MediaError that names the f
 imported on first use.
 """
 
+import io
 import os
 import re
 import stat
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opensora_lite.errors import MediaError
+from opensora_lite.errors import MediaError, printable
+from opensora_lite.io import colour
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -255,12 +257,63 @@ def read_image_file(file: Path, given: object) -> "tuple[PIL.Image.Image, tuple[
                 raise MediaError(
                     f"{given} is a camera's raw file, of which only a preview can be read: save it as JPEG"
                 )
+            coding = _coding(file, image.format)
+            if colour.is_wide(*coding):
+                image.info.pop("icc_profile", None)  # the coding says more
             rgb, done = to_rgb(image, given)
+            if colour.is_wide(*coding):
+                done = (*done, colour.name(coding[1]))
+                for top, strip in strips(rgb):
+                    pixels = colour.to_bt709(np.asarray(strip, np.float32) / 255, *coding)
+                    rgb.paste(Image.fromarray(np.rint(pixels).astype(np.uint8)), (0, top))
             return rgb, (*done, *([f"the first of {pages} pages"] if pages > 1 else []))
 
 
+def _coding(file: Path, kind: str | None) -> tuple[int, int]:
+    """Colour primaries and transfer function that a PNG (cICP) or an AVIF or HEIF (nclx) states, as numbered in H.273.
+
+    (0, 0) where it states none.
+    """
+    head = file.read_bytes()[:100_000] if kind in ("PNG", "AVIF", "HEIF") else b""
+    if kind == "PNG":
+        found = re.search(rb"\0\0\0\x04cICP(.)(.)", head.partition(b"IDAT")[0], re.DOTALL)
+    else:
+        found = re.search(rb"colrnclx\0(.)\0(.)", head, re.DOTALL)
+    return (found[1][0], found[2][0]) if found else (0, 0)
+
+
+def _to_srgb(
+    image: "PIL.Image.Image", profile: bytes | None, is_grey: bool
+) -> "tuple[PIL.Image.Image, tuple[str, ...]]":
+    """An image in mode RGB or CMYK and in the colours of an ICC profile -> in sRGB, and what was done to it.
+
+    Nothing is done with sRGB's own profile, in any of its writings, nor with one of another kind of image.
+    """
+    from PIL import Image, ImageCms
+
+    if not profile:
+        return image, ()
+    kind = "L" if is_grey else image.mode
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != {"L": "GRAY"}.get(kind, kind):
+            return image, ()
+        to_srgb = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), kind, "RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image, ("its colour profile is damaged, and not applied",)
+    samples = np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)] * 4), -1).reshape(1, -1, 4)
+    probe = Image.fromarray(samples, "CMYK" if kind == "CMYK" else "RGBA").convert(kind)
+    change = np.asarray(ImageCms.applyTransform(probe, to_srgb), np.int64) - np.asarray(probe.convert("RGB"))
+    if np.abs(change).max() <= 2:
+        return image, ()
+    out = image if image.mode == "RGB" else Image.new("RGB", image.size)
+    for top, strip in strips(image):
+        out.paste(ImageCms.applyTransform(strip.convert(kind), to_srgb), (0, top))
+    return out, (f"{printable(ImageCms.getProfileDescription(source).strip()):.40} converted to sRGB",)
+
+
 def to_rgb(image: "PIL.Image.Image", given: object) -> "tuple[PIL.Image.Image, tuple[str, ...]]":
-    """A PIL image in any mode -> in mode RGB, upright according to EXIF, what is transparent over white.
+    """A PIL image in any mode -> sRGB in mode RGB, upright according to EXIF, what is transparent over white.
 
     Also returns what was done, in words. Turns `image` in place, which saves memory. Raises MediaError for modes
     without a defined conversion.
@@ -275,7 +328,9 @@ def to_rgb(image: "PIL.Image.Image", given: object) -> "tuple[PIL.Image.Image, t
         raise MediaError(f"{given} holds floating-point pixels, whose white is unknown; save it with 8 bits")
     if image.mode == "LAB":
         raise MediaError(f"{given} holds CIELAB colours, which are not read; save it as RGB")
-    clear = image.info.get("transparency")
+    clear, profile = image.info.get("transparency"), image.info.get("icc_profile")
+    is_grey, is_clear = image.mode[:2] in ("1", "L", "LA", "La", "I", "I;"), False
+    kinds = {"P": (int, bytes), "1": (int,), "L": (int,), "RGB": (tuple,)}  # of "transparency", by mode
     if image.mode == "I" or image.mode.startswith("I;16"):  # convert("RGB") would clip nearly all of it to white
         grey = Image.new("L", image.size)
         for top, strip in strips(image):
@@ -283,15 +338,17 @@ def to_rgb(image: "PIL.Image.Image", given: object) -> "tuple[PIL.Image.Image, t
             if values.min() < 0 or values.max() > 65535:
                 raise MediaError(f"{given} holds more than 16 bits per pixel; save it with 8 or 16")
             pixels = ((values + 128) // 257).astype(np.uint8)
-            if isinstance(clear, int):
+            if is_clear := isinstance(clear, int):
                 pixels[values == clear] = 255
             grey.paste(Image.fromarray(pixels), (0, top))
-        return grey.convert("RGB"), (*done, *(["transparency over white"] if isinstance(clear, int) else []))
-    kinds = {"P": (int, bytes), "1": (int,), "L": (int,), "RGB": (tuple,)}  # of "transparency", by mode
-    if "A" in image.mode or "a" in image.mode or isinstance(clear, kinds.get(image.mode, ())):
+        image = grey.convert("RGB")
+    elif "A" in image.mode or "a" in image.mode or isinstance(clear, kinds.get(image.mode, ())):
         image, is_clear = _over_white(image)
-        return image, (*done, *(["transparency over white"] if is_clear else []))
-    image.info.pop("transparency", None)
+    else:
+        image.info.pop("transparency", None)
+        image = image if image.mode in ("RGB", "CMYK") else image.convert("RGB")
+    image, converted = _to_srgb(image, profile, is_grey)
+    done = [*done, *(["transparency over white"] if is_clear else []), *converted]
     return image if image.mode == "RGB" else image.convert("RGB"), tuple(done)
 
 

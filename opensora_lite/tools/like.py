@@ -86,14 +86,27 @@ def set_precision(a: argparse.Namespace, like: Like, device: str) -> None:
 
 
 def _find_references(wanted: Iterable[UsedReference], made: Path, given: list[str]) -> Iterator[str]:
-    """The path of each reference: one that was given, or a file beside `made`."""
+    """The path of each reference: one that was given, or a file beside `made`.
+
+    Of frames that were given in memory, no digest is known: they are what is left of `given`, in order.
+    """
     paths = [as_path(split_fragment(path.strip())[0]) for word in given for path in word.split(";")]
     for path in paths:
         if not path.is_file():
             raise OpenSoraError(f"--reference-path {path} does not exist or is not a file")
+    wanted = list(wanted)
+    left = iter([path for path in paths if not any(_is_file(path, reference) for reference in wanted)])
     for index, reference in enumerate(wanted):
         if reference.name is None or reference.sha256 is None:
-            raise OpenSoraError(f"reference {index} of {made} was given in memory, not as a file; it can't be found")
+            saved = next(left, None)
+            if saved is None:
+                raise OpenSoraError(
+                    f"reference {index} of {made} was given in memory, not as a file: save it (a picture as PNG, which"
+                    " loses nothing) and give its path by --reference-path"
+                )
+            note(f"reference {index} of {made} was given in memory; whether {saved} is the same can't be checked")
+            yield str(saved)
+            continue
         beside = (made.parent / Path(reference.name).name, *sorted(made.parent.iterdir()))
         found = next((path for path in (*paths, *beside) if _is_file(path, reference)), None)
         if found is None:

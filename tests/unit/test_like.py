@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from opensora_lite import OpenSora
+from opensora_lite import MaskStrategy, OpenSora
 from opensora_lite.io.metadata import read_info
 from opensora_lite.request import WEIGHTS
 from opensora_lite.runtime.engine import available
@@ -119,6 +119,18 @@ def made(pipe, tmp_path_factory):
     picture = Video(np.full((1, 64, 64, 3), 200, np.uint8)).save(folder / "wave.png")
     settings = dict(num_frames=2, num_sampling_steps=2)
     return pipe("a car", references=[picture], mask_strategy="0", **settings).save(folder / "video.png.mp4"), picture
+
+
+def test_a_reference_in_memory_is_given_as_a_file(capsys, pipe, latents):
+    """Beside one that was a file, which is found by itself."""
+    pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
+    given = dict(references=[pixels, "pictures/wave.png"], mask_strategy=MaskStrategy.connect())
+    pipe("a car", **given, num_frames=2, num_sampling_steps=2).save("pictures/first.mp4")
+    refused(capsys, "--reference-path", "pictures/first.mp4")
+    saved = Video(pixels[None]).save("elsewhere/mine.png")
+    code, out, err = run(capsys, "generate", "--like", "pictures/first.mp4", "--reference-path", saved)
+    assert code == 0 and "can't be checked" in out + err
+    assert np.array_equal(*latents)
 
 
 @pytest.fixture

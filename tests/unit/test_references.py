@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from opensora_lite import video
 from opensora_lite.errors import MaskStrategyError, MediaError, Note
@@ -338,6 +338,44 @@ def test_wide_colours_without_hdr(tmp_path):
     assert "BT.2020" in reference.describe([0], 32, 32)
 
 
+def png_with(path, pixels, chunk, data):
+    """A PNG of `pixels` with one more chunk behind its header."""
+    Image.fromarray(pixels).save(path)
+    written = path.read_bytes()
+    extra = struct.pack(">I", len(data)) + chunk + data + struct.pack(">I", zlib.crc32(chunk + data))
+    path.write_bytes(written[:33] + extra + written[33:])
+    return path
+
+
+@pytest.mark.parametrize("transfer, white, name", [(16, 0.5807, "HDR (PQ)"), (18, 0.75, "HDR (HLG)")])
+def test_hdr_pictures_are_tone_mapped(tmp_path, transfer, white, name):
+    """Reference white becomes 239, as in clips; without the chunk, the samples stay as they are."""
+    pixels = np.full((300, 16, 3), round(255 * white), np.uint8)
+    path = png_with(tmp_path / "a.png", pixels, b"cICP", bytes([9, transfer, 0, 1]))
+    assert np.abs(read_image(path).astype(int) - 239).max() <= 2
+    assert name in open_reference(path).describe([0], 16, 16)
+    assert (read_image(png_with(path, pixels, b"cICP", bytes([1, 13, 0, 1]))) == pixels).all()
+    if ".avif" in Image.registered_extensions():
+        Image.fromarray(pixels).save(tmp_path / "a.avif", quality=100, subsampling="4:4:4")
+        written = (tmp_path / "a.avif").read_bytes()
+        at = written.index(b"colrnclx") + 8
+        (tmp_path / "a.avif").write_bytes(written[:at] + bytes([0, 9, 0, transfer]) + written[at + 4 :])
+        assert np.abs(read_image(tmp_path / "a.avif").astype(int) - 239).max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colour_profiles_are_applied(tmp_path, mode):
+    """The profile here is sRGB's own with red and green swapped; sRGB's own changes nothing, nor does a damaged one."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = srgb.replace(b"rXYZ", b"----").replace(b"gXYZ", b"rXYZ").replace(b"----", b"gXYZ")
+    red, path = Image.new("RGB", (8, 300), (255, 0, 0)).convert(mode), tmp_path / "a.png"
+    for profile, seen, done in ((srgb, 0, ""), (swapped, 1, "to sRGB"), (b"?", 0, "damaged")):
+        red.save(path, icc_profile=profile)
+        assert np.abs(read_image(path).astype(int) - np.eye(3)[seen] * 255).max() <= 2
+        said = open_reference(path).done
+        assert len(said) == bool(done) and done in "".join(said)
+
+
 # Transparency (row 7) -----------------------------------------------------------------------------------------
 
 
@@ -410,6 +448,18 @@ def test_videos_are_put_over_white(tmp_path, name, codec, pix_fmt):
     reference = open_reference(path, 24)
     assert_over_white(reference.frames([1], 32, 32)[0], 2)
     assert "over white" in reference.describe([0], 32, 32)
+
+
+def test_a_video_that_looks_premultiplied_is_named(tmp_path):
+    rgba = logo(hidden=(0, 0, 0))
+    assert (
+        "premultiplied"
+        not in open_reference(encode(tmp_path / "a.mov", rgba[None], codec="png", pix_fmt="rgba")).done[0]
+    )
+    rgba[16:28, 16:28, 2] = 100
+    assert (
+        "premultiplied" in open_reference(encode(tmp_path / "b.mov", rgba[None], codec="png", pix_fmt="rgba")).done[0]
+    )
 
 
 @pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])

@@ -1,6 +1,7 @@
 """Images and videos in and out. Every file is made here."""
 
 import base64
+import importlib.util
 import io
 import os
 import re
@@ -20,6 +21,10 @@ from opensora_lite import video as video_module
 from opensora_lite.errors import MediaError, SizeError
 from opensora_lite.io import clips, media, writing
 from opensora_lite.video import Video, count_frames, open_reference, read_image, read_reference, read_video
+
+needs_mediapy = pytest.mark.skipif(
+    importlib.util.find_spec("mediapy") is None, reason="needs mediapy: pip install -e '.[cpu,notebook]'"
+)
 
 
 def smooth(frames=6, height=64, width=96):
@@ -90,6 +95,7 @@ def test_invalid_video(frames, fps, text):
     assert message(Video, frames, fps) == text
 
 
+@needs_mediapy
 def test_html_plays_and_is_deterministic(tmp_path):
     video = Video(noise(8, 50, 33), fps=12, prompt='a <b>red</b> "car" & more')
     bundle = video._repr_mimebundle_()
@@ -123,6 +129,7 @@ def test_html_does_not_depend_on_process():
     assert len({subprocess.check_output([sys.executable, "-c", code]) for _ in range(3)}) == 1
 
 
+@needs_mediapy
 def test_html_single_frame_is_an_image():
     frame = noise(1, 20, 30)
     shown = Video(frame)._repr_mimebundle_()["text/html"]
@@ -131,6 +138,7 @@ def test_html_single_frame_is_an_image():
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), frame[0])
 
 
+@needs_mediapy
 @pytest.mark.parametrize("frames", [12, 1])
 @pytest.mark.parametrize("limit", [150_000, 20_000])
 def test_html_of_something_big_is_a_small_sheet(monkeypatch, frames, limit):
@@ -142,6 +150,7 @@ def test_html_of_something_big_is_a_small_sheet(monkeypatch, frames, limit):
     assert "noise<br>" in shown and "MB is too much for a notebook: save() it to play it" in shown
 
 
+@needs_mediapy
 def test_html_without_an_encoder(monkeypatch):
     def broken(*_):
         raise MediaError("no <h264> here")
