@@ -6,8 +6,10 @@ with 2. All but OutOfMemoryError are raised before a model runs. What is lost or
 """
 
 import contextlib
+import contextvars
 import sys
 import warnings
+from collections.abc import Iterator
 from numbers import Real
 
 
@@ -50,8 +52,24 @@ class Note(UserWarning):
     """
 
 
+_collected: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("collected", default=None)
+
+
+@contextlib.contextmanager
+def collected_notes() -> Iterator[list[str]]:
+    """Context in which notes of this thread are collected in a list, and are no warnings."""
+    notes: list[str] = []
+    token = _collected.set(notes)
+    try:
+        yield notes
+    finally:
+        _collected.reset(token)
+
+
 def note(text: str) -> None:
-    """Warn with a Note, at the line that called this package."""
+    """Warn with a Note, at the line that called this package; within `collected_notes`, add it to the list."""
+    if (notes := _collected.get()) is not None:
+        return notes.append(text)
     level, frame = 1, sys._getframe()
     package = __name__.partition(".")[0]
     while frame.f_back is not None and _is_inside(frame.f_globals.get("__name__", ""), package):

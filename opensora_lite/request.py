@@ -5,6 +5,7 @@ captions are cleaned, its references are open, and it says for each loop where e
 """
 
 import contextlib
+import functools
 import math
 import os
 import re
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-from pydantic import BeforeValidator, Field, InstanceOf, model_validator
+from pydantic import BeforeValidator, Field, InstanceOf, TypeAdapter, model_validator
 from pydantic_core import ArgsKwargs
 
 from opensora_lite.errors import (
@@ -138,7 +139,7 @@ class Settings:
         tuple[int, int], BeforeValidator(check_size), _option("height and width in pixels; or 480x832, 240p, 240p 16:9")
     ] = (256, 256)
     fps: Annotated[
-        int | float,
+        int | Rate,
         BeforeValidator(check_rate),
         _option(
             "frame rate that the model is conditioned on, such as 24 or 29.97; the video plays at fps / frame-interval"
@@ -199,7 +200,7 @@ class Settings:
         _option("frames of reference clips are taken at the rate of the video, or native: every frame as it is stored"),
     ] = "video"
     seed: Annotated[
-        int | tuple[int, ...],
+        Seed | Seeds,
         BeforeValidator(check_seeds),
         _option("the i-th video is made with seed + i; several: one for each prompt, or for each video"),
     ] = 42
@@ -279,6 +280,19 @@ def flags_of(setting: str) -> list[str]:
     """The flags of a setting on the command line, the preferred one first: ["--cache-threshold", "--reuse"]."""
     extra = Settings.__pydantic_fields__[setting].json_schema_extra  # type: ignore[attr-defined]
     return extra["flags"] or [f"--{setting.replace('_', '-')}"]
+
+
+@functools.cache
+def bounds_of(setting: str) -> tuple[float | None, float | None]:
+    """The smallest and the largest value of a setting that is a number; None where there is none.
+
+    >>> bounds_of("num_sampling_steps"), bounds_of("sampler")
+    ((2, 1000), (None, None))
+    """
+    schema = TypeAdapter(Settings).json_schema()["properties"][setting]
+    kinds = [schema, *schema.get("anyOf", ())]  # "ge" where a function reads the value first
+    least, most = ([k[n] for k in kinds for n in names if n in k] for names in (("ge", "minimum"), ("le", "maximum")))
+    return next(iter(least), None), next(iter(most), None)
 
 
 def setting_from_text(name: str, text: str) -> Any:

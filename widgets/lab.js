@@ -4,18 +4,6 @@
 
 const PATIENCE = 4000; // milliseconds without a reply before the page says so
 
-const FIELDS = [
-  { name: "num_frames", text: "Frames", least: 1 },
-  { name: "image_size", text: "Height×width", choices: "sizes" },
-  { name: "fps", text: "Frames/s", least: 1 },
-  { name: "loops", text: "Loops", least: 1 },
-  { name: "condition_frames", text: "Condition", least: 1, title: "Condition frames: those that each loop takes over from the one before" },
-  { name: "sampler", text: "Sampler", choices: "samplers" },
-  { name: "num_sampling_steps", text: "Steps", least: 2, most: 1000 },
-  { name: "guidance_scale", text: "Guidance", step: "any" },
-  { name: "seed", text: "Seed", least: 0 },
-];
-
 export default {
   render({ model, el }) {
     el.classList.add("osl");
@@ -116,11 +104,12 @@ function requestForm(model, ask) {
 
   // the settings
   const controls = { prompt };
-  const settings = FIELDS.map((field) => {
-    const { name, text, choices, least, most, step, title } = field;
+  const fields = model.get("fields");
+  const settings = fields.map((field) => {
+    const { name, text, choices, least, most, step, title, required } = field;
     const control = choices
       ? make("select", { title })
-      : make("input", { type: "number", min: least, max: most, step: step ?? 1, required: true, title });
+      : make("input", { type: "number", min: least, max: most, step, required, title });
     const read = () => (choices ? JSON.parse(control.value) : Number.isNaN(control.valueAsNumber) ? null : control.valueAsNumber);
     control.addEventListener("change", () => change({ [name]: read() }));
     control.addEventListener("blur", () => fill());
@@ -135,7 +124,7 @@ function requestForm(model, ask) {
   const fill = () => {
     if (pending) return; // don't overwrite newer values
     const values = model.get("form");
-    for (const { name, choices } of FIELDS) {
+    for (const { name, choices } of fields) {
       const control = controls[name];
       if (choices) {
         const offered = model.get(choices).map((value) => JSON.stringify(value));
@@ -152,7 +141,7 @@ function requestForm(model, ask) {
     const errors = model.get("errors");
     for (const [name, control] of Object.entries(controls)) set(control, { "aria-invalid": name in errors && "true" });
     write(promptError, errors.prompt ?? "");
-    write(settingsError, FIELDS.map(({ name, text }) => name in errors && `${text}: ${errors[name]}`).filter(Boolean).join("\n"));
+    write(settingsError, fields.map(({ name, text }) => name in errors && `${text}: ${errors[name]}`).filter(Boolean).join("\n"));
   };
   const ends = [follow(model, ["form", "sizes", "samplers"], fill), follow(model, ["errors"], showErrors)];
 
@@ -187,7 +176,7 @@ function requestForm(model, ask) {
 }
 
 function optionText(value) {
-  return Array.isArray(value) ? value.join("×") : value;
+  return Array.isArray(value) ? value.join("×") : (value ?? "not said");
 }
 
 function isFocused(control) {
@@ -202,7 +191,8 @@ function runBar(model, ask, form, status) {
   const bar = make("progress", { max: 1, value: 0, "aria-label": "Progress" });
   const text = make("span", { class: "osl-number osl-label osl-lab-progress" });
   const failure = make("div", { class: "osl-error", role: "alert" });
-  const messages = make("div", { class: "osl-lab-line" }, failure);
+  const notes = make("div", { class: "osl-label osl-lab-notes", role: "status", "aria-label": "Notes" });
+  const messages = make("div", { class: "osl-lab-line" }, failure, notes);
   const isRunning = () => ["running", "cancelling"].includes(model.get("state"));
 
   const run = async () => {
@@ -236,10 +226,11 @@ function runBar(model, ask, form, status) {
     set(generate, { "aria-disabled": isRunning() && "true" });
     set(cancel, { "aria-disabled": state !== "running" && "true" });
     write(failure, model.get("failure") || model.get("errors").timeline || "");
+    write(notes, model.get("notes").map((note) => `Note: ${note}`).join("\n"));
     if (state !== before) write(status, state === "running" ? "Generating" : sentences[state]);
     before = state;
   };
-  const end = follow(model, ["state", "progress", "failure", "errors", "history"], update);
+  const end = follow(model, ["state", "progress", "failure", "errors", "notes", "history"], update);
   return {
     messages,
     node: make("div", { class: "osl-lab-run" }, make("div", { class: "osl-row" }, generate, cancel, bar, text), messages),

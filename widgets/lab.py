@@ -25,15 +25,16 @@ from opensora_lite.widgets.timeline import MaskTimeline
 from opensora_lite.widgets.widget import Widget, encoded, module, plural, still_fonts
 from PIL import Image, ImageDraw
 
-from opensora_lite.errors import MaskStrategyError, OpenSoraError, PromptError
+from opensora_lite.errors import MaskStrategyError, OpenSoraError, PromptError, collected_notes
 from opensora_lite.io.metadata import to_comment
 from opensora_lite.io.writing import mp4_bytes, png_bytes, to_image
 from opensora_lite.masks import MaskStrategy
 from opensora_lite.pipeline import Progress
 from opensora_lite.prompts import split_prompt
-from opensora_lite.request import Job, ModelSpec, Settings, model_defaults, plan
+from opensora_lite.request import Job, ModelSpec, Settings, bounds_of, model_defaults, plan, released_settings
 from opensora_lite.video import Video
 
+SETTING_FIELDS = Settings.__pydantic_fields__
 MAX_RESULTS = 12  # older results are dropped
 MAX_SYNCED = 150_000  # bytes of a video stored in the notebook; the page fetches larger ones
 PREVIEW_FRAMES = 4
@@ -42,6 +43,20 @@ PREVIEW_SHARE = 0.1  # largest share of a run's time spent on previews
 EXIT_TIMEOUT = 10  # seconds that Python's exit waits for a run to end
 
 SHARED = ("num_frames", "image_size", "loops", "condition_frames")  # fields that the timeline has as well
+LABELS = {  # of the settings in the form
+    "num_frames": "Frames",
+    "image_size": "Height×width",
+    "fps": "Frames/s",
+    "loops": "Loops",
+    "condition_frames": "Condition",
+    "sampler": "Sampler",
+    "num_sampling_steps": "Steps",
+    "guidance_scale": "Guidance",
+    "seed": "Seed",
+}
+SCORES = {"aes": "Aesthetics", "flow": "Motion", "camera_motion": "Camera"}  # of Open-Sora 1.2
+CHOICES = {"image_size": "sizes", "sampler": "samplers", "camera_motion": "cameras"}  # setting -> trait with its values
+CAMERAS = (None, "static", "pan left", "pan right", "tilt up", "tilt down", "zoom in", "zoom out")
 # For models that don't list their sizes: Open-Sora 1.1's resolutions as multiples of 8 pixels.
 SIZES = [(256, 256), (144, 256), (256, 144), (240, 424), (424, 240), (360, 640), (640, 360), (480, 848), (848, 480)]
 
@@ -112,10 +127,13 @@ class TaskLab(Widget):
 
     # Set by Python only.
     timeline = traitlets.Instance(MaskTimeline).tag(sync=True, **ipywidgets.widget_serialization)
+    fields = traitlets.List().tag(sync=True)  # constant: the settings that the page shows, with their bounds
     samplers = traitlets.List().tag(sync=True)
+    cameras = traitlets.List(CAMERAS).tag(sync=True)
     sizes = traitlets.List().tag(sync=True)  # [height, width] to choose from
     form = traitlets.Dict().tag(sync=True)  # "prompt" and SETTINGS as typed, valid or not
     errors = traitlets.Dict().tag(sync=True)  # field of the form, or "timeline" -> message
+    notes = traitlets.List().tag(sync=True)  # what a video would lose of the form, or the last run has lost, in words
     python_code = traitlets.Unicode().tag(sync=True)  # of the form; "" while there are errors
     command_line = traitlets.Unicode().tag(sync=True)
     state = traitlets.Enum(("idle", "running", "cancelling", "done", "cancelled", "failed"), "idle").tag(sync=True)
@@ -166,6 +184,7 @@ class TaskLab(Widget):
             form={"prompt": prompt, **{name: getattr(chosen, name) for name in SETTINGS}},
             sizes=list(dict.fromkeys([*(sizes or SIZES), chosen.image_size])),
             samplers=list(self._spec.generation.samplers),
+            fields=_fields(LABELS | (SCORES if self._spec.generation.is_flow else {})),
         )
         self._check()
         for problem in self._problems.values():
@@ -212,10 +231,15 @@ class TaskLab(Widget):
         self._check(**timeline)
 
     def _check(self, **timeline) -> None:
-        """Copy the form to the timeline, check it, and update `errors` and the code.
+        """Copy the form to the timeline, check it, and update `errors`, `notes` and the code.
 
         timeline: new references and a new strategy for the timeline.
         """
+        with collected_notes() as notes:
+            self._check_all(timeline)
+        self.notes = list(dict.fromkeys(notes))
+
+    def _check_all(self, timeline: dict) -> None:
         problems: dict[str, OpenSoraError] = {}
 
         @contextmanager
@@ -374,7 +398,8 @@ class TaskLab(Widget):
         start = time.perf_counter()
         on_step = self._on_step(request.settings)
         try:
-            ((_, video),) = self.pipe.generate(request.jobs(), request.settings, on_step)
+            with collected_notes() as notes:
+                ((_, video),) = self.pipe.generate(request.jobs(), request.settings, on_step)
             if self._stop.is_set():
                 raise _Cancelled
             seconds = time.perf_counter() - start
@@ -392,6 +417,7 @@ class TaskLab(Widget):
             self.preview = b""
             if isinstance(outcome, Result):
                 self._results.append(outcome)
+                self.notes = list(dict.fromkeys([*self.notes, *notes]))
                 self._publish(outcome.number, self.compared)
                 self.state = "done"
             elif isinstance(outcome, _Cancelled):
@@ -444,10 +470,16 @@ class TaskLab(Widget):
         x_0, sample = (tensor[0].astype("float32").numpy() for tensor in (step.x_0, step.sample))  # [C, T, h, w]
         if step.active is not None:  # the other frames still have their conditioning latents
             x_0 = np.where(step.active[0].numpy(), x_0, sample)
-        T = x_0.shape[1]
-        chosen = np.unique(np.linspace(0, T - 1, PREVIEW_FRAMES).round().astype(int))
-        frames = Video(self.pipe.decode(np.ascontiguousarray(x_0[:, chosen])))
-        return encoded(np.asarray(frames.contact_sheet(2, scale=1, labels=False)), "JPEG")
+
+        def some(n: int) -> np.ndarray:
+            return np.unique(np.linspace(0, n - 1, PREVIEW_FRAMES).round().astype(int))
+
+        if self._spec.generation.factor == 1:
+            frames = self.pipe.decode(np.ascontiguousarray(x_0[:, some(x_0.shape[1])]))
+        else:  # the latent frames of a chunk, here the first, are decoded together
+            frames = self.pipe.decode(x_0[:, : self._spec.generation.align])
+            frames = frames[some(len(frames))]
+        return encoded(np.asarray(Video(frames).contact_sheet(2, scale=1, labels=False)), "JPEG")
 
     # -- results
 
@@ -543,13 +575,31 @@ class TaskLab(Widget):
         return np.asarray(canvas), f"{self!r}"
 
 
+def _fields(labels: Mapping[str, str]) -> list[dict]:
+    """What the page must know of settings: label, description, the trait with their values, or their bounds."""
+    return [
+        {
+            "name": name,
+            "text": text,
+            "title": SETTING_FIELDS[name].description,
+            "choices": CHOICES.get(name),
+            "least": bounds_of(name)[0],
+            "most": bounds_of(name)[1],
+            "step": "any" if "float" in str(SETTING_FIELDS[name].annotation) else 1,
+            "required": SETTING_FIELDS[name].default is not None,
+        }
+        for name, text in labels.items()
+    ]
+
+
 def _trained_sizes(pipe, model: Mapping) -> list[tuple[int, int]]:
     """The image sizes that a model was trained on; empty if unknown. Raises OpenSoraError if `pipe` is another."""
     unknown = sorted(set(model) - set(MODEL_FLAGS))
     if unknown:
         raise TypeError(f"OpenSora.from_pretrained takes no {', '.join(unknown)}; it takes {', '.join(MODEL_FLAGS)}")
     in_parts = all(model.get(part) for part in ("stdit", "t5", "vae"))
-    defaults, sizes = (Settings(), []) if in_parts else model_defaults(model.get("model", "tiny"))
+    released = released_settings(pipe.spec.generation), []
+    defaults, sizes = released if in_parts else model_defaults(model.get("model", "tiny"))
     if defaults != pipe.settings:
         raise OpenSoraError(
             "the pipeline's defaults differ from those of the model that the code would load:"

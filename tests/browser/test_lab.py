@@ -53,6 +53,7 @@ def test_generate_compare_restore_and_reload(lab):
     # another one, with what the timeline and the form were changed to
     prompt = page.get_by_label("Prompt")
     prompt.fill("a green ball bouncing on sand")
+    page.get_by_role("status", name="Notes").get_by_text("bouncing").wait_for()  # the small model doesn't know it
     page.get_by_label("Frames", exact=True).fill("6")
     button(page, "Another seed").click()
     button(page, "Image").click()

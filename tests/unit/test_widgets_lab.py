@@ -25,10 +25,11 @@ from opensora_lite.widgets.request_code import command_line, python_code
 from opensora_lite.widgets.widget import encoded
 
 from opensora_lite import MaskStrategy, OpenSora, OpenSoraError, Settings, Video, read_video
-from opensora_lite.errors import MaskStrategyError, MediaError, PromptError, SizeError
+from opensora_lite.errors import MaskStrategyError, MediaError, Note, PromptError, SizeError, note
+from opensora_lite.generations import OPEN_SORA_12
 from opensora_lite.liteworld import world
 from opensora_lite.pipeline import Progress
-from opensora_lite.request import model_defaults, model_spec
+from opensora_lite.request import ModelSpec, model_defaults, model_spec, released_settings
 from opensora_lite.tools import cli
 
 TINY = model_defaults("tiny")[0]
@@ -231,6 +232,45 @@ def test_another_size_is_offered_once_it_is_used(fake):
 # ---------------------------------------------------------------------------------------------------------------------
 #   Runs
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_notes_are_shown_and_are_no_warnings(fake):
+    """Of the form as soon as it has them, of a run when it has ended; both are gone when the prompt is changed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Note)
+        lab = quick(fake, prompt="a red zebra")
+        assert len(lab.notes) == 1 and "zebra" in lab.notes[0]
+        generate = fake.generate
+
+        def noted(*arguments):
+            note("the reference is poor")
+            yield from generate(*arguments)
+
+        fake.generate = noted
+        lab.generate(wait=True)
+        assert "zebra" in lab.notes[0] and lab.notes[1:] == ["the reference is poor"]
+        page(lab, "change", values={"prompt": "a red car"})
+        assert lab.notes == []
+
+
+def test_the_page_gets_its_fields_from_the_settings(fake):
+    fields = {field["name"]: field for field in quick(fake).fields}
+    assert (fields["num_sampling_steps"]["least"], fields["num_sampling_steps"]["most"]) == (2, 1000)
+    assert fields["fps"]["least"] == 1 and fields["seed"]["least"] == 0 and "camera_motion" not in fields
+    assert fields["guidance_scale"]["step"] == "any" and fields["loops"]["step"] == 1
+
+
+def test_a_lab_of_1_2(fake):
+    fake.settings, fake.spec = released_settings(OPEN_SORA_12), ModelSpec(generation=OPEN_SORA_12)
+    parts = {"stdit": "a", "t5": "b", "vae": "c"}
+    lab = TaskLab(fake, model=parts, num_frames=34, image_size=(64, 64), num_sampling_steps=2)
+    assert lab.timeline.state["num_frames"] == 10 and {"aes", "flow", "camera_motion"} < {f["name"] for f in lab.fields}
+    lab.change(loops=2, flow=5, camera_motion="pan left")
+    assert lab.form["condition_frames"] == 17 and lab.timeline.state["taken_over"] == 5
+    assert "camera_motion='pan left'" in lab.python_code and "--camera-motion 'pan left'" in lab.command_line
+    x_0 = np.zeros((1, 4, 10, 8, 8), np.float32).view(Tensor)
+    lab._make_preview(SimpleNamespace(x_0=x_0, sample=x_0, active=None))
+    assert fake.decoded == [(4, 5, 8, 8)]  # the latent frames of a chunk
 
 
 def test_a_run(fake):
