@@ -62,6 +62,11 @@ class TraceLoop:
     predicts: Literal["noise", "velocity"] = "noise"  # what the model predicts
     windows: tuple[Window, ...] = ()  # the frames that each latent frame holds; empty: one each
 
+    @property
+    def has_latent_frames(self) -> bool:
+        """Whether the T frames are latent frames of a video VAE."""
+        return any(window.first < window.last or window.zeros_before for window in self.windows)
+
 
 class Trace(Sequence[TraceStep]):
     """The steps of one video, in order, all loops one after the other.

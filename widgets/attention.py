@@ -8,7 +8,9 @@
     view.words_at(7, 2, 1)                # float32 [L]: attention of a position to each piece of the caption
 
 All values are attention weights: those of one query sum to 1. A position is (frame, row, column) in the grid of video
-tokens [T, h, w], counted from 0. The L pieces of a caption are the tokens of T5.
+tokens [T, h, w], counted from 0. The L pieces of a caption are the tokens of T5. Of Open-Sora 1.2, frames are latent
+frames, shown as the last frame that each holds; block 3 is spatial_blocks.3 (cross_attn and attn) and temporal_blocks.3
+(attn).
 """
 
 import math
@@ -34,6 +36,14 @@ from opensora_lite.trace import Trace
 from opensora_lite.validation import AsTuple, Share, check
 
 HEAT = colormaps["viridis"]  # perceptually uniform, and safe for the colour-blind
+MODULES = {  # what a model predicts -> names of the modules of block {}
+    "noise": {kind: f"blocks.{{}}.{kind}" for kind in ("cross_attn", "attn", "attn_temp")},
+    "velocity": {
+        "cross_attn": "spatial_blocks.{}.cross_attn",
+        "attn": "spatial_blocks.{}.attn",
+        "attn_temp": "temporal_blocks.{}.attn",
+    },
+}
 PATCH = 2  # latents along each side of a token
 MAX_PIXELS = 2**18  # of all pictures of a film together: saved notebooks contain it
 CHOICES = ("step", "block", "head", "word", "position", "whole_words", "picture")
@@ -79,11 +89,13 @@ class AttentionView(Widget):
         if pipe is not None and not hasattr(pipe, "decode"):
             raise OpenSoraError(f"pipe must be an OpenSora, which decodes the pictures, not {pipe!r}")
         names = {name for step in trace for name in step.attention}
-        blocks = sorted({int(number) for name in names for number in re.findall(r"^blocks\.(\d+)\.", name)})
+        self._modules = MODULES[trace.loops[0].predicts if trace.loops else "noise"]
+        known = [re.escape(module).replace(r"\{\}", r"(\d+)") for module in self._modules.values()]
+        blocks = sorted({int(number) for name in names for part in known for number in re.findall(f"^{part}$", name)})
         if not blocks:
+            listed = ", ".join(f'"{module.format(3)}"' for module in self._modules.values())
             raise OpenSoraError(
-                f"{trace!r} has no attention; record it with a run:"
-                ' trace = Trace(attention=["blocks.3.cross_attn", "blocks.3.attn", "blocks.3.attn_temp"]);'
+                f"{trace!r} has no attention; record it with a run: trace = Trace(attention=[{listed}]);"
                 " pipe(prompt, trace=trace)"
             )
         unknown = sorted(set(choices) - {*CHOICES, "opacity"})
@@ -94,7 +106,10 @@ class AttentionView(Widget):
         self.blocks, self.heads = blocks, next(len(w) for step in trace for w in step.attention.values())
         self._film = lru_cache(maxsize=8)(self._make_film)
         plan = {
-            "steps": [{"loop": s.loop, "number": s.number, "timestep": s.timestep, "reused": s.reused} for s in trace],
+            "steps": [
+                {"loop": s.loop, "number": s.number, "timestep": round(s.timestep, 1), "reused": s.reused}
+                for s in trace
+            ],
             "captions": [{"pieces": loop.tokens, "words": words_of(loop.tokens)} for loop in trace.loops],
             "blocks": blocks,
             "heads": self.heads,
@@ -105,7 +120,7 @@ class AttentionView(Widget):
         T, h, w = self.grid
         first = {
             "step": len(trace) - 1,
-            "block": max(blocks, key=lambda b: sum(name.startswith(f"blocks.{b}.") for name in names)),
+            "block": max(blocks, key=lambda b: sum(module.format(b) in names for module in self._modules.values())),
             "position": (T // 2, h // 2, w // 2),
             **choices,
         }
@@ -159,7 +174,7 @@ class AttentionView(Widget):
 
     def _weights(self, kind: str) -> np.ndarray:
         """The weights of a module without the axis of heads; for the shapes see `Trace`."""
-        name = f"blocks.{self.block}.{kind}"
+        name = self._modules[kind].format(self.block)
         weights = self.trace[self.step].attention.get(name)
         if weights is None:
             raise OpenSoraError(f'not recorded: Trace(attention=["{name}"])')
@@ -266,7 +281,14 @@ class AttentionView(Widget):
         latents = self.trace[step].x_0
         if latents is None:
             return None, b""
-        pictures = _grey(latents[0]) if self.pipe is None else _reduced(self.pipe.decode(latents))
+        loop = self.trace.loops[self.trace[step].loop]
+        if self.pipe is None:
+            pictures = _grey(latents[0])
+        elif not loop.has_latent_frames:
+            pictures = _reduced(self.pipe.decode(latents))
+        else:  # the last frame of each
+            last = [window.last for window in loop.windows]
+            pictures = _reduced(self.pipe.decode(latents, last[-1] + 1)[last])
         film = pictures.reshape(-1, *pictures.shape[2:])
         return pictures, encoded(film, "PNG" if self.pipe is None else "JPEG")
 

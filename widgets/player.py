@@ -430,7 +430,7 @@ class Track:
         self.channels, self.num_frames = self.steps[0].x_t.shape[:2]
         self.predicts = self.loops[0].predicts
         self.windows = self.loops[0].windows or LatentTime().windows(self.num_frames)
-        self.unit = "latent frame" if any(w.first < w.last or w.zeros_before for w in self.windows) else "frame"
+        self.unit = "latent frame" if self.loops[0].has_latent_frames else "frame"
         self.times = [round(step.timestep, 1) for step in self.steps]  # of 1.1 whole, of 1.2 any
         self.times = [int(t) if t == int(t) else t for t in self.times]
         if self.predicts == "noise":

@@ -222,6 +222,16 @@ def test_attention_is_recorded(pipe):
     shapes = {name: weights.shape for name, weights in trace[0].attention.items()}
     assert shapes["spatial_blocks.0.attn"] == (2, 5, 16, 16) and shapes["temporal_blocks.0.attn"] == (2, 16, 5, 5)
     assert shapes["temporal_blocks.0.cross_attn"][:4] == (2, 5, 4, 4)
+    pytest.importorskip("anywidget", reason="needs the widgets: pip install -e '.[cpu,notebook]'")
+    from opensora_lite.widgets import AttentionView
+
+    with pytest.raises(OpenSoraError, match="spatial_blocks"):
+        AttentionView(trace, pipe, position=(0, 0, 0)).word_map("red")  # cross-attention is that of spatial blocks
+    view = AttentionView(trace, pipe, step=0, position=(4, 1, 2))
+    np.testing.assert_array_equal(view.frames_at(4, 1, 2), trace[0].attention["temporal_blocks.0.attn"].mean(0)[6, 4])
+    assert view.still()[0].ndim == 3 and view.plan["steps"][0]["timestep"] == 1000
+    frames = pipe.decode(trace[0].x_0, 17)[[0, 4, 8, 12, 16]]
+    np.testing.assert_array_equal(view._film(0)[0], frames)
 
 
 def test_compiled_videos_are_equal_up_to_rounding(folder, pipe):
