@@ -52,6 +52,7 @@ def explain(a: argparse.Namespace) -> None:
 
 def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `opensora-lite evaluate`."""
+    parser.epilog = "Defaults are in brackets; those of Open-Sora 1.2 are its model's, with 12 denoising steps."
     add = parser.add_argument
     add("--model", default="tiny", help='"tiny", or a folder with stdit/, t5/ and vae/ [tiny]')
     add("--prompts", type=int, default=100, metavar="N", help="how many of the 100 prompts [100]")
