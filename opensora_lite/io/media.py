@@ -308,7 +308,9 @@ def _to_srgb(
         return image, ()
     out = image if image.mode == "RGB" else Image.new("RGB", image.size)
     for top, strip in strips(image):
-        out.paste(ImageCms.applyTransform(strip.convert(kind), to_srgb), (0, top))
+        converted = ImageCms.applyTransform(strip.convert(kind), to_srgb)
+        assert converted is not None  # as only with inPlace
+        out.paste(converted, (0, top))
     return out, (f"{printable(ImageCms.getProfileDescription(source).strip()):.40} converted to sRGB",)
 
 
