@@ -176,18 +176,18 @@ class OpenSora:
                 check_compatible(config, embeddings.width, embeddings.max_length, vae_model)
                 parts["text_embeddings"] = UsedPart("text embeddings", embeddings.fingerprint)
                 spec = replace(spec, reader=embeddings)
-                return cls(Resident(load_transformer(), embeddings, vae_model), settings, spec)._loaded(parts)
-            width = read_config(paths["t5"]).get("d_model", config.caption_channels)
-            check_compatible(config, width, config.model_max_length, vae_model)
-            load_text = functools.partial(load_text_encoder, paths["t5"], config.model_max_length, dtype)
-            if sequential:
-                return cls(Offloaded(load_transformer, load_text, vae_model), settings, spec)._loaded(parts)
-            return cls(Resident(load_transformer(), load_text(), vae_model), settings, spec)._loaded(parts)
-
-    def _loaded(self, parts: dict[str, UsedPart]) -> "OpenSora":
-        """Take down what was loaded, for the provenance of videos; returns the pipeline itself."""
-        self._parts, self._checksum = parts, self._parameters()
-        return self
+                models: Any = Resident(load_transformer(), embeddings, vae_model)
+            else:
+                width = read_config(paths["t5"]).get("d_model", config.caption_channels)
+                check_compatible(config, width, config.model_max_length, vae_model)
+                load_text = functools.partial(load_text_encoder, paths["t5"], config.model_max_length, dtype)
+                if sequential:
+                    models = Offloaded(load_transformer, load_text, vae_model)
+                else:
+                    models = Resident(load_transformer(), load_text(), vae_model)
+            pipe = cls(models, settings, spec)
+            pipe._parts, pipe._checksum = parts, pipe._parameters()
+            return pipe
 
     def encode_text(self, prompts: str | Sequence[str], loops: int = 1, **scores: Any) -> "TextEmbeddings":
         """T5's vectors of `prompts`, to be saved and given to `from_pretrained` in place of T5.

@@ -121,10 +121,7 @@ def shown(frames: Iterator[tuple[Fraction, Any]], times: Sequence[Fraction], sla
 
 def open_clip(file: Path, given: object) -> Clip:
     """A clip, after a look at its first frame and its last packets. Raises MediaError."""
-    if format_of(file) in ANIMATED:
-        return _open_animation(file, given)
-    with explained(given, "cannot be read as a video", pyav_errors(), file):
-        return _open_video(file, given)
+    return _open_animation(file, given) if format_of(file) in ANIMATED else _open_video(file, given)
 
 
 def clip_of(frames: np.ndarray, fps: Fraction) -> Clip:
@@ -146,7 +143,7 @@ def all_frames(file: Path, given: object) -> Frames:
     if format_of(file) in ANIMATED:
         yield from _animation_frames(file, given)
     else:
-        with explained(given, "cannot be read as a video", pyav_errors(), file), _opened(file, given) as video:
+        with _opened(file, given) as video:
             yield from video.pictures()
 
 
@@ -172,20 +169,22 @@ def _open_video(file: Path, given: object) -> Clip:
     end = Fraction(0) if sequential else _end(file, given)
     if not end:  # there is no seeking in it
         times, end = _list_frames(file, given, start)
-    if is_gif and len(times) > 1:
+    if is_gif and len(set(times)) > 1:
         fps = usual = (len(times) - 1) / (times[-1] - times[0])  # the stream's own rate is a coarse guess
     fps = min(max(Fraction(fps), Fraction(1, 100)), Fraction(1000))
 
-    def frames_from(second: Fraction) -> Frames:
-        with explained(given, "cannot be read as a video", pyav_errors(), file):
-            yield from _frames_from(file, given, second, start, sequential)
-
-    def listed() -> list[Fraction]:
-        with explained(given, "cannot be read as a video", pyav_errors(), file):
-            return times or _list_frames(file, given, start)[0]
-
-    end = max(end, start + 1 / fps)
-    return Clip(height, width, start, end, fps, Fraction(usual), done, not sequential, frames_from, listed)
+    return Clip(
+        height=height,
+        width=width,
+        start=start,
+        end=max(end, start + 1 / fps),
+        fps=fps,
+        usual_fps=Fraction(usual),
+        done=done,
+        seekable=not sequential,
+        frames_from=lambda second: _frames_from(file, given, second, start, sequential),
+        listed=lambda: times or _list_frames(file, given, start)[0],
+    )
 
 
 def _frames_from(file: Path, given: object, second: Fraction, start: Fraction, sequential: bool) -> Frames:
@@ -240,9 +239,11 @@ def _opened(file: Path, given: object) -> "Iterator[_Video]":
     max_pixels = {"max_pixels": str(MAX_PIXELS // 4)}  # checked by decoders before they allocate memory
     # A playlist called .mp4 must not open other files or addresses: only containers that hold their own data.
     options = {"format_whitelist": "mov,matroska,avi,gif", **max_pixels}
-    handle = Watched(file)
-    handle.found()
-    with handle, av.open(handle, "r", options=options, metadata_errors="replace") as container:
+    with (
+        explained(given, "cannot be read as a video", pyav_errors(), file),
+        Watched(file) as handle,
+        av.open(handle, "r", options=options, metadata_errors="replace") as container,
+    ):
         handle.check()
         stream = _video_stream(container, given)
         stream.codec_context.options = max_pixels  # the size may change later on
@@ -456,6 +457,10 @@ class Watched(io.FileIO):
     """A file that ends early if no frame is found for long: FFmpeg would search a broken file for minutes."""
 
     given_up = False
+
+    def __init__(self, file: Path):
+        super().__init__(file)
+        self.found()
 
     def found(self) -> None:
         self.num_bytes, self.since = 0, time.thread_time()  # CPU time: a slow disk is no fault of the file

@@ -121,11 +121,9 @@ def _of_container(file: Path, given: object) -> str | None:
     import av
 
     options = {"format_whitelist": "mov,matroska,avi"}  # as in clips.py: no playlist, which could open other files
-    handle = clips.Watched(file)
-    handle.found()
     with (
         media.explained(given, "cannot be read as a video", media.pyav_errors(), file),
-        handle,
+        clips.Watched(file) as handle,
         av.open(handle, "r", options=options, metadata_errors="replace") as container,
     ):
         handle.check()
