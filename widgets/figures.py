@@ -80,6 +80,9 @@ def animation(frames: np.ndarray, caption: str, milliseconds: int = 80, hold: in
     pages = [Image.fromarray(frame) for frame in frames]
     few = frames[:: math.ceil(len(frames) / 8)]  # stand for all in choosing the palette
     palette = Image.fromarray(np.concatenate(few)).quantize(colors, dither=Image.Dither.NONE)
+    chosen, corner = palette.getpalette(), 3 * palette.getpixel((0, 0))
+    chosen[corner : corner + 3] = frames[0, 0, 0].tolist()  # of the background, which stays as white as the page
+    palette.putpalette(chosen)
     first, *others = (page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages)
     times = [milliseconds] * len(others) + [hold]
     file = io.BytesIO()
@@ -580,16 +583,18 @@ def _cloud(axis, points: np.ndarray, values, limit: float, title: str):
 def clouds(
     panels: Mapping[str, np.ndarray], caption: str, values=None, arrows: Mapping[str, tuple] | None = None, limit=3.0
 ):
-    """Points in the plane: title -> [n, 2]; values [n] colour them, the same in every panel.
+    """Points in the plane: title -> [n, 2].
 
-    arrows: title -> (starts [k, 2], vectors [k, 2]), drawn over the points of that panel.
+    values: [n], the colours of the points in every panel, or title -> [n]. arrows: title -> (starts, ends), [k, 2],
+    drawn over the points of that panel, with a dot where they start.
     """
     figure, axes = new_figure(1, len(panels), 1.9 * len(panels), 2.2, squeeze=False)
     for axis, (title, points) in zip(axes[0], panels.items(), strict=True):
-        _cloud(axis, points, values, limit, title)
-        if arrows and title in arrows:
-            starts, vectors = arrows[title]
-            axis.quiver(*starts.T, *vectors.T, angles="xy", scale_units="xy", scale=1, width=0.007, color=COLORS[0])
+        _cloud(axis, points, values[title] if isinstance(values, Mapping) else values, limit, title)
+        for start, end in zip(*(arrows or {}).get(title, ((), ())), strict=True):
+            arrow = {"arrowstyle": "->", "color": COLORS[2], "linewidth": 1.5, "shrinkA": 0, "shrinkB": 0}
+            axis.annotate("", end, start, arrowprops=arrow)
+            axis.plot(*start, "o", color=COLORS[2], markersize=4)
     show(figure, caption)
 
 

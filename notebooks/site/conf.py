@@ -135,6 +135,15 @@ def link_files_outside(app, docname: str, source: list[str]) -> None:
     source[0] = re.sub(r"(?<!!)\[([^\[\]]*)\]\((\.\./[^)]*)\)", replaced, source[0])
 
 
+def describe_pictures(app, doctree: nodes.document) -> None:
+    """The picture of an output gets the output's text, a figure's caption, as its alternative text."""
+    for bundle in doctree.findall(nodes.container):
+        if bundle.get("nb_element") == "mime_bundle":
+            texts = [form.astext() for form in bundle if form.get("mime_type") == "text/plain"]
+            for image in bundle.findall(nodes.image):
+                image["alt"] = "".join(texts)
+
+
 def list_modules(app, docname: str, source: list[str]) -> None:
     """`<!-- modules: io errors -->` becomes a table of these modules and packages; `*` stands for all others."""
     groups = re.findall(r"<!-- modules: (.+) -->", source[0])
@@ -159,6 +168,7 @@ def list_modules(app, docname: str, source: list[str]) -> None:
 def setup(app) -> dict:
     app.connect("source-read", link_files_outside)
     app.connect("source-read", list_modules)
+    app.connect("doctree-read", describe_pictures)
     app.connect("autodoc-process-docstring", process)
     app.connect("autodoc-process-signature", plain_types)
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_display, None))

@@ -107,13 +107,15 @@ def faults_of_exercises(sections: dict[str, list[dict]]) -> Iterator[str]:
 
 
 def split(notebook: dict) -> dict[str, list[dict]]:
-    """heading of the second level -> its cells; a heading begins a cell."""
+    """heading of the second level -> its cells; Markdown with headings inside is cut there."""
     found: dict[str, list[dict]] = {"": []}
     heading = ""
     for cell in notebook["cells"]:
-        if cell["cell_type"] == "markdown" and (match := re.match(r"## (.+)", source(cell))):
-            heading = match[1]
-        found.setdefault(heading, []).append(cell)
+        pieces = re.split(r"^(?=## )", source(cell), flags=re.MULTILINE) if cell["cell_type"] == "markdown" else [None]
+        for piece in pieces:
+            if piece and (match := re.match(r"## (.+)", piece)):
+                heading = match[1]
+            found.setdefault(heading, []).append(cell if piece is None else {**cell, "source": piece})
     return found
 
 

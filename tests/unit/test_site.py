@@ -73,6 +73,14 @@ def test_pictures_videos_formulas_and_solutions_are_shown(pages):
         assert solutions and all(cell.select_one("details:not([open]) > summary") for cell in solutions)
 
 
+def test_pictures_of_outputs_have_their_captions(pages):
+    for path in NOTEBOOKS:
+        pictures = pages[path.stem].select("div.cell_output img")
+        assert all(picture["alt"] and not picture["alt"].startswith("_") for picture in pictures)
+    moving = [picture["alt"] for picture in pages["01_noise"].select("div.cell_output img")]
+    assert any(alt.startswith("Animation: ") for alt in moving) and any(alt.startswith("Figure: ") for alt in moving)
+
+
 def test_pages_load_only_files_that_are_there(site, pages):
     foreign, missing = [], []
     for name, page in pages.items():
