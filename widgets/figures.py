@@ -77,16 +77,15 @@ def animation(frames: np.ndarray, caption: str, milliseconds: int = 80, hold: in
     pictures give equal bytes.
     It is an animated PNG: image/png is what GitHub and every other viewer of notebooks shows, and a GIF is larger.
     """
-    pages = [Image.fromarray(frame) for frame in frames]
-    few = frames[:: math.ceil(len(frames) / 8)]  # stand for all in choosing the palette
-    palette = Image.fromarray(np.concatenate(few)).quantize(colors, dither=Image.Dither.NONE)
-    chosen, corner = palette.getpalette(), 3 * palette.getpixel((0, 0))
-    chosen[corner : corner + 3] = frames[0, 0, 0].tolist()  # of the background, which stays as white as the page
-    palette.putpalette(chosen)
-    first, *others = (page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages)
-    times = [milliseconds] * len(others) + [hold]
+    stack = Image.fromarray(np.concatenate(frames)).quantize(colors, dither=Image.Dither.NONE)
+    palette, corner = stack.getpalette(), 3 * stack.getpixel((0, 0))
+    palette[corner : corner + 3] = frames[0, 0, 0].tolist()  # a plot's background stays as white as the page
+    pages = [Image.fromarray(page) for page in np.asarray(stack).reshape(frames.shape[:3])]
+    for page in pages:
+        page.putpalette(palette)
+    times = [milliseconds] * (len(pages) - 1) + [hold]
     file = io.BytesIO()
-    first.save(file, "png", save_all=True, append_images=others, duration=times, loop=0, optimize=True)
+    pages[0].save(file, "png", save_all=True, append_images=pages[1:], duration=times, loop=0, optimize=True)
     display({"image/png": file.getvalue(), "text/plain": f"Animation: {caption}"}, raw=True)
 
 

@@ -59,6 +59,7 @@ def test_moving_clouds_draw_every_frame(shown):
     figures.moving_clouds({"out": path, "back": path[::-1]}, "points", [f"t = {k}" for k in range(4)], np.arange(7))
     with Image.open(io.BytesIO(shown[0]["image/png"])) as picture:
         assert picture.n_frames == 4 and picture.width == 600
+        assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)  # as white as the page
 
 
 def test_recorded_values_are_not_shown(shown):
