@@ -69,8 +69,8 @@ def test_pictures_videos_formulas_and_solutions_are_shown(pages):
     for path in NOTEBOOKS:
         page = pages[path.stem]
         assert not re.search(r"\$[^$\n]*\\[a-z]+[^$\n]*\$", page.find("article").get_text()), f"LaTeX in {path.stem}"
-        solutions = page.select("div.tag_solution")
-        assert solutions and all(cell.select_one("details:not([open]) > summary") for cell in solutions)
+        folded = page.select("div.tag_solution, div.tag_tolerance, div.tag_record")
+        assert folded and all(cell.select_one("details:not([open]) > summary") for cell in folded)
 
 
 def test_pictures_of_outputs_have_their_captions(pages):
