@@ -38,7 +38,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import Field
+from pydantic import Field, InstanceOf
 
 from opensora_lite.errors import MaskStrategyError, shown
 from opensora_lite.latent_time import LatentTime, Window
@@ -306,6 +306,7 @@ class MaskStrategy:
              |A..............B| frames 0-15
         """
         _check_video(num_frames, references, loops)
+        check(InstanceOf[LatentTime], time, "time", MaskStrategyError)
         T, lengths = time.latent_frames(num_frames), [time.latent_frames(n) for n in references]
         per_line = FRAMES_PER_LINE // (time.align or 1) * (time.align or 1)
         lines = []

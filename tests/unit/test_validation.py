@@ -63,7 +63,7 @@ PUBLIC = [  # functions, arguments that they need, and the ones that are tried
     (MaskStrategy.loop, {}, "n"),
     (MaskStrategy.edit, {}, "ratio"),
     (Segment, {}, "loop reference reference_start target_start length edit_ratio"),
-    (IMAGE.explain, dict(num_frames=4, references=[1]), "num_frames references loops"),
+    (IMAGE.explain, dict(num_frames=4, references=[1]), "num_frames references loops time"),
     (IMAGE.timeline, dict(num_frames=4, references=[1]), "num_frames references loop align"),
     (IMAGE.continued, dict(loops=2, condition_frames=1, references=1), "loops condition_frames references"),
     (IMAGE.apply, dict(references=[]), "latents"),
