@@ -185,7 +185,9 @@ class MaskStrategy:
 
     @classmethod
     def edit(cls, ratio: float) -> "MaskStrategy":
-        """Edit a whole clip in the last `ratio` of the steps. `0,0,0,0,all,ratio`"""
+        """Edit a whole clip in the last `ratio` of the steps; in Open-Sora 1.2, at timesteps up to 1000 · `ratio`.
+
+        `0,0,0,0,all,ratio`"""
         return cls((Segment(length=None, edit_ratio=ratio),))
 
     @classmethod
@@ -343,8 +345,12 @@ class MaskStrategy:
         if index is None:
             effect = "generated"
         else:
-            share = f"{100 * first.edit_ratio:g} %"
-            kind = f"edited in the last {share} of the steps" if first.edit_ratio else "conditioning"
+            if not first.edit_ratio:
+                kind = "conditioning"
+            elif windows:  # Open-Sora 1.2; how many steps these are depends on the video's size and length
+                kind = f"edited at timesteps up to {1000 * first.edit_ratio:g}"
+            else:
+                kind = f"edited in the last {100 * first.edit_ratio:g} % of the steps"
             reference = first.reference or 0
             source = _place(first.frame or 0, last.frame or 0, *windows[1 + reference :][:1])
             if windows and windows[1 + reference][-1].last == 0 and windows[0][run[0]].first < windows[0][run[0]].last:

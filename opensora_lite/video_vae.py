@@ -302,7 +302,11 @@ class VideoVAE:
         posterior: "mean", which is deterministic, of both VAEs; or "sample" (as released), drawn with `rng`, first for
         the spatial VAE, then for the temporal one.
         """
-        x, vae = self.frames.encode(video, posterior, rng), self.model.temporal_vae
+        return self.encode_temporal(self.frames.encode(video, posterior, rng), posterior, rng)
+
+    def encode_temporal(self, x, posterior: Literal["mean", "sample"] = "mean", rng: np.random.Generator | None = None):
+        """The latents [B, C, T_z, h, w] of spatial latents [B, c, T, h, w], which a FrameVAE makes; as in `encode`."""
+        vae = self.model.temporal_vae
         moments = self._by_chunks(lambda chunk, _: vae.encode(chunk), x, self.time["chunk"])
         z, logvar = moments.split(2, 1)
         if posterior == "sample" and rng is not None:

@@ -271,10 +271,10 @@ class VideoPairs:
 
     def batch(self, v: VideoLearning, seed: int, stream: int, step: int):
         """A training step's spatial latents float32 [B, C, T, h, w], pixels [B, 3, T, 8h, 8w] in −1 … 1, noise like the
-        latents of the clip [B, K, ceil(T / 4), h, w], and `still`: whether the last latent shall be that of an image.
+        latents of the clip [B, K, ceil(T / 4), h, w], and `still`: whether the last latent is that of a still clip.
 
         T is 17 in four steps of five. In the others it is shorter, mostly an image, of which there are 8 times as many.
-        `still` prepares the decoder for videos that must end with a given image: one latent stands for four frames
+        `still` prepares the decoder for videos that must end with a given image: its latent stands for four frames
         there too, and all of these show the image. Also the frames that are to be decoded to pixels, in order.
         """
         rng = np.random.default_rng([seed, stream, step])
@@ -318,6 +318,14 @@ def shown_by(latent: int) -> int:
     return CHUNK * (latent // 5) + 4 * (latent % 5)
 
 
+def reference_at(latent: int) -> tuple[int, int]:
+    """How a picture is encoded that stands in that place of a video: (frames, which latent), as the pipeline does it.
+
+    At the start of a chunk as an image; elsewhere as a still clip of the chunk's length.
+    """
+    return (1, 0) if latent % 5 == 0 else (CHUNK, latent % 5)
+
+
 class FlowBatch(Batch):
     """The batch of one training step of T5 and STDiT3."""
 
@@ -330,8 +338,8 @@ class FlowBatch(Batch):
 class ShotLatents:
     """The training set of T5 and STDiT3: latents by kind of clip.
 
-    latents: of each clip, float16 [2, C, T, h, w]: the clip's, and in each place the latent of an image, of the frame
-    `shown_by` the clip's latent.
+    latents: of each clip, float16 [3, C, T, h, w]: the clip's; and of the frames that its latents are `shown_by`, each
+    as an image, and each as a reference in that place, see `reference_at`.
     """
 
     def __init__(self, clips: list[Shot], latents: list[np.ndarray]):
@@ -363,7 +371,7 @@ class ShotLatents:
             name = pick(rng, d.frame_masks)
             mask = flow_mask(name, T, rng)
             if name.startswith("image"):  # references are encoded by themselves
-                x = np.where(mask[:, None, None], x, latents[row, 1, :, at : at + T])
+                x = np.where(mask[:, None, None], x, latents[row, 2, :, at : at + T])
             chosen.append(x)
             masks.append(mask)
         x_0 = np.stack(chosen).astype(np.float32)

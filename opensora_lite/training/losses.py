@@ -182,9 +182,9 @@ def video_vae_loss(model, stage: str, spread: float, v, x, pixels, noise, still:
         return mean + (logvar / 2).exp() * noise, mean, logvar
 
     z, mean, logvar = encode(x, noise)
-    if still:  # the last latent is that of an image, and all of its frames show the last one
-        image, _, _ = encode(x[:, :, -1:], noise[:, :, -1:])
-        z = paddle.concat([z[:, :, :-1], image], 2)
+    if still:  # the last latent is that of a clip that shows its last frame only, and so do all of its frames
+        image, _, _ = encode(x[:, :, -1:].expand_as(x), noise)
+        z = paddle.concat([z[:, :, :-1], image[:, :, -1:]], 2)
         x, pixels = (paddle.concat([w[:, :, :-4], *[w[:, :, -1:]] * 4], 2) for w in (x, pixels))
     reconstruction = temporal.decode(z)[:, :, -T:]
     if stage == "temporal":

@@ -37,6 +37,7 @@ from opensora_lite.training.data import (
     ShotLatents,
     VideoPairs,
     clip_at,
+    reference_at,
     shot_at,
     shown_by,
 )
@@ -355,11 +356,17 @@ class Stages12(Stages):
         return ShotLatents(self.clips, self.encoded("latents", self.clips, self.clip_and_images))
 
     def clip_and_images(self, clip: Shot) -> np.ndarray:
-        """float32 [2, C, T, h, w]: latents of the clip, and of images of the frames that each stands for."""
-        video = from_uint8(clip.render(clip.num_frames))
-        shown = [shown_by(k) for k in range(latent_frames(clip.num_frames))]
-        images = paddle.concat([video[:, :, k : k + 1] for k in shown])  #  (T_z, 3, 1, H, W)
-        return np.stack([self.vae.encode(video).numpy()[0], self.vae.encode(images).numpy()[:, :, 0].swapaxes(0, 1)])
+        """float32 [3, C, T, h, w]: the latents that ShotLatents wants of a clip."""
+        x = self.vae.frames.encode(from_uint8(clip.render(clip.num_frames)))
+        images, references = [], []
+        for k in range(latent_frames(clip.num_frames)):
+            frame = x[:, :, shown_by(k) : shown_by(k) + 1]
+            length, place = reference_at(k)
+            images.append(self.vae.encode_temporal(frame))
+            still = self.vae.encode_temporal(frame.tile([1, 1, length, 1, 1]))
+            references.append(still[:, :, place : place + 1])
+        rows = [self.vae.encode_temporal(x), paddle.concat(images, 2), paddle.concat(references, 2)]
+        return paddle.concat(rows).numpy()
 
     def diffusion_trainer(self, data: Any) -> Trainer:
         """As in Stages; the tokenizer is written before the first checkpoint of weights that belong to it."""

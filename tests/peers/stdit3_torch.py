@@ -149,7 +149,7 @@ FIELDS = [
 
 def load(config: dict, weights: str, dtype=torch.float32) -> STDiT3:
     """The model of a released config.json and a safetensors file; what is computed, not learned, stays in float32."""
-    model = STDiT3(**{field: config[field] for field in FIELDS}, in_channels=config.get("in_channels", 4))
+    model = STDiT3(**{field: config[field] for field in FIELDS if field in config})
     model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)

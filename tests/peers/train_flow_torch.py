@@ -24,7 +24,7 @@ from video_vae_torch import load as load_vae
 from opensora_lite.io.files import atomic_write, write_json
 from opensora_lite.latent_time import latent_frames
 from opensora_lite.training.configs import new_tokenizer, stdit3_config, t5_config
-from opensora_lite.training.data import ShotLatents, shot_at, shown_by
+from opensora_lite.training.data import ShotLatents, reference_at, shot_at, shown_by
 from opensora_lite.training.recipe import VideoRecipe, read_recipe
 
 PART = 250  # clips of one file of latents
@@ -33,7 +33,7 @@ FIXED = dict(dropout_rate=0.0, tie_word_embeddings=False)  # fields of T5's conf
 
 
 def encode_clips(recipe: VideoRecipe, vae, out: Path, log) -> tuple[list, list]:
-    """The clips of the world, and of each the latents [2, C, T, h, w] that ShotLatents wants."""
+    """The clips of the world, and of each the latents [3, C, T, h, w] that ShotLatents wants."""
     clips = [shot_at(recipe.world, i) for i in range(recipe.world.clips)]
     latents = []
     for first in range(0, len(clips), PART):
@@ -50,14 +50,18 @@ def encode_clips(recipe: VideoRecipe, vae, out: Path, log) -> tuple[list, list]:
 
 @torch.no_grad()
 def encode(vae, clip) -> np.ndarray:
-    """float16 [2, C, T, h, w]: latents of a clip, and of images of its frames."""
+    """float16 [3, C, T, h, w]: the latents that ShotLatents wants of a clip."""
     frames = clip.render(clip.num_frames).transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1
     x = vae.encode_spatial(torch.from_numpy(frames))
     video = vae.encode_temporal(x).mean
-    shown = [shown_by(k) for k in range(latent_frames(clip.num_frames))]
-    images = vae.temporal_vae.encode(x[0, :, shown].transpose(0, 1)[:, :, None]).mean  # [T, C, 1, h, w]
-    both = torch.stack([video[0], images[:, :, 0].transpose(0, 1)])
-    return ((both - vae.shift[0]) / vae.scale[0]).half().numpy()
+    images, references = [], []
+    for k in range(latent_frames(clip.num_frames)):
+        frame = x[:, :, shown_by(k) : shown_by(k) + 1]
+        length, place = reference_at(k)
+        images.append(vae.temporal_vae.encode(frame).mean[:, :, 0])
+        references.append(vae.temporal_vae.encode(frame.expand(-1, -1, length, -1, -1)).mean[:, :, place])
+    three = torch.cat([video, torch.stack(images, 2), torch.stack(references, 2)])
+    return ((three - vae.shift[0]) / vae.scale[0]).half().numpy()
 
 
 def new_models(recipe: VideoRecipe, vocabulary: int):

@@ -73,9 +73,9 @@ def loss_of(vae: VideoVAE, name: str, spread: float, v, x, pixels, noise, still:
     else:
         posterior = temporal.encode(x)
     z = posterior.sample(noise)
-    if still:  # the last latent is that of an image, and all of its frames are the last one
+    if still:  # the last latent is that of a clip that shows its last frame only, and so do all of its frames
         with torch.set_grad_enabled(name != "decoder"):
-            z = torch.cat([z[:, :, :-1], temporal.encode(x[:, :, -1:]).sample(noise[:, :, -1:])], 2)
+            z = torch.cat([z[:, :, :-1], temporal.encode(x[:, :, -1:].expand_as(x)).sample(noise)[:, :, -1:]], 2)
         x, pixels = (torch.cat([w[:, :, :-4], w[:, :, -1:].expand_as(w[:, :, -4:])], 2) for w in (x, pixels))
     again = temporal.decode(z, T)
     if name == "temporal":

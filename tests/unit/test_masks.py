@@ -250,7 +250,7 @@ def test_explain_says_frames_and_latent_frames():
     assert text.splitlines()[1:] == [
         "  A  latent 0 (frame 0): conditioning, latent 0 (frame 0) of reference 0 (segment 1, `0`)",
         "  .  latents 1-4 (frames 1-16): generated",
-        "  c  latents 5-11 (frames 17-38): edited in the last 40 % of the steps,"
+        "  c  latents 5-11 (frames 17-38): edited at timesteps up to 400,"
         " latents 5-11 (frames 17-39) of reference 2 (segment 3, `0,2,3,5,7,0.4`)",
         "  .  latents 12-14 (frames 39-50): generated",
         "     segment 2, `0,1,0,-1`, is overwritten by later segments",

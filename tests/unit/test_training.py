@@ -741,7 +741,7 @@ def shots() -> tuple[VideoRecipe, ShotLatents]:
     recipe = read_recipe("tiny-1.2")
     clips = [shot_at(recipe.world, i) for i in range(2 * len(recipe.world.kinds))]
     rng = np.random.default_rng(0)
-    shapes = [(2, 4, latent_frames(c.num_frames), c.height // 8, c.width // 8) for c in clips]
+    shapes = [(3, 4, latent_frames(c.num_frames), c.height // 8, c.width // 8) for c in clips]
     return recipe, ShotLatents(clips, [rng.standard_normal(shape).astype(np.float16) for shape in shapes])
 
 
@@ -864,16 +864,18 @@ def test_batches_of_shots_are_functions_of_the_step(shots):
     assert seen == {1, 5, 10, 15}
 
 
-def test_conditioning_images_of_shots_are_encoded_by_themselves(shots):
+def test_conditioning_images_of_shots_are_encoded_as_references(shots):
     recipe, _ = shots
     clips = [shot_at(recipe.world, i) for i in range(4)]
-    latents = [np.stack([np.zeros((4, 5, 8, 8)), np.ones((4, 5, 8, 8))]).astype(np.float16)] * 4
+    rows = np.arange(3, dtype=np.float16)[:, None, None, None, None]  # of the clip, of images, of references
+    latents = [np.broadcast_to(rows, (3, 4, 5, 8, 8))] * 4
     clips = [replace(clip, num_frames=17, height=64, width=64) for clip in clips]
     only = replace(recipe.diffusion, frame_masks={"image_head_tail": 1.0})
     batch = ShotLatents(clips, latents).batch(replace(recipe, diffusion=only), 2000)
     kept = ~batch.x_mask
     assert (kept == [True, False, False, False, True]).all()
-    assert (batch.x_0[kept.nonzero()[0], :, kept.nonzero()[1]] == 1).all() and batch.x_0.sum() == kept.sum() * 4 * 64
+    assert (batch.x_0[kept.nonzero()[0], :, kept.nonzero()[1]] == 2).all()
+    assert batch.x_0.sum() == 2 * kept.sum() * 4 * 64
 
 
 def test_long_shots_are_continued_from_a_chunk():
