@@ -50,6 +50,7 @@ FRAMES_PER_LINE = 64  # of the drawing in explain(), rounded down to whole chunk
 
 NumFrames = Annotated[Count, Field(le=MAX_FRAMES)]
 Loops = Annotated[Count, Field(le=MAX_LOOPS)]
+AnyTime = InstanceOf[LatentTime]
 
 
 @validated(MaskStrategyError)
@@ -308,7 +309,7 @@ class MaskStrategy:
              |A..............B| frames 0-15
         """
         _check_video(num_frames, references, loops)
-        check(InstanceOf[LatentTime], time, "time", MaskStrategyError)
+        check(AnyTime, time, "time", MaskStrategyError)
         T, lengths = time.latent_frames(num_frames), [time.latent_frames(n) for n in references]
         per_line = FRAMES_PER_LINE // (time.align or 1) * (time.align or 1)
         lines = []

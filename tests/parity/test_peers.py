@@ -72,7 +72,7 @@ def random_batch(model: str, height: int, width: int, frames: int, kept: tuple =
     return batch
 
 
-TORCH = ["stdit2_torch", "losses_torch", "stdit3_torch", "rflow_torch", "speed_torch"]
+TORCH = ["stdit2_torch", "losses_torch", "stdit3_torch", "rflow_torch", "video_vae_torch", "speed_torch"]
 
 
 @pytest.mark.parametrize("module", [*TORCH, "serve", "run", "client"])
