@@ -135,10 +135,16 @@ def resolve_dtype(dtype: str | None, device: str) -> str:
     """
     if dtype is None:
         return "float32" if device == "cpu" else "float16"
+    name = paddle_dtype(dtype)
+    if device == "cpu" and name != "float32":
+        raise DeviceError(f"dtype {dtype} needs a GPU: Paddle has no {name} kernels for a CPU; use fp32")
+    return name
+
+
+def paddle_dtype(dtype: str) -> str:
+    """Paddle's name of a precision, such as "float16" for "fp16". Raises DeviceError for an unknown one."""
     if not isinstance(dtype, str) or dtype not in PRECISIONS:
         raise DeviceError(f'dtype "{dtype}" is unknown; give fp32, fp16 or bf16')
-    if device == "cpu" and PRECISIONS[dtype] != "float32":
-        raise DeviceError(f"dtype {dtype} needs a GPU: Paddle has no {PRECISIONS[dtype]} kernels for a CPU; use fp32")
     return PRECISIONS[dtype]
 
 

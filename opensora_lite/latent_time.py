@@ -92,6 +92,22 @@ class LatentTime:
         """The frames of each latent frame of a clip."""
         return windows(num_frames, self.chunk, self.factor)
 
+    def picture_at(self, latent: int, num_frames: int) -> tuple[int, int]:
+        """How a picture is encoded that stands in a latent frame of a video: (length of a still clip of it, which of
+        the clip's latent frames).
+
+        Where the latent frame holds one frame, the picture is encoded alone; elsewhere, as a clip as long as the chunk.
+
+        >>> LatentTime(17, 4).picture_at(5, num_frames=34), LatentTime(17, 4).picture_at(9, num_frames=34)
+        ((1, 0), (17, 4))
+        """
+        windows = self.windows(num_frames)
+        here = windows[latent]
+        if here.first == here.last:
+            return 1, 0
+        before = sum(window.chunk < here.chunk for window in windows)
+        return here.chunk_last - here.chunk_first + 1, latent - before
+
     def frames_of(self, latents: Iterable[int], num_frames: int) -> tuple[list[int], list[int]]:
         """The frames of a clip that must be encoded for some of its latent frames, and the latent frames they give.
 

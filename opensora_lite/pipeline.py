@@ -196,8 +196,8 @@ class OpenSora:
         camera_motion of those videos, as in `Settings`: they are part of the captions. Raises PromptError, and
         OpenSoraError for a score that the model doesn't read.
         """
-        if unknown := sorted(set(scores) - {"aes", "flow", "camera_motion"}):
-            raise TypeError(f"unknown score {', '.join(unknown)}; known are aes, flow, camera_motion")
+        if unknown := sorted(set(scores) - set(self.settings.scores)):
+            raise TypeError(f"unknown score {', '.join(unknown)}; known are {', '.join(self.settings.scores)}")
         settings = self.settings.changed(**scores)
         self.spec.check(settings)
         return self.text.embed(captions_of(prompts, loops, self.spec, settings))
@@ -386,19 +386,12 @@ class OpenSora:
 
     def _encode_picture(self, job: Job, index: int, height: int, width: int) -> "_SomeFrames":
         """Latents [C, n, h, w] of a picture in 1.2, found by the latent frames of the video, see `Job.placed`."""
-        windows, picture = (
-            job.generation.windows(job.settings.num_frames),
-            job.references[index].frames([0], height, width),
-        )
+        picture = job.references[index].frames([0], height, width)
         still = functools.cache(lambda num_frames: self.encode(picture.repeat(num_frames, axis=0)))
         latents = {}
         for latent in sorted({i for frames in job.frames for i, f in enumerate(frames) if f.reference == index}):
-            here = windows[latent]
-            if here.first == here.last:
-                latents[latent] = still(1)[:, 0]
-            else:
-                start = [window.chunk for window in windows].index(here.chunk)
-                latents[latent] = still(here.chunk_last - here.chunk_first + 1)[:, latent - start]
+            length, place = job.generation.picture_at(latent, job.settings.num_frames)
+            latents[latent] = still(length)[:, place]
         return _SomeFrames(np.stack(list(latents.values()), 1), list(latents))
 
     def _recording(

@@ -256,6 +256,11 @@ class Settings:
         return self.video_fps if self.reference_fps == "video" else None
 
     @property
+    def scores(self) -> dict[str, Any]:
+        """The scores that are added to captions, as `prompts.with_scores` takes them; None: not said."""
+        return {"aes": self.aes, "flow": self.flow, "camera_motion": self.camera_motion}
+
+    @property
     def seconds(self) -> float:
         """Playing time of a finished video."""
         return self.total_frames / self.video_fps
@@ -420,8 +425,7 @@ class ModelSpec:
                 f"sampler {s.sampler} is not for Open-Sora {g.name}, the generation of this model; its samplers are"
                 f" {', '.join(g.samplers)}"
             )
-        scores = {"aes": s.aes, "flow": s.flow, "camera_motion": s.camera_motion}
-        given = [name for name, value in scores.items() if value is not None]
+        given = [name for name, value in s.scores.items() if value is not None]
         if given and not g.is_flow:
             raise OpenSoraError(f"{given[0]} is for Open-Sora 1.2; captions of this model, 1.1, have no scores")
         if g.is_flow and s.cfg_channel is not None:
@@ -625,8 +629,7 @@ def _read_captions(prompt: str, loops: int, spec: ModelSpec, settings: Settings)
 
     Raises PromptError.
     """
-    scores = settings.aes, settings.flow, settings.camera_motion
-    captions = [with_scores(caption, *scores) for caption in captions_per_loop(prompt, loops)]
+    captions = [with_scores(caption, **settings.scores) for caption in captions_per_loop(prompt, loops)]
     cleaned = {caption: cleaned_caption(caption) for caption in captions}
     for caption, clean in cleaned.items():
         if losses := spec.losses(caption, clean):

@@ -274,7 +274,10 @@ def _coding(file: Path, kind: str | None) -> tuple[int, int]:
 
     (0, 0) where it states none.
     """
-    head = file.read_bytes()[:100_000] if kind in ("PNG", "AVIF", "HEIF") else b""
+    if kind not in ("PNG", "AVIF", "HEIF"):
+        return 0, 0
+    with open(file, "rb") as opened:
+        head = opened.read(100_000)
     if kind == "PNG":
         found = re.search(rb"\0\0\0\x04cICP(.)(.)", head.partition(b"IDAT")[0], re.DOTALL)
     else:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from opensora_lite import machine
-from opensora_lite.device import PRECISIONS, import_paddle
+from opensora_lite.device import import_paddle, paddle_dtype
 from opensora_lite.errors import DeviceError, SizeError
 from opensora_lite.io.checkpoints import find_part, part_of, read_config, read_vae_config
 from opensora_lite.latent_time import CHUNK, latent_frames
@@ -263,9 +263,7 @@ def estimate_memory(
     check(bool, text_encoder, "text_encoder")
     check(str, device, "device", DeviceError)
     check(Literal["fp32", "bf16"] | None, compiled, "compiled", DeviceError)
-    if not isinstance(dtype, str) or dtype not in PRECISIONS:
-        raise DeviceError(f'dtype "{dtype}" is unknown; give fp32, fp16 or bf16')
-    size, on_cpu = BYTES[PRECISIONS[dtype]], device == "cpu"
+    size, on_cpu = BYTES[paddle_dtype(dtype)], device == "cpu"
     parts: dict[str, Mapping[str, Any]] = {}
     for name, part in (("stdit", stdit), ("t5", t5), ("vae", vae)):
         if name == "t5" and not text_encoder:

@@ -38,8 +38,8 @@ def add_explain_options(parser: argparse.ArgumentParser) -> None:
 def explain(a: argparse.Namespace) -> None:
     """Print what a mask strategy does."""
     strategy, references = MaskStrategy.parse(a.strategy), a.references or [1]
-    settings, generation = settings_from(a, Settings()), model_spec(a.model).generation
-    s, taken_over = settings, settings.condition_frames or 0
+    s, generation = settings_from(a, Settings()), model_spec(a.model).generation
+    taken_over = s.condition_frames or 0
     if s.loops > 1:
         generation.check_loops(s.num_frames, taken_over)
     strategy.explain(s.num_frames, references, s.loops, generation)  # raises for what the user has written

@@ -313,19 +313,6 @@ class VideoPairs:
         return counts / counts.sum()
 
 
-def shown_by(latent: int) -> int:
-    """The last frame that a latent frame stands for: 0, 4, 8, 12, 16, 17, 21 …"""
-    return CHUNK * (latent // 5) + 4 * (latent % 5)
-
-
-def reference_at(latent: int) -> tuple[int, int]:
-    """How a picture is encoded that stands in that place of a video: (frames, which latent), as the pipeline does it.
-
-    At the start of a chunk as an image; elsewhere as a still clip of the chunk's length.
-    """
-    return (1, 0) if latent % 5 == 0 else (CHUNK, latent % 5)
-
-
 class FlowBatch(Batch):
     """The batch of one training step of T5 and STDiT3."""
 
@@ -338,8 +325,8 @@ class FlowBatch(Batch):
 class ShotLatents:
     """The training set of T5 and STDiT3: latents by kind of clip.
 
-    latents: of each clip, float16 [3, C, T, h, w]: the clip's; and of the frames that its latents are `shown_by`, each
-    as an image, and each as a reference in that place, see `reference_at`.
+    latents: of each clip, float16 [3, C, T, h, w]: the clip's; and of the last frame that each of them holds, as an
+    image, and as a picture in that place (`LatentTime.picture_at`).
     """
 
     def __init__(self, clips: list[Shot], latents: list[np.ndarray]):

@@ -18,7 +18,7 @@ import paddle.distributed as dist
 from opensora_lite.generations import OPEN_SORA_11, Generation, generation_of
 from opensora_lite.io.checkpoints import read_safetensors
 from opensora_lite.io.files import atomic_write, write_json, write_safetensors
-from opensora_lite.latent_time import CHUNK, latent_frames
+from opensora_lite.latent_time import CHUNK
 from opensora_lite.liteworld import world
 from opensora_lite.tokenizer import open_tokenizer
 from opensora_lite.training import models
@@ -37,9 +37,7 @@ from opensora_lite.training.data import (
     ShotLatents,
     VideoPairs,
     clip_at,
-    reference_at,
     shot_at,
-    shown_by,
 )
 from opensora_lite.training.losses import TrainingSchedule, flow_losses, training_losses, vae_loss, video_vae_loss
 from opensora_lite.training.recipe import Learning, PictureLearning, VideoLearning, parse_kind, parse_size
@@ -326,23 +324,22 @@ class Stages12(Stages):
         latents = self.encoded("vae_latents", clips, lambda clip: encode(clip.render(CHUNK)))
         self.say(f"rendering {len(clips)} clips for the VAE")
         pairs = VideoPairs(clips, [clip.render(CHUNK) for clip in clips], latents, v.channels)
-        modules = dict(model.named_sublayers())
+        modules, spread = dict(model.named_sublayers()), spatial_spread(spatial_config(v), SPATIAL_FACTOR)
         for name, stage in v.stages.items():
             layers = {part: modules[part] for part in v.TRAINED[name]}
-            self.fit(name, self.titles[name], layers, stage, partial(self.clip_loss, name, stage, pairs))
+            self.fit(name, self.titles[name], layers, stage, partial(self.clip_loss, name, stage, pairs, spread))
         with paddle.no_grad():
             sample = [model.temporal_vae.encode(paddle.to_tensor(x[None], "float32")).numpy()[0] for x in latents]
         z = np.concatenate([moments[: v.channels].reshape([v.channels, -1]) for moments in sample], 1)
         for buffer, value in ((model.shift, z.mean(1)), (model.scale, z.std(1, ddof=1))):
             buffer.set_value(value.reshape(buffer.shape))
 
-    def clip_loss(self, name: str, stage: VideoLearning, pairs: VideoPairs, step: int):
-        """Loss of the VAE in a step of stage `name`, and the size of the clips."""
+    def clip_loss(self, name: str, stage: VideoLearning, pairs: VideoPairs, spread: float, step: int):
+        """Loss of the VAE in a step of stage `name`, and the size of the clips. spread: as in `video_vae_loss`."""
         rank, processes = dist.get_rank(), dist.get_world_size()
         stream = self.recipe.vae.STREAMS[name]
         *arrays, still, decoded = pairs.batch(stage, self.recipe.seed, stream, step)
         x, pixels, noise = (paddle.to_tensor(array[rank::processes]) for array in arrays)
-        spread = spatial_spread(spatial_config(self.recipe.vae), SPATIAL_FACTOR)
         decoded = paddle.to_tensor(decoded)
         loss = video_vae_loss(self.vae.model, name, spread, stage, x, pixels, noise, still, decoded)
         return loss, "x".join(map(str, pixels.shape[2:]))
@@ -359,9 +356,9 @@ class Stages12(Stages):
         """float32 [3, C, T, h, w]: the latents that ShotLatents wants of a clip."""
         x = self.vae.frames.encode(from_uint8(clip.render(clip.num_frames)))
         images, references = [], []
-        for k in range(latent_frames(clip.num_frames)):
-            frame = x[:, :, shown_by(k) : shown_by(k) + 1]
-            length, place = reference_at(k)
+        for latent, window in enumerate(self.generation.windows(clip.num_frames)):
+            frame = x[:, :, window.last : window.last + 1]
+            length, place = self.generation.picture_at(latent, clip.num_frames)
             images.append(self.vae.encode_temporal(frame))
             still = self.vae.encode_temporal(frame.tile([1, 1, length, 1, 1]))
             references.append(still[:, :, place : place + 1])

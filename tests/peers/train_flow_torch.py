@@ -22,11 +22,12 @@ from transformers import T5Config, T5EncoderModel
 from video_vae_torch import load as load_vae
 
 from opensora_lite.io.files import atomic_write, write_json
-from opensora_lite.latent_time import latent_frames
+from opensora_lite.latent_time import CHUNK, FACTOR, LatentTime
 from opensora_lite.training.configs import new_tokenizer, stdit3_config, t5_config
-from opensora_lite.training.data import ShotLatents, reference_at, shot_at, shown_by
+from opensora_lite.training.data import ShotLatents, shot_at
 from opensora_lite.training.recipe import VideoRecipe, read_recipe
 
+TIME = LatentTime(CHUNK, FACTOR)
 PART = 250  # clips of one file of latents
 STEPS, GUIDANCE = 12, 4.0  # of the samples
 FIXED = dict(dropout_rate=0.0, tie_word_embeddings=False)  # fields of T5's config
@@ -55,9 +56,9 @@ def encode(vae, clip) -> np.ndarray:
     x = vae.encode_spatial(torch.from_numpy(frames))
     video = vae.encode_temporal(x).mean
     images, references = [], []
-    for k in range(latent_frames(clip.num_frames)):
-        frame = x[:, :, shown_by(k) : shown_by(k) + 1]
-        length, place = reference_at(k)
+    for latent, window in enumerate(TIME.windows(clip.num_frames)):
+        frame = x[:, :, window.last : window.last + 1]
+        length, place = TIME.picture_at(latent, clip.num_frames)
         images.append(vae.temporal_vae.encode(frame).mean[:, :, 0])
         references.append(vae.temporal_vae.encode(frame.expand(-1, -1, length, -1, -1)).mean[:, :, place])
     three = torch.cat([video, torch.stack(images, 2), torch.stack(references, 2)])
@@ -96,7 +97,7 @@ def sample(recipe, t5, stdit, tokenizer, vae, prompts, kind=(17, 64, 64), fps=24
     """Videos uint8 [B, T, H, W, 3]: Euler steps of rectified flow with guidance."""
     d, (num_frames, height, width), B = recipe.diffusion, kind, len(prompts)
     rng = np.random.default_rng([recipe.seed, 6, seed])
-    shape = (B, recipe.vae.channels, latent_frames(num_frames), height // 8, width // 8)
+    shape = (B, recipe.vae.channels, TIME.latent_frames(num_frames), height // 8, width // 8)
     x = torch.from_numpy(rng.standard_normal(shape, np.float32))
     ids, mask = tokenize(tokenizer, prompts, d.model_max_length)
     y = t5(input_ids=ids, attention_mask=mask).last_hidden_state[:, None]

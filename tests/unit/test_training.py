@@ -18,6 +18,7 @@ from common import relative_error
 from opensora_lite import OpenSora, OpenSoraError
 from opensora_lite.errors import CheckpointError, Note
 from opensora_lite.io.files import atomic_write
+from opensora_lite.latent_time import windows
 from opensora_lite.request import model_folder
 from opensora_lite.samplers import CFG
 from opensora_lite.schedule import alphas_cumprod
@@ -35,7 +36,6 @@ from opensora_lite.training.data import (
     frame_mask,
     latent_frames,
     shot_at,
-    shown_by,
 )
 from opensora_lite.training.losses import TrainingSchedule, training_losses, vae_loss
 from opensora_lite.training.muon import Muon, orthogonal
@@ -839,7 +839,7 @@ def test_batch_sizes_are_those_of_the_batches(shots):
 @pytest.mark.parametrize("num_frames, latents", [(1, 1), (4, 1), (17, 5), (18, 6), (34, 10), (51, 15)])
 def test_latent_frames(num_frames, latents):
     assert latent_frames(num_frames) == latents
-    assert shown_by(latents - 1) < num_frames or num_frames % 17 % 4
+    assert windows(num_frames)[-1].last == num_frames - 1
 
 
 @pytest.mark.parametrize(
