@@ -98,7 +98,7 @@ FOLDED = {"solution": "", "tolerance": "How far these numbers may differ", "reco
 
 
 def name_cells(notebook) -> None:
-    """Ids made from the source, so that a new cell changes no other; of metadata only tags stay, and what they mean."""
+    """Ids made from the source, so that a new cell changes no other; only tags stay, with what they stand for."""
     seen = {}
     for cell in notebook.cells:
         name = hashlib.md5(f"{cell.cell_type}:{cell.source}".encode()).hexdigest()[:8]
@@ -106,10 +106,10 @@ def name_cells(notebook) -> None:
         cell.id = name if seen[name] == 1 else f"{name}-{seen[name]}"
         tags = [tag for tag in cell.metadata.get("tags", ()) if tag != "hide-cell"]
         kept = {"tags": tags} if tags else {}
-        for tag in FOLDED.keys() & set(tags):
+        if folded := [tag for tag in tags if tag in FOLDED]:
             kept = {"jupyter": {"source_hidden": True, "outputs_hidden": True}, "tags": [*tags, "hide-cell"]}
-            if FOLDED[tag]:
-                kept["mystnb"] = {"code_prompt_show": FOLDED[tag], "code_prompt_hide": FOLDED[tag]}
+            if line := FOLDED[folded[0]]:
+                kept["mystnb"] = {"code_prompt_show": line, "code_prompt_hide": line}
         cell.metadata = nbformat.from_dict(kept)
 
 

@@ -26,6 +26,7 @@ OLD = {
     "12_full_size",
     "13_train_tiny",
 }
+REWRITTEN = [path for path in NOTEBOOKS if path.stem not in OLD]
 
 EXERCISE = re.compile(r"^### Exercise (\d)\b", re.MULTILINE)
 SOLUTION = re.compile(r"<details><summary>Exercise (\d)</summary>\n(.*?)</details>", re.DOTALL)

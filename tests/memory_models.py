@@ -43,7 +43,6 @@ def write_model(folder: Path, stdit: dict, t5: dict, vae: dict) -> Path:
 def write_model12(folder: Path) -> Path:
     """A model folder of Open-Sora 1.2: a random STDiT3 and temporal VAE, and the T5 and frame-wise VAE of 1.1."""
     import shutil
-    from dataclasses import asdict
 
     import paddle
 
@@ -51,15 +50,14 @@ def write_model12(folder: Path) -> Path:
     from opensora_lite.io.files import write_json
     from opensora_lite.request import model_folder
     from opensora_lite.stdit3 import STDiT3, STDiT3Config
-    from opensora_lite.training.models import export
+    from opensora_lite.training.models import export, export_stdit
     from opensora_lite.vae import load_vae
     from opensora_lite.video_vae import VideoAutoencoder
 
     tiny = model_folder("tiny")
     config = STDiT3Config(48, 1, 2, caption_channels=96, model_max_length=32, base_size=64)
     paddle.seed(0)
-    export(STDiT3(config), folder / "stdit" / "model.safetensors")
-    write_json(folder / "stdit" / "config.json", {"model_type": "STDiT3", **asdict(config)})
+    export_stdit(folder, STDiT3(config))
     shutil.copytree(tiny / "t5", folder / "t5")
 
     temporal = dict(filters=8, num_groups=4, num_res_blocks=1)

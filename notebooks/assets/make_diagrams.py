@@ -7,7 +7,7 @@ A lesson shows one with ![what it shows](assets/noise_training.svg), and its map
 
 from pathlib import Path
 
-from svg import Drawing
+from svg import Box, Drawing
 
 ASSETS = Path(__file__).parent
 
@@ -21,15 +21,19 @@ def pipeline_map(*lit: str) -> Drawing:
     unknown = set(lit) - set(PARTS)
     assert lit and not unknown, f"no parts of the pipeline: {unknown}"
     d = Drawing(900, 262, map_alt(*lit))
-    caption = d.box(16, 18, 124, "caption", source="caption" not in lit, lit="caption" in lit)
-    t5 = d.box(204, 18, 110, "T5", lit="T5" in lit)
-    noise = d.box(16, 103, 124, "noise", source="noise" not in lit, lit="noise" in lit)
-    references = d.box(16, 188, 124, "references", source="references" not in lit, lit="references" in lit)
-    mask = d.box(204, 188, 110, "mask", lit="mask" in lit)
+
+    def part(x: float, y: float, w: float, name: str, source: bool = False) -> Box:
+        return d.box(x, y, w, name, source=source, lit=name in lit)
+
+    caption = part(16, 18, 124, "caption", source=True)
+    t5 = part(204, 18, 110, "T5")
+    noise = part(16, 103, 124, "noise", source=True)
+    references = part(16, 188, 124, "references", source=True)
+    mask = part(204, 188, 110, "mask")
     loop = d.frame(366, 69, 190, 108, "repeat for every step", lit="steps" in lit)
-    d.box(386, 103, 150, "transformer", lit="transformer" in lit)
-    latents = d.box(602, 103, 92, "latents", lit="latents" in lit)
-    vae = d.box(732, 103, 66, "VAE", lit="VAE" in lit)
+    part(386, 103, 150, "transformer")
+    latents = part(602, 103, 92, "latents")
+    vae = part(732, 103, 66, "VAE")
     d.frames(820, 96, lit="frames" in lit)
     d.text(855, 188, "frames", 16)
     d.arrow(caption.right, t5.left)

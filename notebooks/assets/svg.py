@@ -63,14 +63,12 @@ class Drawing:
         self.width, self.height, self.title = width, height, title
         self.parts: list[str] = []
 
-    def text(
-        self, x: float, y: float, text: str, size: int = 14, color: str = "ink", mono: bool = False, anchor="middle"
-    ):
-        """A line of text on the baseline y. anchor: which end of it is at x: start, middle or end."""
+    def text(self, x: float, y: float, text: str, size: int, color: str = "ink", mono: bool = False):
+        """A line of text, centred at x on the baseline y."""
         bold = ' font-weight="600"' if size >= 16 else ""
         self.parts.append(
             f'<text x="{x:g}" y="{y:g}" class="{color}-text{" mono" if mono else ""}" font-size="{size}" '
-            f'text-anchor="{anchor}"{bold}>{escape(text, quote=False)}</text>'
+            f'text-anchor="middle"{bold}>{escape(text, quote=False)}</text>'
         )
 
     def box(

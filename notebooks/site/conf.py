@@ -65,7 +65,7 @@ python_maximum_signature_line_length = 100
 
 nb_execution_mode = "off"
 nb_merge_streams = True
-nb_code_prompt_show = nb_code_prompt_hide = "The solution, computed"  # what is folded in the course are solutions
+nb_code_prompt_show = nb_code_prompt_hide = "The solution, computed"  # refresh.py sets the line of other cells
 nb_ipywidgets_js = {}  # the default is two scripts from other hosts
 nb_mime_priority_overrides = [
     ("html", "application/vnd.jupyter.widget-view+json", None),  # would need those scripts

@@ -50,8 +50,7 @@ def step(models, engine, told, y, mask):
     y, mask = paddle.to_tensor(y), paddle.to_tensor(mask)
     conditions = pipe.stdit.conditions.shared(y, mask, latent_size, height, width, told["fps"])
     predict = CFG(pipe.engine or pipe.stdit, conditions, told["scale"], told["channels"])
-    name = "velocity" if generation.is_flow else "epsilon"
-    return pipe, lambda x, timestep: getattr(predict(paddle.to_tensor(x), int(timestep.item())), name)
+    return pipe, lambda x, timestep: predict(paddle.to_tensor(x), int(timestep.item())).output
 
 
 def decode(models, engine, told):

@@ -5,7 +5,8 @@ files are.
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -55,8 +56,7 @@ def random_start(layer, rng: np.random.Generator):
 
 def models(folder: Path, stdit: str = "tiny", vae: str = "tiny", t5: str = "tiny") -> dict[str, str]:
     """Folders of three models by part; those that are not there yet are made in `folder`."""
-    from opensora_lite.io.files import write_json
-    from opensora_lite.training.models import export, export_text_encoder, export_vae, new_text_encoder, new_vae
+    from opensora_lite.training.models import export_stdit, export_text_encoder, export_vae, new_text_encoder, new_vae
     from opensora_lite.training.recipe import DiffusionRecipe, Stage, VAERecipe
 
     chosen = {"stdit": stdit, "vae": vae, "t5": t5}
@@ -65,8 +65,7 @@ def models(folder: Path, stdit: str = "tiny", vae: str = "tiny", t5: str = "tiny
     if not made["stdit"].exists():
         config = STDITS[stdit]
         new = STDiT3(config) if isinstance(config, STDiT3Config) else STDiT2(config)
-        export(random_start(new, rng), made["stdit"] / "model.safetensors")
-        write_json(made["stdit"] / "config.json", {"model_type": config.model_type, **asdict(config)})
+        export_stdit(made["stdit"].parent, random_start(new, rng))
     if not made["vae"].exists():
         new = new_vae(VAERecipe(block_out_channels=VAES[vae], layers_per_block=2, norm_num_groups=32), SEED)
         random_start(new.model, rng)
@@ -102,6 +101,11 @@ def stdit_flops(c: STDiT2Config | STDiT3Config, T: int, height: int, width: int,
     return c.depth * block + patches + told + 2 * L * D * (c.caption_channels + D)
 
 
+def residual_flops(convolution: Callable[..., int], before: int, after: int) -> int:
+    """Of a residual block: two convolutions, and one that changes the channels."""
+    return convolution(before, after) + convolution(after, after) + (before != after) * convolution(before, after, 1)
+
+
 def temporal_decoder_flops(config: dict, frames: int, height: int, width: int) -> int:
     """Of the temporal VAE's decoder, for a whole chunk: frames and size in pixels of the video."""
     widths = [config["filters"] * m for m in config["channel_multipliers"]]
@@ -111,17 +115,12 @@ def temporal_decoder_flops(config: dict, frames: int, height: int, width: int) -
     def convolution(before, after, kernel=3):
         return 2 * T * places * before * after * kernel**3
 
-    def residual(before, after):
-        return (
-            convolution(before, after) + convolution(after, after) + (before != after) * convolution(before, after, 1)
-        )
-
     blocks = config["num_res_blocks"]
     total = convolution(config["embed_dim"], latent, 1) + convolution(latent, channels)
-    total += blocks * residual(channels, channels)
+    total += blocks * residual_flops(convolution, channels, channels)
     for level, wanted in reversed(list(enumerate(widths))):
         for _ in range(blocks):
-            total, channels = total + residual(channels, wanted), wanted
+            total, channels = total + residual_flops(convolution, channels, wanted), wanted
         if level and config["temporal_downsample"][level - 1]:
             total += convolution(channels, 2 * channels)
             T *= 2
@@ -136,17 +135,16 @@ def decoder_flops(config: dict, frames: int, height: int, width: int) -> int:
     def convolution(before, after, kernel=3):
         return 2 * h * w * before * after * kernel**2
 
-    def residual(before, after):  # two convolutions, and one that changes the channels
-        return (
-            convolution(before, after) + convolution(after, after) + (before != after) * convolution(before, after, 1)
-        )
-
     channels, latent = levels[-1], config["latent_channels"]
-    total = convolution(latent, latent, 1) + convolution(latent, channels) + 2 * residual(channels, channels)
+    total = (
+        convolution(latent, latent, 1)
+        + convolution(latent, channels)
+        + 2 * residual_flops(convolution, channels, channels)
+    )
     total += 4 * convolution(channels, channels, 1) + 2 * 2 * (h * w) ** 2 * channels  # attention among all places
     for level, wanted in enumerate(reversed(levels)):
         for _ in range(layers + 1):
-            total, channels = total + residual(channels, wanted), wanted
+            total, channels = total + residual_flops(convolution, channels, wanted), wanted
         if level < len(levels) - 1:
             h, w = 2 * h, 2 * w
             total += convolution(channels, channels)
@@ -249,10 +247,11 @@ class Work:
 
     def flops(self, folder: Path) -> int:
         """Of one turn, with guidance: both halves of a step."""
-        configs = {p: json.loads((Path(at) / "config.json").read_text()) for p, at in self.models(folder).items()}
+        paths = self.models(folder)
+        configs = {p: json.loads((Path(at) / "config.json").read_text()) for p, at in paths.items()}
         vae, size = configs["vae"], (self.frames, self.height, self.width)
         if self.is_flow:
-            spatial = json.loads((Path(self.models(folder)["vae"]) / "vae_2d" / "config.json").read_text())
+            spatial = json.loads((Path(paths["vae"]) / "vae_2d" / "config.json").read_text())
             decode = decoder_flops(spatial, *size) + temporal_decoder_flops(vae["vae_temporal"], *size)
         else:
             decode = decoder_flops(vae, *size)

@@ -10,18 +10,17 @@ import pytest
 from lesson_files import (
     EXERCISE,
     FOLDER,
-    NOTEBOOKS,
-    OLD,
+    REWRITTEN,
     code_cells,
     lines_of_code,
     prose,
     read,
     solutions_of,
     source,
+    tagged,
     tags,
 )
 
-REWRITTEN = [path for path in NOTEBOOKS if path.stem not in OLD]
 MOST_BYTES = 400_000  # of one picture or animation
 
 
@@ -49,12 +48,12 @@ def faults(name: str, notebook: dict) -> Iterator[str]:
     for heading, within in sections.items():
         approximate = any("≈" in text for cell in within for text in texts(cell))
         if approximate != any("tolerance" in tags(cell) and "assert" in source(cell) for cell in within):
-            yield f"{heading}: approximate numbers and a cell tagged tolerance that asserts go together"
+            yield f"{heading}: approximate numbers without a cell tagged tolerance that asserts, or one without them"
     yield from faults_of_exercises(sections)
-    if ["record" in tags(cell) for cell in code_cells(notebook)].count(True) != 1:
-        yield "one cell is tagged record"
-    if len(re.findall("^- ", text_of(sections, "In five lines"), re.MULTILINE)) != 5:
-        yield "In five lines: there are five"
+    if (n := len(tagged(notebook, "record"))) != 1:
+        yield f"{n} cells are tagged record instead of 1"
+    if (n := len(re.findall("^- ", text_of(sections, "In five lines"), re.MULTILINE))) != 5:
+        yield f"In five lines: {n} lines instead of 5"
     links = re.findall(r"^- .*\]\(https?://[^)]*\).*\b(?:19|20)\d\d\b", text_of(sections, "Read further"), re.MULTILINE)
     if not 3 <= len(links) <= 5:
         yield f"Read further: {len(links)} links with a year instead of 3 to 5"
@@ -62,11 +61,11 @@ def faults(name: str, notebook: dict) -> Iterator[str]:
 
 def faults_of_the_top(name: str, first: str) -> Iterator[str]:
     if not re.match(rf"# {name[:2]} · \S.*: \S", first):
-        yield "the title is: # number · subject: question"
+        yield "the title is not of the form # number · subject: question"
     if not re.search(r"!\[Map of the pipeline[^\]]*\]\(assets/map_\w+\.svg\)", first):
         yield "no map"
-    if not 3 <= len(re.findall("^- ", first.partition("**After this you can**")[2], re.MULTILINE)) <= 5:
-        yield "After this you can: 3 to 5 goals"
+    if not 3 <= (n := len(re.findall("^- ", first.partition("**After this you can**")[2], re.MULTILINE))) <= 5:
+        yield f"After this you can: {n} goals instead of 3 to 5"
     if not re.search(r"^\*\*Time:\*\* about \d+ minutes", first, re.MULTILINE) or "**Before:**" not in first:
         yield "no time, or nothing on what to know before"
 
@@ -98,10 +97,10 @@ def faults_of_exercises(sections: dict[str, list[dict]]) -> Iterator[str]:
             if "# TODO" not in source(cell):
                 yield f"exercise {number}: nothing to do in the starter cell"
             if "check" not in tags(after) or not any(text.startswith("Still to do") for text in texts(after)):
-                yield f"exercise {number}: the next cell is its check, and is still to do"
-            written = names(solutions.get(number, ""))
-            if not names(source(cell)) or not names(source(cell)) <= written:
-                yield f"exercise {number}: the solution does not define {names(source(cell)) - written}"
+                yield f"exercise {number}: the next cell is no check that says Still to do"
+            asked, written = names(source(cell)), names(solutions.get(number, ""))
+            if not asked or not asked <= written:
+                yield f"exercise {number}: the solution does not define {asked - written}"
     if coding < 2:
         yield f"{coding} exercises ask for code instead of at least 2"
 

@@ -257,15 +257,17 @@ def assert_equal_losses(ours: list, losses_file: Path, what: str):
     assert max(errors) < 1e-3
 
 
+needs_torch = pytest.mark.skipif(interpreter() is None, reason=NOT_INSTALLED)
+
+
 def largest_error(a: dict, b: dict, part: str) -> float:
     """Of the tensors of two state dicts whose names contain `part`."""
     return max(relative_error(a[name].numpy(), b[name].numpy()) for name in a if part in name)
 
 
+@needs_torch
 def test_training_agrees(micro_file, tmp_path):
     """Six steps by one recipe: Paddle and tests/peers/train_torch.py begin alike, and see equal batches and losses."""
-    if interpreter() is None:
-        pytest.skip(NOT_INSTALLED)
     recipe = read_recipe(micro_file)
     train(recipe, tmp_path / "run", prepare=True)
     shutil.copytree(tmp_path / "run", tmp_path / "torch")
@@ -277,10 +279,9 @@ def test_training_agrees(micro_file, tmp_path):
     assert largest_error(a, b, "qkv.weight") < 1e-2
 
 
+@needs_torch
 def test_training_of_the_vae_agrees(micro_file, tmp_path):
     """The decoder's training, Paddle's and that of tests/peers/train_vae_torch.py: equal losses, equal weights."""
-    if interpreter() is None:
-        pytest.skip(NOT_INSTALLED)
     stage = "vae.decoder={steps: 4, batch: 4, warmup: 2, learning_rate: 1e-3, ema: 0.5, crop_share: 0.5}"
     ours = train(read_recipe(micro_file, dict([stage.split("=")])), tmp_path / "paddle", prepare=True).decoder
     run_twin("train_vae_torch.py", micro_file, tmp_path / "torch", "--set", stage)
@@ -290,10 +291,9 @@ def test_training_of_the_vae_agrees(micro_file, tmp_path):
     assert largest_error(a.model.state_dict(), b.model.state_dict(), "conv1.weight") < 1e-2
 
 
+@needs_torch
 def test_trainings_of_1_2_agree(micro12_file, tmp_path):
     """The three stages of the video VAE, then T5 and STDiT3: Paddle, train_video_vae_torch.py, train_flow_torch.py."""
-    if interpreter() is None:
-        pytest.skip(NOT_INSTALLED)
     recipe = read_recipe(micro12_file)
     train(recipe, tmp_path / "run", prepare=True)
     shutil.copytree(tmp_path / "run", tmp_path / "torch")
