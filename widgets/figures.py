@@ -573,9 +573,9 @@ def scatter(x: np.ndarray, y: np.ndarray, line: tuple[float, float], caption: st
 
 
 def _cloud(axis, points: np.ndarray, values, limit: float, title: str):
-    """Points [n, 2] on axes from -limit to limit, coloured by values [n]; returns what moves."""
+    """Points [n, 2] on axes from -limit to limit, coloured by values [n] from 0 to 1; returns what moves."""
     axis.set(xlim=(-limit, limit), ylim=(-limit, limit), xticks=[], yticks=[], aspect="equal", title=title)
-    color = {"color": "#777777"} if values is None else {"c": values, "cmap": "plasma"}
+    color = {"color": "#777777"} if values is None else {"c": values, "cmap": "plasma", "vmin": 0, "vmax": 1}
     return axis.scatter(*points.T, s=5, linewidths=0, **color)
 
 
@@ -584,8 +584,8 @@ def clouds(
 ):
     """Points in the plane: title -> [n, 2].
 
-    values: [n], the colours of the points in every panel, or title -> [n]. arrows: title -> (starts, ends), [k, 2],
-    drawn over the points of that panel, with a dot where they start.
+    values: [n] from 0 to 1, the colours of the points in every panel, or title -> [n]. arrows: title -> (starts, ends),
+    [k, 2], drawn over the points of that panel, with a dot where they start.
     """
     figure, axes = new_figure(1, len(panels), 1.9 * len(panels), 2.2, squeeze=False)
     for axis, (title, points) in zip(axes[0], panels.items(), strict=True):
@@ -602,7 +602,7 @@ def moving_clouds(
 ):
     """Animate points in the plane: name -> [frames, n, 2].
 
-    titles: of the frames. values [n] colour the points. options: of `animation`.
+    titles: of the frames. values [n], from 0 to 1, colour the points. options: of `animation`.
     """
     figure, axes = new_figure(1, len(panels), 3.0 * len(panels), 3.3, squeeze=False)
     canvas, pictures = FigureCanvasAgg(figure), []
