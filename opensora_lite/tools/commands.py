@@ -197,7 +197,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     add("grid", type=as_path, help="a YAML file with notebook, parameters, grid, runs (example: tools/grid.py)")
     add("--out", type=as_path, required=True, metavar="FOLDER", help="for the runs, their table and a page of videos")
     add("--overwrite", action="store_true", help="replace tables and a page that are not a sweep's")
-    add("--notebook", type=as_path, metavar="FILE", help="instead of the grid's [the course's 10_generate.ipynb]")
+    add("--notebook", type=as_path, metavar="FILE", help="instead of the grid's [the course's 13_generate.ipynb]")
     add("--workers", type=int, default=2, metavar="N", help="notebooks that run at once on this machine [2]")
     paths = "its workers run the notebooks, and need the notebook's folder and --out under the same paths"
     add("--scheduler", metavar="ADDRESS", help=f"tcp://host:port of a dask scheduler instead; {paths}")

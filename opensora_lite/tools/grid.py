@@ -2,7 +2,7 @@
 
 grid.yaml:
 
-    notebook: ../notebooks/10_generate.ipynb   # relative to this file; default: the course's 10_generate
+    notebook: ../notebooks/13_generate.ipynb   # relative to this file; default: the course's 13_generate
     parameters: {num_frames: 8}                # the same in every run
     grid:                                      # every combination is a run
       guidance_scale: [1.0, 4.0, 8.0]
@@ -33,7 +33,7 @@ from opensora_lite.io.media import split_fragment
 from opensora_lite.tools.parameters import check_value, nearest
 from opensora_lite.validation import check, validated
 
-DEFAULT_NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "10_generate.ipynb"
+DEFAULT_NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "13_generate.ipynb"
 MAX_RUNS = 10_000  # the gallery shows them all on one page
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Notebook 10, which is run with parameters from outside: its check of them, each task through papermill, a refusal."""
+"""Notebook 13, which is run with parameters from outside: its check of them, each task through papermill, a refusal."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from opensora_lite import OpenSoraError, read_video
 from opensora_lite.tools.parameters import check_parameters, given_parameters
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
-SOURCE = FOLDER / "10_generate.ipynb"
+SOURCE = FOLDER / "13_generate.ipynb"
 RESULT = "application/vnd.opensora-lite.result+json"
 DECLARED = {
     "prompt": str,
@@ -45,7 +45,7 @@ def papermill(monkeypatch):
 
 
 def prepared(out: Path, options: list[str]) -> dict:
-    """The parameters that papermill's command line puts into notebook 10, which is not executed."""
+    """The parameters that papermill's command line puts into notebook 13, which is not executed."""
     from click.testing import CliRunner
     from papermill.cli import papermill as command
 

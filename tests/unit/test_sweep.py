@@ -132,7 +132,7 @@ def test_numbers_and_dates_are_read_as_they_are_meant(folder):
 
 def test_without_a_name_it_is_the_courses_notebook_10(folder):
     (folder / "grid.yaml").write_text("grid: {seed: [0, 1]}")
-    assert read_grid(folder / "grid.yaml").notebook == NOTEBOOKS / "10_generate.ipynb"
+    assert read_grid(folder / "grid.yaml").notebook == NOTEBOOKS / "13_generate.ipynb"
 
 
 @needs_papermill

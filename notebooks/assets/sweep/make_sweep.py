@@ -1,4 +1,4 @@
-"""Make the sweep again that notebook 11 reads: results.csv and films/. To be run when the weights have changed.
+"""Make the sweep again that notebook 14 reads: results.csv and films/. To be run when the weights have changed.
 
 python notebooks/assets/sweep/make_sweep.py
 
