@@ -17,7 +17,7 @@ import numpy as np
 from IPython.display import display
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from opensora_lite.io.files import RESULT
 from opensora_lite.video import Video
@@ -167,6 +167,44 @@ def channels(latents: Mapping[str, np.ndarray], caption: str, size: float = 1.0)
     count = max(len(latent) for latent in latents.values())
     titles = [f"channel {c}" for c in range(count)]
     pictures({name: list(latent) for name, latent in latents.items()}, caption, titles, size, vmin=-most, vmax=most)
+
+
+def moving_pictures(
+    panels: Mapping[str, np.ndarray], caption: str, titles: Sequence[str] = (), columns: int = 4, size=192, **options
+):
+    """Play pictures side by side: name -> uint8 [frames, height, width, 3] or values [frames, height, width].
+
+    titles: of the frames, shown at the top left. columns: panels in a row. size: height of a panel in pixels. Values
+    become greys; middle grey is 0. options: of `animation`.
+    """
+    boards, columns = [], min(columns, len(panels))
+    for k in range(max(map(len, panels.values()))):
+        cells = [_panel(name, frames, k, size) for name, frames in panels.items()]
+        cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
+        board = [np.concatenate(cells[i : i + columns], axis=1) for i in range(0, len(cells), columns)]
+        if titles:
+            board = [_written(np.full_like(board[0][:18], 255), titles[k], 4), *board]
+        boards.append(np.concatenate(board))
+    animation(np.stack(boards), caption, **options)
+
+
+def _panel(name: str, frames: np.ndarray, k: int, size: int) -> np.ndarray:
+    """Picture k of `frames`, the last one if there are fewer, enlarged, with its name above and a white border."""
+    picture = frames[min(k, len(frames) - 1)]
+    if picture.ndim == 2:
+        grey = (127.5 + 127.5 * picture / np.abs(frames).max()).astype(np.uint8)
+        picture = np.repeat(grey[..., None], 3, axis=-1)
+    wide = size * picture.shape[1] // picture.shape[0]
+    picture = np.asarray(Image.fromarray(picture).resize((wide, size), Image.Resampling.NEAREST))
+    framed = np.pad(picture, ((18, 4), (4, 4), (0, 0)), constant_values=255)
+    return _written(framed, name, 4)
+
+
+def _written(picture: np.ndarray, text: str, x: int) -> np.ndarray:
+    """The picture with a small text at its top."""
+    image, font = Image.fromarray(picture), Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
+    ImageDraw.Draw(image).text((x, 2), text, fill=(60, 60, 60), font=ImageFont.truetype(str(font), 12))
+    return np.asarray(image)
 
 
 def video_grid(rows: Mapping[str, Sequence[Path]], titles: Sequence[str], caption: str, size: int = 128):

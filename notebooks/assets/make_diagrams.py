@@ -5,6 +5,7 @@
 A lesson shows one with ![what it shows](assets/noise_training.svg), and its map with the line of `map_markdown`.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 from svg import Box, Drawing
@@ -12,7 +13,12 @@ from svg import Box, Drawing
 ASSETS = Path(__file__).parent
 
 # The parts of the pipeline that a lesson is about; each of these lessons begins with its map.
-MAPS = {"01_noise": ("noise", "steps")}
+MAPS = {
+    "00_quickstart": ("caption", "references", "mask", "frames"),
+    "01_noise": ("noise", "steps"),
+    "02_latents": ("latents", "VAE", "frames"),
+    "03_denoising": ("noise", "steps", "latents"),
+}
 PARTS = ("caption", "T5", "noise", "steps", "transformer", "latents", "VAE", "frames", "references", "mask")
 
 
@@ -135,6 +141,33 @@ def noise_sampling() -> Drawing:
     return d
 
 
+def latents_vae() -> Drawing:
+    """02_latents: encoder and decoder of the small model, heights and widths to scale."""
+    d = Drawing(900, 226, "Encoder and decoder")
+    layers = [  # channels, side, x of the middle
+        *((3, 64, 78), (16, 64, 172), (16, 32, 232), (32, 16, 288), (64, 8, 352), (8, 8, 412)),
+        (4, 8, 468),
+        *((64, 8, 530), (64, 16, 598), (64, 32, 664), (16, 64, 728), (3, 64, 822)),
+    ]
+    edges = []
+    for channels, side, x in layers:
+        picture = channels == 3
+        width, height = (2 * side if picture else max(channels * 0.6, 6), 2 * side)
+        if channels == 4:
+            width = height
+        edges.append(d.plain(x - width / 2, 116 - height / 2, width, height, lit=channels == 4))
+        name = {3: "3×64×64", 8: "μ, σ"}.get(channels, f"{channels}×{side}×{side}")
+        d.text(x, 116 + height / 2 + 16, name, 11, "ink" if channels == 4 else "faint", mono=True)
+    for before, after in pairwise(edges):
+        d.arrow((before.right[0] + 1, 116), (after.left[0] - 1, 116))
+    d.text(78, 40, "a frame", 13)
+    d.text(290, 30, "encoder: halves the side three times", 13)
+    d.text(468, 96, "latents", 13)
+    d.text(630, 30, "decoder: doubles it three times", 13)
+    d.text(822, 40, "a frame again", 13)
+    return d
+
+
 def files() -> dict[str, str]:
     """name -> content of every svg file of this folder."""
     return {
@@ -142,6 +175,7 @@ def files() -> dict[str, str]:
         "pipeline_dark.svg": pipeline().svg("dark"),
         "noise_training.svg": noise_training().svg(),
         "noise_sampling.svg": noise_sampling().svg(),
+        "latents_vae.svg": latents_vae().svg(),
         **{f"map_{lesson[3:]}.svg": pipeline_map(*lit).svg() for lesson, lit in MAPS.items()},
     }
 

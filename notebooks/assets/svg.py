@@ -90,6 +90,12 @@ class Drawing:
         self.text(x + w / 2, y + 24, title, 13, "ink" if lit else "faint")
         return Box(x, y, w, h)
 
+    def plain(self, x: float, y: float, w: float, h: float, lit: bool = False) -> Box:
+        """A rectangle of any size without a text: a tensor drawn to scale."""
+        shape = "lit" if lit else "box"
+        self.parts.append(f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="2" class="{shape}"/>')
+        return Box(x, y, w, h)
+
     def arrow(self, *points: Point, label: str = "", at: Point | None = None):
         """An arrow through the points. label: above its first piece, or where `at` says."""
         path = " L ".join(f"{x:g} {y:g}" for x, y in points)
