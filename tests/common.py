@@ -36,8 +36,7 @@ vae:
   clips: 3
   kinds: [17x16x24]
   channels: 6
-  filters: 8
-  num_groups: 4
+  filters: 10
   temporal: {steps: 3, batch: 2, crop: 16, warmup: 2, learning_rate: 2.0e-3}
   joint: {steps: 2, batch: 2, crop: 16, decoded: 1, warmup: 1, learning_rate: 1.0e-3}
   decoder: {steps: 2, batch: 8, crop: 16, crop_share: 0.0, decoded: 1, warmup: 1, kl_weight: 0.0, learning_rate: 1.0e-3}

@@ -1,4 +1,4 @@
-"""What a recipe says of its models: their config.json, the tokenizer of Open-Sora 1.2, and how its VAE starts.
+"""What a recipe says of its models: their config.json, and the tokenizer of Open-Sora 1.2.
 
 Without Paddle: the PyTorch twins (tests/peers) use it too, and begin with equal weights.
 """
@@ -97,7 +97,7 @@ def video_vae_config(v: VideoVAERecipe, shift: list[float], scale: list[float]) 
             num_res_blocks=v.num_res_blocks,
             channel_multipliers=[1, 2, 2, 4],
             temporal_downsample=[False, True, True],
-            num_groups=v.num_groups,
+            num_groups=1,  # see linear_code.py
         ),
         freeze_vae_2d=False,
         cal_loss=False,
@@ -121,31 +121,6 @@ def spatial_spread(config: dict[str, Any], factor: float) -> float:
 # ---------------------------------------------------------------------------------------------------------------------
 #   Open-Sora 1.2: how the temporal VAE starts, and the tokenizer
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def temporal_vae_start(shapes: dict[str, tuple[int, ...]], spread: float, seed: int) -> dict[str, np.ndarray]:
-    """Initial weights of a TemporalVAE, float32. shapes: of its parameters by name.
-
-    Convolutions are uniform in ±1/√inputs, as PyTorch makes them. For a fast start (four times as fast), residual
-    blocks are identities, and the convolutions between them mix frames but not yet places. spread: standard deviation
-    of the spatial latents, by which the first convolution divides and the last one multiplies.
-    """
-    rng, start = np.random.default_rng([seed, 4]), {}
-    for name, shape in sorted(shapes.items()):
-        if ".norm" in name:
-            start[name] = np.full(shape, name.endswith("weight"), np.float32)
-            continue
-        inputs = np.prod(shapes[name.replace(".bias", ".weight")][1:])
-        value = start[name] = rng.uniform(-(inputs**-0.5), inputs**-0.5, shape).astype(np.float32)
-        if ".conv2." in name and "res_blocks" in name:
-            value[:] = 0
-        elif "res_blocks" not in name and shape[2:] == (3, 3, 3):
-            centre = 3 * value[..., 1, 1]
-            value[:] = 0
-            value[..., 1, 1] = centre
-    start["encoder.conv_in.conv.weight"] /= np.float32(spread)
-    start["decoder.conv_out.conv.weight"] *= np.float32(spread)
-    return start
 
 
 @functools.lru_cache(maxsize=1)

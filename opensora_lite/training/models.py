@@ -20,13 +20,12 @@ from opensora_lite.text import T5Fields, TextEncoder, load_text_encoder, new_enc
 from opensora_lite.tokenizer import open_tokenizer
 from opensora_lite.training.configs import (
     spatial_config,
-    spatial_spread,
     stdit3_config,
     t5_config,
-    temporal_vae_start,
     vae_config,
     video_vae_config,
 )
+from opensora_lite.training.linear_code import temporal_vae_start
 from opensora_lite.training.recipe import (
     DiffusionRecipe,
     FlowRecipe,
@@ -148,17 +147,21 @@ def new_vae(v: VAERecipe, seed: int) -> FrameVAE:
     return FrameVAE(new_autoencoder(vae_config(v)))
 
 
-def new_video_vae(v: VideoVAERecipe, seed: int) -> VideoVAE:
-    """A video VAE: the trained frame VAE of `spatial` and an initialized temporal VAE; shift 0 and scale 1."""
+def new_video_vae(v: VideoVAERecipe) -> VideoVAE:
+    """A video VAE with the trained frame VAE of `spatial`, shift 0 and scale 1, for `start_as_linear_code`."""
     spatial = spatial_config(v)
     vae = VideoVAE(VideoAutoencoder({**spatial, **video_vae_config(v, [], [])}))
     vae.frames.model.set_state_dict(load_vae(model_folder(v.spatial) / "vae").model.state_dict())
     vae.model.scale.set_value(paddle.ones_like(vae.model.scale))
+    return vae
+
+
+def start_as_linear_code(vae: VideoVAE, latents: list[np.ndarray], spread: float, seed: int):
+    """Initialize a temporal VAE as the best linear code of spatial latents, [C, T, h, w] each (linear_code.py)."""
     parameters = dict(vae.model.temporal_vae.named_parameters())
     shapes = {name: tuple(value.shape) for name, value in parameters.items()}
-    for name, start in temporal_vae_start(shapes, spatial_spread(spatial, SPATIAL_FACTOR), seed).items():
+    for name, start in temporal_vae_start(shapes, latents, spread, seed).items():
         parameters[name].set_value(start)
-    return vae
 
 
 def check_same(what: str, found: dict, wanted: dict):

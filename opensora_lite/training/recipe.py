@@ -386,9 +386,8 @@ class VideoVAERecipe:
     clips: Count = 1200
     kinds: Kinds = ("17x64x64", "17x64x64", "17x48x80", "17x80x48", "17x128x128")
     channels: Count = 4  # of the latents, as released; with more of them fast motion stays sharp
-    filters: Count = 16
+    filters: Annotated[Whole, Field(ge=10)] = 16  # so many carry the code from which training starts (linear_code.py)
     num_res_blocks: Count = 1
-    num_groups: Count = 8
 
     @property
     def stages(self) -> dict[str, VideoLearning]:

@@ -309,7 +309,7 @@ class Stages12(Stages):
         )
         self.text = models.text_encoder(recipe.diffusion, tokenizer, rng)
         self.stdit = models.new_stdit3(recipe, rng)
-        self.vae = models.new_video_vae(recipe.vae, recipe.seed)
+        self.vae = models.new_video_vae(recipe.vae)
 
     @cached_property
     def clips(self) -> list[Shot]:
@@ -325,6 +325,7 @@ class Stages12(Stages):
         self.say(f"rendering {len(clips)} clips for the VAE")
         pairs = VideoPairs(clips, [clip.render(CHUNK) for clip in clips], latents, v.channels)
         modules, spread = dict(model.named_sublayers()), spatial_spread(spatial_config(v), SPATIAL_FACTOR)
+        models.start_as_linear_code(self.vae, latents, spread, self.recipe.seed)
         for name, stage in v.stages.items():
             layers = {part: modules[part] for part in v.TRAINED[name]}
             self.fit(name, self.titles[name], layers, stage, partial(self.clip_loss, name, stage, pairs, spread))

@@ -22,13 +22,14 @@ from opensora_lite.io.files import atomic_write, write_json
 from opensora_lite.latent_time import CHUNK
 from opensora_lite.liteworld.world import HELD_OUT
 from opensora_lite.request import model_folder
-from opensora_lite.training.configs import spatial_config, spatial_spread, temporal_vae_start, video_vae_config
+from opensora_lite.training.configs import spatial_config, spatial_spread, video_vae_config
 from opensora_lite.training.data import VideoPairs, shot_at
+from opensora_lite.training.linear_code import temporal_vae_start
 from opensora_lite.training.recipe import Shots, VideoRecipe, read_recipe
 
 
-def new_vae(v, seed) -> VideoVAE:
-    """A VideoVAE with a trained spatial part, initialized as in Paddle."""
+def new_vae(v) -> VideoVAE:
+    """A VideoVAE with a trained spatial part, of which the decoder is trained on."""
     config = spatial_config(v)
     spatial = AutoencoderKL.from_config(config)
     weights = model_folder(v.spatial) / "vae" / "diffusion_pytorch_model.safetensors"
@@ -36,13 +37,17 @@ def new_vae(v, seed) -> VideoVAE:
     spatial = spatial.to(memory_format=torch.channels_last)
     sizes = {name: value for name, value in video_vae_config(v, [], [])["vae_temporal"].items() if name != "type"}
     temporal = TemporalVAE(**sizes)
-    shapes = {name: tuple(value.shape) for name, value in temporal.named_parameters()}
-    start = temporal_vae_start(shapes, spatial_spread(config, SPATIAL_FACTOR), seed)
-    temporal.load_state_dict({name: torch.from_numpy(value) for name, value in start.items()})
     vae = VideoVAE(spatial, temporal, [0] * v.channels, [1] * v.channels, micro_batch_size=10**6)
     vae.spatial_vae.module.encoder.requires_grad_(False)
     vae.spatial_vae.module.quant_conv.requires_grad_(False)
     return vae
+
+
+def start_as_linear_code(vae: VideoVAE, latents: list[np.ndarray], spread: float, seed: int):
+    """Initialize the temporal VAE as in Paddle, from spatial latents [C, T, h, w]."""
+    shapes = {name: tuple(value.shape) for name, value in vae.temporal_vae.named_parameters()}
+    start = temporal_vae_start(shapes, latents, spread, seed)
+    vae.temporal_vae.load_state_dict({name: torch.from_numpy(value) for name, value in start.items()})
 
 
 def to_pixels(frames: np.ndarray) -> torch.Tensor:
@@ -150,7 +155,7 @@ def main():
         with open(a.out / "vae.log", "a") as file:
             file.write(line + "\n")
 
-    vae, spread = new_vae(v, recipe.seed), spatial_spread(spatial_config(v), SPATIAL_FACTOR)
+    vae, spread = new_vae(v), spatial_spread(spatial_config(v), SPATIAL_FACTOR)
     clips = [shot_at(recipe.world, i, v.kinds) for i in range(v.clips)]
     log(f"{sum(p.numel() for p in vae.parameters()):,} parameters, {len(clips)} clips")
     frames = cached(a.out / "state" / "vae_frames.npz", lambda: [clip.render(CHUNK) for clip in clips])
@@ -162,6 +167,7 @@ def main():
     latents = cached(a.out / "state" / "vae_latents.npz", spatial_latents)
     measured = np.std(np.concatenate([z.ravel() for z in latents[:200]]), dtype=np.float64)
     log(f"standard deviation of the spatial latents: {measured:.4f}, by the recipe {spread}")
+    start_as_linear_code(vae, latents, spread, recipe.seed)
     others = Shots(clips=10**5, first_seed=HELD_OUT - 10**5, fps=recipe.world.fps)  # beyond those of the training
     held_out = [shot_at(others, i, ("17x64x64", "17x128x128", "17x64x64")) for i in range(a.held_out)]
     held_out = [(clip, clip.render(CHUNK)) for clip in held_out]

@@ -37,6 +37,7 @@ from opensora_lite.training.data import (
     latent_frames,
     shot_at,
 )
+from opensora_lite.training.linear_code import best_linear_code
 from opensora_lite.training.losses import TrainingSchedule, training_losses, vae_loss
 from opensora_lite.training.muon import Muon, orthogonal
 from opensora_lite.training.recipe import (
@@ -787,6 +788,38 @@ def test_the_encoder_of_frames_stays_as_it_was(trained12):
     assert not [name for name in moved if name.startswith(("encoder.", "quant_conv."))]
 
 
+def test_the_temporal_vae_starts_as_the_best_linear_code_of_its_latents(micro12):
+    """All that is random in its weights changes nothing at first."""
+    rng = np.random.default_rng(1)
+    mixed = rng.standard_normal((4, 4)) * [1, 1, 0.5, 0.1]
+    latents = [np.cumsum(rng.standard_normal((4, 17, 3, 5)), 1) * 0.05 for _ in range(6)]
+    latents = [np.einsum("cd,dthw->cthw", mixed, x).astype(np.float32) for x in latents]
+    vae, spread = models.new_video_vae(micro12.vae), 0.12
+    models.start_as_linear_code(vae, latents, spread, seed=0)
+    temporal, x = vae.model.temporal_vae, latents[0]
+    E, D = best_linear_code([each / spread for each in latents], vae.channels)
+
+    fours = np.concatenate([np.zeros_like(x[:, :3]), x], 1) / spread  # the first latent frame holds one frame
+    fours = fours.reshape(4, 5, 4, 3, 5).transpose(2, 0, 1, 3, 4).reshape(16, -1)
+    z = E[:, :-1] @ fours + E[:, -1:]
+    again = spread * (D[:, :-1] @ z + D[:, -1:])
+    again = again.reshape(4, 4, 5, 3, 5).transpose(1, 2, 0, 3, 4).reshape(4, 20, 3, 5)[:, 3:]
+    with paddle.no_grad():
+        moments = temporal.encode(paddle.to_tensor(x[None]))[0].numpy()
+        decoded = temporal.decode(paddle.to_tensor(moments[None, : vae.channels]))[0, :, -17:].numpy()
+    assert np.abs(moments[: vae.channels].reshape(vae.channels, -1) - z).max() < 0.05 * z.std()
+    assert np.abs(decoded - again).max() < 0.05 * x.std()
+
+    # and no worse than principal components, for the whole fours
+    whole = np.concatenate(
+        [each[:, 1:].reshape(4, 4, 4, 15).transpose(2, 0, 1, 3).reshape(16, -1) for each in latents], 1
+    )
+    whole = whole / spread
+    left = whole - D @ np.r_[E @ np.r_[whole, np.ones_like(whole[:1])], np.ones_like(whole[:1])]
+    variances = np.linalg.eigvalsh(np.cov(whole))
+    assert variances[: -vae.channels].sum() < (left**2).mean(1).sum() < 1.5 * variances[: -vae.channels].sum()
+
+
 def test_a_run_of_1_2_that_was_stopped_has_the_same_weights(micro12, trained12, tmp_path):
     """Stopped before the first checkpoint of a run and of a stage, and between two checkpoints."""
     stops = [("temporal", 1), ("joint", 1), ("diffusion", 3)]
@@ -810,7 +843,7 @@ def test_a_run_of_1_2_that_was_stopped_has_the_same_weights(micro12, trained12, 
     [
         ({"diffusion.vocabulary": "20"}, "vocabulary"),
         ({"vae.spatial": "nowhere"}, "nowhere"),
-        ({"vae.filters": "6"}, "num_groups"),
+        ({"vae.filters": "6"}, "filters"),
         ({"sheet_every": "2", "sheet_prompts": "['|5|x']"}, "schedule"),
         ({"diffusion.stages": "[{steps: 1, lengths: {15: 1.0}, batch: 1}]"}, "15 latent frames"),
     ],
