@@ -168,6 +168,31 @@ def latents_vae() -> Drawing:
     return d
 
 
+def denoising_step() -> Drawing:
+    """03_denoising: one step of sampling, with its loop."""
+    d = Drawing(900, 268, "One step of sampling")
+    x_t = d.box(16, 96, 84, "x_t", "noisy", source=True)
+    with_caption = d.box(170, 54, 150, "transformer", "with caption", lit=True)
+    without = d.box(170, 138, 150, "transformer", "without caption", lit=True)
+    guidance = d.box(384, 96, 104, "guidance")
+    clean = d.box(548, 96, 140, "clean guess", "x̂_0", lit=True)
+    step = d.box(758, 96, 126, "sampler", "DDIM, …")
+    x, y = x_t.right
+    d.arrow((x, y), (135, y), (135, 82), (168, 82), label="x_t, t", at=(135, 70))
+    d.arrow((135, y), (135, 166), (168, 166))
+    d.arrow(with_caption.right, (436, 82), (436, 94))
+    d.arrow(without.right, (436, 166), (436, 154))
+    d.arrow(guidance.right, clean.left, label="ε")
+    d.arrow((518, y), (518, 190), (790, 190), (790, 154), label="ε", at=(640, 182))
+    d.arrow(clean.right, step.left, label="x̂_0")
+    d.arrow(x_t.top, (58, 26), (618, 26), (618, 94), label="x_t [C, T, H, W]", at=(338, 18))
+    d.arrow((618, 26), (821, 26), (821, 94))
+    d.arrow(
+        step.bottom, (821, 240), (58, 240), (58, 154), label="x_s, less noisy: the next x_t, at t ← s", at=(440, 232)
+    )
+    return d
+
+
 def files() -> dict[str, str]:
     """name -> content of every svg file of this folder."""
     return {
@@ -176,6 +201,7 @@ def files() -> dict[str, str]:
         "noise_training.svg": noise_training().svg(),
         "noise_sampling.svg": noise_sampling().svg(),
         "latents_vae.svg": latents_vae().svg(),
+        "denoising_step.svg": denoising_step().svg(),
         **{f"map_{lesson[3:]}.svg": pipeline_map(*lit).svg() for lesson, lit in MAPS.items()},
     }
 
