@@ -5,8 +5,10 @@ alternative for readers without pictures, and what nbval compares. Latents are f
 [T, height, width, 3].
 """
 
+import base64
 import html
 import io
+import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -24,6 +26,7 @@ from opensora_lite.video import Video
 
 # Okabe and Ito's palette, distinguishable by the colour-blind. A colour has the same meaning in every figure.
 GIVEN, EDITED, GENERATED = "#0072B2", "#E69F00", "#BBBBBB"
+STATES = {"waits": GIVEN, "joins: gets noise": EDITED, "is denoised": GENERATED}  # of a frame at a step: 0, 1, 2
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 STYLE = {
@@ -71,12 +74,13 @@ def show(figure: Figure, caption: str) -> None:
 
 
 def animation(frames: np.ndarray, caption: str, milliseconds: int = 80, hold: int = 1500, colors: int = 64):
-    """Display pictures, uint8 [frames, height, width, 3], as an animation that repeats.
+    """Display pictures, uint8 [frames, height, width, 3], as an animation that repeats, with its caption below.
 
     milliseconds: of a picture; hold: of the last one. colors: of the palette, which all pictures share. Equal
     pictures give equal bytes.
     It is an animated PNG: image/png is what GitHub and every other viewer of notebooks shows, and a GIF is larger.
     """
+    frames = _captioned(frames, caption)
     stack = Image.fromarray(np.concatenate(frames)).quantize(colors, dither=Image.Dither.NONE)
     palette, corner = stack.getpalette(), 3 * stack.getpixel((0, 0))
     palette[corner : corner + 3] = frames[0, 0, 0].tolist()  # a plot's background stays as white as the page
@@ -87,6 +91,134 @@ def animation(frames: np.ndarray, caption: str, milliseconds: int = 80, hold: in
     file = io.BytesIO()
     pages[0].save(file, "png", save_all=True, append_images=pages[1:], duration=times, loop=0, optimize=True)
     display({"image/png": file.getvalue(), "text/plain": f"Animation: {caption}"}, raw=True)
+
+
+def _captioned(frames: np.ndarray, caption: str) -> np.ndarray:
+    """The frames on a white page that is wide enough for text, with the caption under each of them."""
+    font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 12)
+    count, height, width, _ = frames.shape
+    wide, lines = max(width, 480), [""]
+    for word in caption.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= wide - 8:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    page = Image.new("RGB", (wide, height + 16 * len(lines) + 10), "white")
+    ImageDraw.Draw(page).multiline_text((4, height + 5), "\n".join(lines), "#444444", font, spacing=3)
+    pages = np.repeat(np.asarray(page)[None], count, axis=0)
+    pages[:, :height, :width] = frames
+    return pages
+
+
+def slider(
+    panels: Mapping[str, np.ndarray],
+    labels: Sequence[str],
+    caption: str,
+    name: str = "step",
+    start: int = 0,
+    scale: int = 2,
+    snr: Sequence[tuple[int, float]] | None = None,
+    histogram: tuple[str, np.ndarray, np.ndarray, np.ndarray] | None = None,
+    states: np.ndarray | None = None,
+    quality: int = 80,
+):
+    """Display pictures that a reader moves through with a slider; no kernel is needed.
+
+    panels: title -> pictures of all positions, uint8 [n, height, width, 3]. labels: of the n positions, for example
+    "t = 400, SNR ≈ 0.31". name: what the slider moves. start: the first position shown. scale: of the pictures.
+    snr: (timestep, signal-to-noise ratio) of the positions, for a plot. histogram: its title, the values of all
+    positions [n, …], and the density that is expected, as x and y. states [n, T]: of the frames at each position, as in
+    `frame_states`. quality: of the pictures (WebP), 1 to 100.
+
+    The output is HTML. The site and JupyterLab, in a trusted notebook, show the slider (slider.js). Where scripts don't
+    run, on GitHub say, a static picture of at most eight positions stays. The labels are part of the plain text, which
+    nbval compares; what is drawn is not compared, like the bytes of a picture.
+    """
+    from .widget import module, source
+
+    count, sizes = len(labels), [pictures.shape[1:3] for pictures in panels.values()]
+    assert all(len(pictures) == count for pictures in panels.values()), "each panel needs a picture for each label"
+    # 1. one picture that holds those of all positions
+    columns = math.ceil(math.sqrt(count))
+    cell_height, cell_width = max(height for height, _ in sizes), sum(width for _, width in sizes)
+    sheet = np.zeros((math.ceil(count / columns) * cell_height, columns * cell_width, 3), np.uint8)
+    placed, x = [], 0
+    for (title, pictures), (height, width) in zip(panels.items(), sizes, strict=True):
+        for k, picture in enumerate(pictures):
+            top, left = k // columns * cell_height, k % columns * cell_width + x
+            sheet[top : top + height, left : left + width] = picture
+        placed.append({"title": title, "x": x, "width": width, "height": height, "scale": scale})
+        x += width
+    file = io.BytesIO()
+    Image.fromarray(sheet).save(file, "webp", quality=quality, method=6)
+    # 2. what the script needs
+    stored = {
+        "name": name,
+        "start": start,
+        "labels": list(labels),
+        "columns": columns,
+        "cell": [cell_width, cell_height],
+        "panels": placed,
+        "sheet": f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}",
+    }
+    if snr is not None:
+        stored["snr"] = [[int(t), round(math.log10(ratio), 3)] for t, ratio in snr]
+    if histogram is not None:
+        title, values, x, y = histogram
+        counts = [np.histogram(v, 40, (x[0], x[-1]), density=True)[0].round(3).tolist() for v in values]
+        ends = [float(x[0]), float(x[-1])]
+        stored["histogram"] = {"title": title, "range": ends, "counts": counts, "density": np.round(y, 3).tolist()}
+    if states is not None:
+        stored["states"] = {"names": list(STATES), "rows": np.asarray(states).tolist()}
+    # 3. the static figure, and the script that replaces it
+    still = base64.b64encode(_overview(panels, labels, states)).decode()
+    style, script = source("base.css", "plots.css", "slider.css"), module("plots.js", "slider.js")
+    data = json.dumps(stored, ensure_ascii=False).replace("</", "<\\/")
+    text = html.escape(caption)
+    page = (
+        f'<figure class="osl osl-slider">\n<img alt="{text}" src="data:image/png;base64,{still}">\n'
+        f'<figcaption>{text}</figcaption>\n<script type="application/json">{data}</script>\n'
+        f"<style>\n{style}</style>\n<script>\n(() => {{\n{script}}})();\n</script>\n</figure>"
+    )
+    plain = "\n".join([f"Slider: {caption}", *labels])
+    display({"text/html": page, "text/plain": plain}, raw=True)
+
+
+def _overview(panels: Mapping[str, np.ndarray], labels: Sequence[str], states=None) -> bytes:
+    """A PNG of some positions of a slider: at most eight, side by side, or four, one below the other, if wide."""
+    shape = max(pictures.shape[2] / pictures.shape[1] for pictures in panels.values())  # width / height
+    below = shape > 3
+    shown = np.linspace(0, len(labels) - 1, min(len(labels), 8 if shape <= 1 else 4)).round().astype(int)
+    columns = len(panels) if below else len(shown)
+    high, strips = 7.0 / columns / shape, states is not None
+    kinds = [("panel", k) for k in shown] if below else [("panel", name) for name in panels]
+    for i in range(len(kinds), 0, -1) if below and strips else [len(kinds)] * strips:
+        kinds.insert(i, ("states", kinds[i - 1][1]))
+    ratios = [high if kind == "panel" else 0.25 for kind, _ in kinds]
+    height = sum(ratios) + (0.1 if below else 0.35) + 0.35 * strips
+    figure, axes = new_figure(len(kinds), columns, 8.0, height, squeeze=False, height_ratios=ratios)
+    names = [labels[at] if below else at for _, at in kinds]
+    names = [
+        name if kind == "panel" else "" if below else "frames" for name, (kind, _) in zip(names, kinds, strict=True)
+    ]
+    _label_panels(
+        axes, names, list(panels) if below else [labels[k].replace(", ", "\n", 1) for k in shown], framed=False
+    )
+    colors = matplotlib.colors.ListedColormap(list(STATES.values()))
+    for line, (kind, at) in zip(axes, kinds, strict=True):
+        for axis, column in zip(line, panels if below else shown, strict=True):
+            if kind == "panel":
+                axis.imshow(panels[column][at] if below else panels[at][column], aspect="auto" if below else "equal")
+            else:
+                row = states[at if below else column]
+                axis.pcolormesh(row[None], cmap=colors, vmin=0, vmax=2, edgecolors="white", linewidth=0.5)
+    if strips:
+        _color_legend(figure, STATES)
+    file, smaller = io.BytesIO(), io.BytesIO()
+    figure.savefig(file, format="png", bbox_inches="tight", facecolor="white")
+    Image.open(file).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(smaller, "png", optimize=True)
+    return smaller.getvalue()
 
 
 def new_figure(rows: int = 1, columns: int = 1, width: float = 8.0, height: float = 2.5, **options):
@@ -259,15 +391,14 @@ def frame_states(states: np.ndarray, caption: str):
     """The state of each frame at each step, [steps, T]; 0: waits, 1: joins (gets noise), 2: is denoised."""
     steps, length = states.shape
     figure, axis = new_figure(width=max(5.0, 0.36 * length + 1.5), height=0.15 * steps + 1.0)
-    names = {"waits": GIVEN, "joins: gets noise": EDITED, "is denoised": GENERATED}
-    colors = matplotlib.colors.ListedColormap(list(names.values()))
+    colors = matplotlib.colors.ListedColormap(list(STATES.values()))
     axis.pcolormesh(states, cmap=colors, vmin=0, vmax=2, edgecolors="white", linewidth=1)
     axis.set_xticks(np.arange(length) + 0.5, range(length))
     shown = range(0, steps, max(steps // 10, 1))
     axis.set_yticks([i + 0.5 for i in shown], [steps - 1 - i for i in shown])
     axis.set(xlabel="frame", ylabel="step, counted down")
     axis.invert_yaxis()
-    _color_legend(figure, names)
+    _color_legend(figure, STATES)
     show(figure, caption)
 
 

@@ -21,13 +21,15 @@ from pydantic import Field
 
 from opensora_lite.validation import Whole
 
-HERE = Path(__file__).parent
-STYLE = (HERE / "style.css").read_text(encoding="utf-8")
-
 
 def module(*names: str) -> str:
     """The JavaScript of a widget: the shared helpers and the files `names`."""
-    return "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("dom.js", *names))
+    return source("dom.js", *names)
+
+
+def source(*names: str) -> str:
+    """Files of this folder, one after the other."""
+    return "\n".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in names)
 
 
 class Widget(anywidget.AnyWidget):
@@ -36,7 +38,7 @@ class Widget(anywidget.AnyWidget):
     Both depend on the widget's state only, so that nbval can compare them.
     """
 
-    _css = STYLE
+    _css = source("base.css", "plots.css", "style.css")
 
     def still(self) -> tuple[np.ndarray, str]:
         """The still picture, uint8 [height, width, 3], and its alternative text."""
