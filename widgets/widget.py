@@ -32,13 +32,16 @@ def source(*names: str) -> str:
     return "\n".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in names)
 
 
+STYLE = source("base.css", "plots.css", "style.css")
+
+
 class Widget(anywidget.AnyWidget):
     """Base class: a subclass sets `_esm = module("….js")` and defines `__repr__` (one line) and `still()`.
 
     Both depend on the widget's state only, so that nbval can compare them.
     """
 
-    _css = source("base.css", "plots.css", "style.css")
+    _css = STYLE
 
     def still(self) -> tuple[np.ndarray, str]:
         """The still picture, uint8 [height, width, 3], and its alternative text."""

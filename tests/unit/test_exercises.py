@@ -49,7 +49,9 @@ def test_an_animation_is_a_png_that_moves_and_repeats(shown):
         times = []
         for k in range(5):
             picture.seek(k)
-            assert np.abs(np.asarray(picture.convert("RGB"), int) - frames[k]).max() <= 8  # of a palette
+            page = np.asarray(picture.convert("RGB"), int)
+            assert np.abs(page[:20, :30] - frames[k]).max() <= 8  # of a palette
+            assert page[:, 300:].min() == 255 and 0.01 < (page[20:, :200] < 128).mean() < 0.3  # the caption
             times.append(picture.info["duration"])
     assert times == [50, 50, 50, 50, 700]
 
@@ -58,7 +60,7 @@ def test_moving_clouds_draw_every_frame(shown):
     path = np.linspace(-1, 1, 4)[:, None, None] * np.ones((4, 7, 2))
     figures.moving_clouds({"out": path, "back": path[::-1]}, "points", [f"t = {k}" for k in range(4)], np.arange(7))
     with Image.open(io.BytesIO(shown[0]["image/png"])) as picture:
-        assert picture.n_frames == 4 and picture.width == 600
+        assert picture.n_frames == 4 and picture.size == (600, 356)
         assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)  # as white as the page
 
 
