@@ -26,7 +26,7 @@ diffusion:
     - {steps: 4, lengths: {4: 0.6, 2: 0.4}, batch: 2}
 """
 
-# The same for Open-Sora 1.2: three stages of the VAE, then images and clips of one and two chunks.
+# The same for Open-Sora 1.2: two stages of the VAE, then images and clips of one and two chunks.
 MICRO_12 = """
 seed: 1
 save_every: 2
@@ -38,7 +38,6 @@ vae:
   channels: 6
   filters: 10
   temporal: {steps: 3, batch: 2, crop: 16, warmup: 2, learning_rate: 2.0e-3}
-  joint: {steps: 2, batch: 2, crop: 16, decoded: 1, warmup: 1, learning_rate: 1.0e-3}
   decoder: {steps: 2, batch: 8, crop: 16, crop_share: 0.0, decoded: 1, warmup: 1, kl_weight: 0.0, learning_rate: 1.0e-3}
 diffusion:
   warmup: 2

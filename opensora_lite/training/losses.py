@@ -169,9 +169,9 @@ def video_vae_loss(model, stage: str, spread: float, v, x, pixels, noise, still:
     """Loss of a VideoAutoencoder `model` in a stage of VideoVAERecipe; v: the VideoLearning of that stage.
 
     x, pixels, noise, still, decoded: as from VideoPairs.batch, all but `still` as tensors. In the stage "temporal" the
-    loss is L1 + squared error of the spatial latents, in units of their standard deviation `spread`; in the others it
-    is `pixel_loss` of the frames `decoded`. The KL divergence is added, as in `vae_loss`. In the stage "decoder" the
-    encoder gets no gradient.
+    loss is L1 + squared error of the spatial latents, in units of their standard deviation `spread`, in the stage
+    "decoder" `pixel_loss` of the frames `decoded`. The KL divergence is added, as in `vae_loss`; in the stage "decoder"
+    the encoder gets no gradient.
     """
     temporal, T = model.temporal_vae, x.shape[2]
 

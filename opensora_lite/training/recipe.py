@@ -371,16 +371,18 @@ class VideoVAERecipe:
     """The video VAE: the frame VAE of another model, whose encoder is kept, and a temporal VAE."""
 
     # modules of a `video_vae.VideoAutoencoder` that each stage trains
-    _PIXELS: ClassVar = ("spatial_vae.module.decoder", "spatial_vae.module.post_quant_conv")
     TRAINED: ClassVar[dict[str, tuple[str, ...]]] = {
         "temporal": ("temporal_vae",),
-        "joint": ("temporal_vae", *_PIXELS),
-        "decoder": ("temporal_vae.decoder", "temporal_vae.post_quant_conv", *_PIXELS),
+        "decoder": (
+            "temporal_vae.decoder",
+            "temporal_vae.post_quant_conv",
+            "spatial_vae.module.decoder",
+            "spatial_vae.module.post_quant_conv",
+        ),
     }
-    STREAMS: ClassVar[dict[str, int]] = {"temporal": 11, "joint": 12, "decoder": 13}  # of random numbers
+    STREAMS: ClassVar[dict[str, int]] = {"temporal": 11, "decoder": 13}  # of random numbers
 
     temporal: VideoLearning
-    joint: VideoLearning
     decoder: VideoLearning
     spatial: str = "tiny"  # folder of a model with vae/
     clips: Count = 1200
@@ -392,7 +394,7 @@ class VideoVAERecipe:
     @property
     def stages(self) -> dict[str, VideoLearning]:
         """The stages to train, by the names of their files."""
-        return {"temporal": self.temporal, "joint": self.joint, "decoder": self.decoder}
+        return {"temporal": self.temporal, "decoder": self.decoder}
 
 
 @validated()

@@ -37,8 +37,7 @@ class Trained:
 
     folder: Path
     vae: list[Record]  # the frame VAE (1.1)
-    temporal: list[Record]  # the temporal VAE (1.2), alone
-    joint: list[Record]  # and with the frame decoder
+    temporal: list[Record]  # the temporal VAE (1.2)
     decoder: list[Record]
     diffusion: list[Record]
 
@@ -90,7 +89,7 @@ def train(
     if dist.get_rank() == 0:
         with trainer.averaged():
             stages.export()
-    vae = {name: read_records(out / "state" / f"{name}_losses.csv") for name in ("vae", "temporal", "joint", "decoder")}
+    vae = {name: read_records(out / "state" / f"{name}_losses.csv") for name in ("vae", "temporal", "decoder")}
     return Trained(out, **vae, diffusion=trainer.history)
 
 

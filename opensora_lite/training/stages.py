@@ -293,7 +293,6 @@ class Stages12(Stages):
     twin = "train_flow_torch.py"
     titles: ClassVar = {
         "temporal": "temporal VAE",
-        "joint": "temporal VAE and frame decoder",
         "decoder": "both decoders",
     }
 

@@ -293,7 +293,7 @@ def test_training_of_the_vae_agrees(micro_file, tmp_path):
 
 @needs_torch
 def test_trainings_of_1_2_agree(micro12_file, tmp_path):
-    """The three stages of the video VAE, then T5 and STDiT3: Paddle, train_video_vae_torch.py, train_flow_torch.py."""
+    """The stages of the video VAE, then T5 and STDiT3: Paddle, train_video_vae_torch.py, train_flow_torch.py."""
     recipe = read_recipe(micro12_file)
     train(recipe, tmp_path / "run", prepare=True)
     shutil.copytree(tmp_path / "run", tmp_path / "torch")

@@ -764,8 +764,8 @@ def test_a_run_of_1_2_leaves_a_model(micro12, trained12):
         video = pipe("a red car driving right on the ocean at noon", flow=5, camera_motion="zoom in", aes=6.5)
     assert video.frames.shape == (17, 32, 32, 3) and pipe.settings.sampler == "rectified-flow"
     assert pipe.vae.channels == pipe.stdit.config.in_channels == micro12.vae.channels == 6
-    lengths = {stage: len(getattr(trained12, stage)) for stage in ("vae", "temporal", "joint", "decoder", "diffusion")}
-    assert lengths == {"vae": 0, "temporal": 3, "joint": 2, "decoder": 2, "diffusion": 6}
+    lengths = {stage: len(getattr(trained12, stage)) for stage in ("vae", "temporal", "decoder", "diffusion")}
+    assert lengths == {"vae": 0, "temporal": 3, "decoder": 2, "diffusion": 6}
     assert {record.kind.split("x")[0] for record in trained12.diffusion} <= {"1", "5", "10"}
     assert [path.name for path in (trained12.folder / "sheets").iterdir()] == ["step_000006.png"]
     written = json.loads((trained12.folder / "pipeline.json").read_text())
@@ -822,7 +822,7 @@ def test_the_temporal_vae_starts_as_the_best_linear_code_of_its_latents(micro12)
 
 def test_a_run_of_1_2_that_was_stopped_has_the_same_weights(micro12, trained12, tmp_path):
     """Stopped before the first checkpoint of a run and of a stage, and between two checkpoints."""
-    stops = [("temporal", 1), ("joint", 1), ("diffusion", 3)]
+    stops = [("temporal", 1), ("decoder", 1), ("diffusion", 3)]
 
     def stop(progress):
         if stops and (progress.stage, progress.record.step) == stops[0]:
@@ -876,7 +876,7 @@ def test_latent_frames(num_frames, latents):
 
 
 @pytest.mark.parametrize(
-    "name, value", [("world.kinds", "[64x64]"), ("vae.joint.crop", "20"), ("diffusion.depth", "0")]
+    "name, value", [("world.kinds", "[64x64]"), ("vae.decoder.crop", "20"), ("diffusion.depth", "0")]
 )
 def test_a_wrong_field_of_a_recipe_of_1_2_is_named(name, value):
     with pytest.raises(OpenSoraError, match=name.replace(".", r"\.")):
@@ -932,8 +932,8 @@ def test_batches_of_the_video_vae(kind):
     counted = np.arange(17, dtype=np.uint8)[:, None, None, None]
     frames = [np.broadcast_to(counted, (17, c.height, c.width, 3)) for c in clips]
     latents = [np.zeros((4, 17, c.height // 8, c.width // 8), np.float16) for c in clips]
-    x, pixels, noise, still, decoded = VideoPairs(clips, frames, latents, 6).batch(recipe.vae.joint, 0, 1, kind)
+    x, pixels, noise, still, decoded = VideoPairs(clips, frames, latents, 6).batch(recipe.vae.decoder, 0, 1, kind)
     B, _, T, h, w = x.shape
     assert pixels.shape == (B, 3, T, 8 * h, 8 * w) and noise.shape == (B, 6, -(-T // 4), h, w)
     assert (np.diff(pixels[:, 0, :, 0, 0], axis=1) > 0).all() and not (still and T < 17)
-    assert len(set(decoded)) == min(T, recipe.vae.joint.decoded) and decoded.max() < T
+    assert len(set(decoded)) == min(T, recipe.vae.decoder.decoded) and decoded.max() < T
