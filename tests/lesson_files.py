@@ -14,7 +14,6 @@ OLD = {
     "00_quickstart",
     "03_denoising",
     "04_words",
-    "05_stdit",
     "06_masks",
     "06_masks_loop",
     "07_attention",

@@ -785,3 +785,36 @@ def moving_clouds(
         canvas.draw()
         pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     animation(np.stack(pictures), caption, **options)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+#   Videos that play side by side (04, 05 and 07)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def moving_films(
+    rows: Mapping[str, Sequence[np.ndarray]], caption: str, titles: Sequence[str] = (), scale: int = 2, **options
+):
+    """Animate videos side by side: name of a row -> its videos, uint8 [T, height, width, 3].
+
+    titles: of the columns. scale: how many pixels wide a pixel is shown. A shorter video waits with its last frame.
+    options: of `animation`.
+    """
+    videos = [[getattr(video, "frames", video) for video in row] for row in rows.values()]
+    length = max(len(video) for row in videos for video in row)
+    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 11)
+    left, top, gap = int(max(map(font.getlength, rows))) + 10, 18 * bool(titles), 4
+    height, width = (side * scale + gap for side in videos[0][0].shape[1:3])
+    page = Image.new("RGB", (left + width * max(map(len, videos)), top + height * len(videos)), "white")
+    draw = ImageDraw.Draw(page)
+    for y, name in enumerate(rows):
+        draw.text((left - 6, top + y * height + height // 2), name, "#444444", font, anchor="rm")
+    for x, title in enumerate(titles):
+        draw.text((left + x * width + width // 2, top // 2), title, "#444444", font, anchor="mm")
+    pages = np.repeat(np.asarray(page)[None], length, axis=0)
+    for y, row in enumerate(videos):
+        for x, video in enumerate(row):
+            large = video[np.minimum(np.arange(length), len(video) - 1)].repeat(scale, axis=1).repeat(scale, axis=2)
+            a, b = top + y * height, left + x * width
+            pages[:, a : a + large.shape[1], b : b + large.shape[2]] = large
+    animation(pages, caption, **options)

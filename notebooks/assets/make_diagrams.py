@@ -18,6 +18,9 @@ MAPS = {
     "01_noise": ("noise", "steps"),
     "02_latents": ("latents", "VAE", "frames"),
     "03_denoising": ("noise", "steps", "latents"),
+    "04_words": ("caption", "T5"),
+    "05_stdit": ("transformer",),
+    "07_attention": ("T5", "transformer", "frames"),
 }
 PARTS = ("caption", "T5", "noise", "steps", "transformer", "latents", "VAE", "frames", "references", "mask")
 
@@ -193,6 +196,115 @@ def denoising_step() -> Drawing:
     return d
 
 
+def words_encoding() -> Drawing:
+    """04_words: from a caption to the vectors of the transformer."""
+    d = Drawing(904, 250, "From a caption to vectors")
+    caption = d.box(16, 34, 108, "caption", "“a red car”", source=True)
+    tokens = d.box(204, 34, 120, "tokenizer", "87 tokens")
+    table = d.box(416, 34, 96, "table", "87 × 96")
+    t5 = d.box(586, 34, 104, "T5", "2 blocks", lit=True)
+    cross = d.box(762, 34, 126, "transformer", "cross_attn")
+    d.arrow(caption.right, (202, 62), label="cleaned")
+    d.arrow(tokens.right, (414, 62), label="ids [L]")
+    d.arrow(table.right, (584, 62), label="[L, 96]")
+    d.arrow(t5.right, (760, 62), label="y [L, 96]")
+    mask = (tokens.bottom[0], 124)
+    d.arrow(
+        tokens.bottom,
+        mask,
+        (t5.bottom[0], 124),
+        (t5.bottom[0], 92),
+        label="mask [L]: 1 token, 0 padding",
+        at=(450, 116),
+    )
+    d.arrow((t5.bottom[0], 124), (cross.x + 40, 124), (cross.x + 40, 92))
+    null = d.box(586, 170, 126, "null caption", "[L, 96]", source=True)
+    d.arrow(null.right, (cross.x + 90, 198), (cross.x + 90, 92), label="second evaluation", at=(790, 222))
+    return d
+
+
+def attention_trace() -> Drawing:
+    """07_attention: where a trace reads the weights."""
+    d = Drawing(904, 250, "Where the weights come from")
+    x = d.box(16, 30, 120, "video tokens", "[N, D]", source=True)
+    y = d.box(16, 160, 120, "caption", "[L, D]", source=True)
+    q = d.box(206, 30, 100, "queries", "[N, h, d]")
+    kv = d.box(206, 160, 120, "keys, values", "[L, h, d]")
+    weights = d.box(432, 30, 120, "softmax", "q·k / √d")
+    d.box(690, 30, 130, "mix values", "weights · v")
+    d.box(690, 160, 130, "Trace", "trace.py", lit=True)
+    d.arrow(x.right, (204, 58))
+    d.arrow(y.right, (204, 188))
+    d.arrow(q.right, (430, 58), label="q")
+    d.arrow(kv.right, (470, 188), (470, 88), label="k", at=(400, 179))
+    d.arrow((266, 216), (266, 236), (862, 236), (862, 58), (822, 58), label="v", at=(560, 229))
+    d.arrow(weights.right, (688, 58), label="weights [h, N, L]")
+    d.arrow((620, 58), (620, 188), (688, 188))
+    return d
+
+
+def stdit_model() -> Drawing:
+    """05_stdit: the whole transformer."""
+    d = Drawing(904, 316, "STDiT2")
+    x_t = d.box(16, 130, 104, "x_t", "[C, T, H, W]", source=True)
+    patches = d.box(156, 130, 112, "patches", "x_embedder")
+    blocks = d.box(366, 130, 124, "6 blocks", "blocks", lit=True)
+    final = d.box(588, 130, 114, "final layer", "final_layer")
+    out = d.box(762, 130, 126, "ε, variance", "[2C, T, H, W]", source=True)
+    d.arrow(x_t.right, (patches.x - 2, 158))
+    d.arrow(patches.right, (blocks.x - 2, 158), label="[T, S, D]")
+    d.arrow(blocks.right, (final.x - 2, 158), label="[T, S, D]")
+    d.arrow(final.right, (out.x, 158))
+    positions = d.box(156, 232, 112, "positions", "[S, D]", source=True)
+    d.arrow(positions.top, (212, 188), label="+", at=(226, 212))
+    time = d.box(98, 26, 170, "time, size, length", "", source=True)
+    vectors = d.box(366, 26, 124, "adaLN", "t_block")
+    d.arrow(time.right, (vectors.x - 2, 54), label="numbers")
+    d.arrow(vectors.bottom, (428, 128), label="[6, D], [3, D]", at=(486, 111))
+    d.arrow(vectors.right, (645, 54), (645, 128), label="[D]", at=(568, 45))
+    caption = d.box(588, 232, 114, "T5 vectors", "[L, 96]", source=True)
+    y = d.box(366, 232, 124, "caption", "y_embedder")
+    d.arrow(caption.left, (492, 260))
+    d.arrow(y.top, (428, 188), label="[L, D]", at=(456, 214))
+    return d
+
+
+def stdit_block() -> Drawing:
+    """05_stdit: one block, with adaLN from the side."""
+    d = Drawing(904, 546, "One block of STDiT2")
+    line = 66  # where the tokens go down
+    d.text(line, 28, "x [T, S, D]", 13, "ink", mono=True)
+    d.arrow((line, 38), (line, 512))
+    d.text(line, 534, "x [T, S, D]", 13, "ink", mono=True)
+    rows = {
+        "spatial attention": ("attn", "T × [S, D]", "time, size", "3 of [6, D]"),
+        "temporal attention": ("attn_temp", "S × [T, D]", "time, length", "[3, D]"),
+        "cross-attention": ("cross_attn", "", "caption", "[L, D]"),
+        "MLP": ("mlp", "[T, S, D]", "time, size", "3 of [6, D]"),
+    }
+    for i, (name, (module, shape, side, vectors)) in enumerate(rows.items()):
+        y = 64 + 114 * i
+        layer = d.box(360, y, 180, name, module, lit=True)
+        source = d.box(768, y, 120, side, vectors, source=True)
+        middle, back = y + 28, y + 76
+        d.text(line - 14, back + 5, "+", 16)
+        if not shape:
+            d.arrow((line, middle), (358, middle), label="[T · S, D]")
+            d.arrow(source.left, (542, middle), label="keys and values")
+            d.arrow(layer.bottom, (layer.bottom[0], back), (line + 2, back))
+            continue
+        norm = d.box(152, y, 124, "norm", "×(1+scale)+shift")
+        gate = d.box(612, y, 70, "gate", "×")
+        d.arrow((line, middle), (150, middle), label="[T, S, D]")
+        d.arrow(norm.right, (358, middle), label=shape)
+        d.arrow(layer.right, (610, middle))
+        d.arrow(source.left, (684, middle))
+        d.arrow(source.top, (source.top[0], y - 14), (norm.top[0], y - 14), (norm.top[0], y - 2))
+        d.text(450, y - 19, "adaLN: shift, scale", 12, "faint", mono=True)
+        d.arrow(gate.bottom, (gate.bottom[0], back), (line + 2, back))
+    return d
+
+
 def files() -> dict[str, str]:
     """name -> content of every svg file of this folder."""
     return {
@@ -202,6 +314,10 @@ def files() -> dict[str, str]:
         "noise_sampling.svg": noise_sampling().svg(),
         "latents_vae.svg": latents_vae().svg(),
         "denoising_step.svg": denoising_step().svg(),
+        "words_encoding.svg": words_encoding().svg(),
+        "attention_trace.svg": attention_trace().svg(),
+        "stdit_model.svg": stdit_model().svg(),
+        "stdit_block.svg": stdit_block().svg(),
         **{f"map_{lesson[3:]}.svg": pipeline_map(*lit).svg() for lesson, lit in MAPS.items()},
     }
 

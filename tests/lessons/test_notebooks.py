@@ -133,8 +133,7 @@ def test_by_hand_and_by_the_library_is_the_same():
     assert found("04_words")["attention_by_hand_agrees"] and found("04_words")["padding_changes_nothing"]
     assert found("06_masks")["strategies_agree"] > 300
     transformer = found("05_stdit")
-    assert transformer["parameters_match"] == {"tiny": True, "XL/2": True} and transformer["flops_match"]
-    assert transformer["blocks_by_hand"] == 6
+    assert transformer["largest_distance_from_the_modules"] < 1e-3 and transformer["blocks_by_hand"] == 6
     assert min(found("03_denoising")["steps_by_hand_match"].values()) >= 10
 
 
@@ -162,6 +161,14 @@ def test_words_are_looked_at_from_the_places_that_they_name():
     result = found("07_attention")
     assert result["share_of_attention_in_the_region"] > 1.5 * result["uniform_share"]
     assert result["unrest_without_time"] > 1.3
+
+
+def test_frames_agree_by_temporal_attention_and_move_by_their_positions():
+    result = found("05_stdit")
+    flicker, way = result["flicker"], result["way"]
+    assert flicker["no temporal attention"] > flicker["complete model"] > flicker["no frame positions"]
+    assert way["complete model"] > 15 > abs(way["no frame positions"])
+    assert result["error_with_mask"] < 0.95 * result["error_without_mask"]
 
 
 def test_long_videos_have_the_length_that_was_computed_and_stay_in_their_place():
