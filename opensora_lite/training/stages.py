@@ -355,15 +355,20 @@ class Stages12(Stages):
     def clip_and_images(self, clip: Shot) -> np.ndarray:
         """float32 [3, C, T, h, w]: the latents that ShotLatents wants of a clip."""
         x = self.vae.frames.encode(from_uint8(clip.render(clip.num_frames)))
-        images, references = [], []
-        for latent, window in enumerate(self.generation.windows(clip.num_frames)):
-            frame = x[:, :, window.last : window.last + 1]
-            length, place = self.generation.picture_at(latent, clip.num_frames)
-            images.append(self.vae.encode_temporal(frame))
-            still = self.vae.encode_temporal(frame.tile([1, 1, length, 1, 1]))
-            references.append(still[:, :, place : place + 1])
-        rows = [self.vae.encode_temporal(x), paddle.concat(images, 2), paddle.concat(references, 2)]
-        return paddle.concat(rows).numpy()
+        windows = self.generation.windows(clip.num_frames)
+        frames = paddle.concat([x[:, :, window.last : window.last + 1] for window in windows])
+        images = self.vae.encode_temporal(frames)
+        lengths, places = zip(
+            *(self.generation.picture_at(i, clip.num_frames) for i in range(len(windows))), strict=True
+        )
+        references = list(images.unbind(0))
+        for length in set(lengths) - {1}:
+            rows = [i for i, each in enumerate(lengths) if each == length]
+            stills = self.vae.encode_temporal(paddle.stack([frames[i] for i in rows]).tile([1, 1, length, 1, 1]))
+            for i, still in zip(rows, stills, strict=True):
+                references[i] = still[:, places[i] : places[i] + 1]
+        rows = [self.vae.encode_temporal(x)[0], paddle.concat(list(images), 1), paddle.concat(references, 1)]
+        return paddle.stack(rows).numpy()
 
     def diffusion_trainer(self, data: Any) -> Trainer:
         """As in Stages; the tokenizer is written before the first checkpoint of weights that belong to it."""
