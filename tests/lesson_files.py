@@ -13,7 +13,6 @@ RESULT = "application/vnd.opensora-lite.result+json"
 OLD = {
     "00_quickstart",
     "03_denoising",
-    "04_words",
     "06_masks",
     "06_masks_loop",
     "07_attention",

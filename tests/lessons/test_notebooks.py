@@ -130,7 +130,9 @@ def found(name: str) -> dict:
 
 
 def test_by_hand_and_by_the_library_is_the_same():
-    assert found("04_words")["attention_by_hand_agrees"] and found("04_words")["padding_changes_nothing"]
+    words = found("04_words")
+    assert words["attention_by_hand_agrees"] and words["padding_changes_nothing"]
+    assert words["shuffled_words_change_nothing"] and words["words_right"]["2"] > words["words_right"]["8"]
     assert found("06_masks")["strategies_agree"] > 300
     transformer = found("05_stdit")
     assert transformer["largest_distance_from_the_modules"] < 1e-3 and transformer["blocks_by_hand"] == 6
