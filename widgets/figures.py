@@ -371,11 +371,17 @@ def masks(rows: Mapping[str, Sequence[float]], caption: str):
     show(figure, caption)
 
 
-def curves(lines: Mapping[str, tuple], caption: str, xlabel: str, ylabel: str, marker: str = "", **settings):
-    """Curves in one plot: name -> (x, y). settings: of the axes (xscale="log", ylim=(0, 1) …)."""
+def curves(
+    lines: Mapping[str, tuple], caption: str, xlabel: str, ylabel: str, marker="", dots: Sequence[str] = (), **settings
+):
+    """Curves in one plot: name -> (x, y). settings: of the axes (xscale="log", ylim=(0, 1) …).
+
+    dots: names of curves that are drawn as dots without a line.
+    """
     figure, axis = new_figure(width=6.5, height=3.0)
     for name, (x, y) in lines.items():
-        axis.plot(x, y, marker=marker, label=name)
+        style = {"marker": "o", "linestyle": ""} if name in dots else {"marker": marker}
+        axis.plot(x, y, label=name, **style)
     axis.set(xlabel=xlabel, ylabel=ylabel, **settings)
     if len(lines) > 1:
         axis.legend(frameon=False)

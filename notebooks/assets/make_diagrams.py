@@ -305,6 +305,59 @@ def stdit_block() -> Drawing:
     return d
 
 
+def quickstart_course() -> Drawing:
+    """00_quickstart: the lessons, in their four parts."""
+    d = Drawing(900, 306, "Map of the course")
+    rows = {
+        ("I  Diffusion", "how it works"): {
+            "01 Noise": "the idea",
+            "02 Latents": "what it sees",
+            "03 Denoising": "one step",
+            "04 Words": "the caption",
+            "05 STDiT": "the network",
+        },
+        ("II  Control", "what you decide"): {
+            "06 Masks": "given frames",
+            "07 Attention": "who looks where",
+            "08 Loops": "long videos",
+        },
+        ("III  Training", "how it learns"): {"11 Training": "your own loop", "12 Evaluation": "how good is it"},
+        ("IV  At work", "many videos"): {
+            "13 Generate": "prompt files",
+            "14 Sweep": "hundreds of runs",
+            "15 Full size": "real weights",
+        },
+    }
+    for i, (part, lessons) in enumerate(rows.items()):
+        y = 14 + 72 * i
+        d.box(14, y, 140, *part, source=True)
+        boxes = [d.box(170 + 144 * k, y, 130, *lesson, lit=i + k == 0) for k, lesson in enumerate(lessons.items())]
+        for before, after in pairwise(boxes):
+            d.arrow(before.right, after.left)
+    return d
+
+
+def quickstart_tasks() -> Drawing:
+    """00_quickstart: which frames of the five tasks are given, generated and edited."""
+    d = Drawing(900, 246, "Five tasks")
+    rows = {
+        "1  text to video": "." * 16,
+        "2  image as condition": "A" + "." * 15,
+        "3  connecting": "A" + "." * 14 + "B",
+        "4  extending": "A" * 8 + "." * 8,
+        "5  editing": "~" * 16,
+    }
+    for i, (task, frames) in enumerate(rows.items()):
+        y = 16 + 38 * i
+        d.text(110, y + 20, task, 14)
+        for k, letter in enumerate(frames):
+            d.plain(226 + 41 * k, y, 36, 30, lit=letter in "AB")
+            if letter != ".":
+                d.text(244 + 41 * k, y + 20, letter, 14, mono=True)
+    d.text(554, 226, "blue, A and B: given frames of a reference · empty: generated · ~: edited", 13, "faint")
+    return d
+
+
 def files() -> dict[str, str]:
     """name -> content of every svg file of this folder."""
     return {
@@ -312,6 +365,8 @@ def files() -> dict[str, str]:
         "pipeline_dark.svg": pipeline().svg("dark"),
         "noise_training.svg": noise_training().svg(),
         "noise_sampling.svg": noise_sampling().svg(),
+        "quickstart_course.svg": quickstart_course().svg(),
+        "quickstart_tasks.svg": quickstart_tasks().svg(),
         "latents_vae.svg": latents_vae().svg(),
         "denoising_step.svg": denoising_step().svg(),
         "words_encoding.svg": words_encoding().svg(),
