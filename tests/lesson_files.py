@@ -19,7 +19,6 @@ OLD = {
     "11_training",
     "13_generate",
     "14_sweep",
-    "15_full_size",
 }
 REWRITTEN = [path for path in NOTEBOOKS if path.stem not in OLD]
 

@@ -21,6 +21,7 @@ MAPS = {
     "04_words": ("caption", "T5"),
     "05_stdit": ("transformer",),
     "07_attention": ("T5", "transformer", "frames"),
+    "15_full_size": ("T5", "transformer", "VAE"),
 }
 PARTS = ("caption", "T5", "noise", "steps", "transformer", "latents", "VAE", "frames", "references", "mask")
 
@@ -358,6 +359,32 @@ def quickstart_tasks() -> Drawing:
     return d
 
 
+def full_size_models() -> Drawing:
+    """15_full_size: the three released models, areas to scale by their parameters."""
+    d = Drawing(936, 262, "The three released models")
+    caption = d.box(16, 93, 110, "caption", source=True)
+    t5 = d.plain(190, 38, 166, 166)
+    stdit = d.plain(524, 87.5, 67, 67, lit=True)
+    vae = d.plain(740, 110, 22, 22)
+    for box, name, size in ((t5, "T5 encoder", 4762), (stdit, "STDiT2", 768), (vae, "VAE", 84)):
+        x = box.x + box.w / 2
+        d.text(x, box.y + box.h + 26, name, 16)
+        d.text(x, box.y + box.h + 44, f"{size:,} million", 12, "faint", mono=True)
+    d.text(273, 26, "once", 13, "faint")
+    d.text(557, 26, "noise [4, 16, 32, 32]", 12, "faint", mono=True)
+    d.text(652, 75, "100 steps", 13, "faint")
+    d.arrow((591, 104), (618, 104), (618, 64), (576, 64), (576, 85))
+    d.arrow(caption.right, (188, 121))
+    d.arrow((356, 121), (522, 121), label="[200, 4096]")
+    d.arrow((557, 34), (557, 85))
+    d.arrow((591, 121), (738, 121), label="[4, 16, 32, 32]")
+    d.arrow((762, 121), (824, 121))
+    d.frames(828, 86)
+    d.text(863, 183, "frames", 16)
+    d.text(863, 201, "[16, 256, 256, 3]", 12, "faint", mono=True)
+    return d
+
+
 def files() -> dict[str, str]:
     """name -> content of every svg file of this folder."""
     return {
@@ -373,6 +400,7 @@ def files() -> dict[str, str]:
         "attention_trace.svg": attention_trace().svg(),
         "stdit_model.svg": stdit_model().svg(),
         "stdit_block.svg": stdit_block().svg(),
+        "full_size_models.svg": full_size_models().svg(),
         **{f"map_{lesson[3:]}.svg": pipeline_map(*lit).svg() for lesson, lit in MAPS.items()},
     }
 
