@@ -408,6 +408,32 @@ def frame_states(states: np.ndarray, caption: str):
     show(figure, caption)
 
 
+def moving_frames(
+    pictures: np.ndarray, states: np.ndarray, numbers: Sequence[int], titles: Sequence[str], caption: str, **options
+):
+    """Animate frames side by side while they are denoised: pictures uint8 [steps, n, height, width, 3].
+
+    states: [steps, n]; 0: waits, 1: joins (gets noise), 2: is denoised. numbers: of the n frames in their video.
+    titles: of the steps. options: of `animation`.
+    """
+    names, colors = ("waits", "joins", "denoised"), (GIVEN, EDITED, "#777777")
+    n = pictures.shape[1]
+    figure, axes = new_figure(1, n, 0.96 * n, 1.55, squeeze=False)
+    shown = [axis.imshow(picture) for axis, picture in zip(axes[0], pictures[0], strict=True)]
+    canvas, pages = FigureCanvasAgg(figure), []
+    for row, state, title in zip(pictures, states, titles, strict=True):
+        for axis, image, picture, number, kind in zip(axes[0], shown, row, numbers, state, strict=True):
+            image.set_data(picture)
+            axis.set(xticks=[], yticks=[])
+            axis.set_title(f"frame {number}", fontsize=8)
+            axis.set_xlabel(names[kind], fontsize=8, color=colors[kind], fontweight="bold")
+            axis.spines[:].set(visible=True, color=colors[kind], linewidth=3)
+        figure.suptitle(title, fontsize=9)
+        canvas.draw()
+        pages.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    animation(np.stack(pages), caption, **options)
+
+
 def histograms(panels: Mapping[str, tuple], caption: str, xlabel: str):
     """Histograms side by side, each with its expected density: title -> (values, x, density at x)."""
     figure, axes = new_figure(1, len(panels), 1.8 * len(panels) + 0.5, 2.2, sharex=True, squeeze=False)

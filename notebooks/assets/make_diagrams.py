@@ -20,7 +20,9 @@ MAPS = {
     "03_denoising": ("noise", "steps", "latents"),
     "04_words": ("caption", "T5"),
     "05_stdit": ("transformer",),
+    "06_masks": ("references", "mask", "steps"),
     "07_attention": ("T5", "transformer", "frames"),
+    "08_long_videos": ("references", "mask", "frames"),
     "15_full_size": ("T5", "transformer", "VAE"),
 }
 PARTS = ("caption", "T5", "noise", "steps", "transformer", "latents", "VAE", "frames", "references", "mask")
@@ -385,6 +387,72 @@ def full_size_models() -> Drawing:
     return d
 
 
+def masks_loop() -> Drawing:
+    """06_masks: what the frame mask does in one step of the loop."""
+    d = Drawing(900, 334, "The frame mask in one step of sampling")
+    x = d.box(16, 98, 100, "x", "all T frames", source=True)
+    join = d.box(196, 98, 130, "1. join", "add noise")
+    network = d.box(402, 98, 132, "2. STDiT2", "guess the noise", lit=True)
+    step = d.box(606, 98, 104, "3. step", "DDIM, eq. 12")
+    wait = d.box(776, 98, 108, "4. wait", "old or new")
+    d.arrow(x.right, (194, 126), label="[C,T,H,W]")
+    d.arrow(join.right, (400, 126), label="x_t")
+    d.arrow(network.right, (604, 126), label="noise")
+    d.arrow(step.right, (774, 126), label="new x")
+    d.arrow(
+        (364, 126), (364, 64), (wait.top[0], 64), (wait.top[0], 96), label="x_t: frames that wait stay", at=(580, 56)
+    )
+    d.arrow(
+        (wait.right[0] - 20, 98),
+        (wait.right[0] - 20, 24),
+        (68, 24),
+        (68, 96),
+        label="the x of the next step",
+        at=(450, 17),
+    )
+    d.frame(16, 238, 868, 84, "frame mask r [T], one number per frame; start step k = int(r · n); the steps count down")
+    for box, line in (
+        (join, "here, if k = step"),
+        (network, "time t if k > step,"),
+        (wait, "new, if k ≥ step"),
+    ):
+        d.arrow((box.bottom[0], 236), (box.bottom[0], 156))
+        d.text(min(box.bottom[0], 812), 284, line, 12, "ink", mono=True)
+    d.text(network.bottom[0], 302, "otherwise time 0", 12, "ink", mono=True)
+    d.text(join.bottom[0], 302, "r between 0 and 1", 12, "faint", mono=True)
+    d.text(812, 302, "otherwise x_t", 12, "ink", mono=True)
+    return d
+
+
+def long_videos_chain() -> Drawing:
+    """08_long_videos: how frames go from one loop to the next."""
+    d = Drawing(900, 316, "From one loop to the next")
+    first = d.box(16, 40, 150, "loop 0", "noise, caption 0", lit=True)
+    decode = d.box(262, 40, 130, "VAE decoder")
+    d.frames(474, 30)
+    d.text(640, 60, "T frames", 16)
+    d.text(640, 80, "[T, 64, 64, 3]", 12, "faint", mono=True)
+    d.arrow(first.right, (260, 68), label="[4,T,8,8]")
+    d.arrow(decode.right, (472, 68), label="pixels")
+    encode = d.box(444, 136, 130, "VAE encoder")
+    d.arrow((509, 103), (509, 134), label="the last c", at=(562, 123))
+    mask = d.box(204, 136, 140, "mask", "1,0,-4,0,4")
+    d.arrow(encode.left, (346, 164), label="[4,c,8,8]")
+    second = d.box(16, 226, 150, "loop 1", "noise, caption 1", lit=True)
+    d.arrow(mask.left, (91, 164), (91, 224), label="c given frames", at=(140, 155))
+    decode_2 = d.box(262, 226, 130, "VAE decoder")
+    d.frames(474, 216)
+    d.text(660, 246, "T − c new frames", 16)
+    d.text(660, 266, "the c given ones are dropped", 12, "faint", mono=True)
+    d.arrow(second.right, (260, 254), label="[4,T,8,8]")
+    d.arrow(decode_2.right, (472, 254), label="pixels")
+    d.frame(782, 20, 102, 280, "the video")
+    d.text(833, 74, "T", 16)
+    d.text(833, 172, "+", 16)
+    d.text(833, 260, "T − c", 16)
+    return d
+
+
 def files() -> dict[str, str]:
     """name -> content of every svg file of this folder."""
     return {
@@ -401,6 +469,8 @@ def files() -> dict[str, str]:
         "stdit_model.svg": stdit_model().svg(),
         "stdit_block.svg": stdit_block().svg(),
         "full_size_models.svg": full_size_models().svg(),
+        "masks_loop.svg": masks_loop().svg(),
+        "long_videos_chain.svg": long_videos_chain().svg(),
         **{f"map_{lesson[3:]}.svg": pipeline_map(*lit).svg() for lesson, lit in MAPS.items()},
     }
 
