@@ -372,9 +372,9 @@ def full_size_models() -> Drawing:
         x = box.x + box.w / 2
         d.text(x, box.y + box.h + 26, name, 16)
         d.text(x, box.y + box.h + 44, f"{size:,} million", 12, "faint", mono=True)
-    d.text(273, 26, "once", 13, "faint")
+    d.text(273, 26, "once per caption", 13, "faint")
     d.text(557, 26, "noise [4, 16, 32, 32]", 12, "faint", mono=True)
-    d.text(652, 75, "100 steps", 13, "faint")
+    d.text(672, 75, "100 steps, twice", 13, "faint")
     d.arrow((591, 104), (618, 104), (618, 64), (576, 64), (576, 85))
     d.arrow(caption.right, (188, 121))
     d.arrow((356, 121), (522, 121), label="[200, 4096]")
