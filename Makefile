@@ -118,7 +118,9 @@ soak: $(VENV)/stamp-full
 notebooks: $(VENV)/stamp-full
 	$(VENV)/bin/python notebooks/refresh.py
 
+# JupyterLab runs the scripts of saved outputs, figures with a slider, in notebooks that are trusted.
 lab: $(VENV)/stamp-full
+	@$(VENV)/bin/python -m nbformat.sign $(NOTEBOOKS) >/dev/null
 	cd notebooks && ../$(VENV)/bin/python -m jupyterlab
 
 # -E reads every page again: a page that was read before repeats none of its warnings.

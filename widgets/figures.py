@@ -780,14 +780,25 @@ def _cloud(axis, points: np.ndarray, values, limit: float, title: str):
     return axis.scatter(*points.T, s=5, linewidths=0, **color)
 
 
+def _farthest(panels: Mapping[str, np.ndarray]) -> float:
+    """A limit of the axes that leaves no point outside, nor half of its dot."""
+    return 1.04 * max(float(np.abs(points).max()) for points in panels.values())
+
+
 def clouds(
-    panels: Mapping[str, np.ndarray], caption: str, values=None, arrows: Mapping[str, tuple] | None = None, limit=3.0
+    panels: Mapping[str, np.ndarray],
+    caption: str,
+    values=None,
+    arrows: Mapping[str, tuple] | None = None,
+    limit: float | None = None,
 ):
     """Points in the plane: title -> [n, 2].
 
     values: [n] from 0 to 1, the colours of the points in every panel, or title -> [n]. arrows: title -> (starts, ends),
-    [k, 2], drawn over the points of that panel, with a dot where they start.
+    [k, 2], drawn over the points of that panel, with a dot where they start. limit: of the axes, by default that of the
+    farthest point.
     """
+    limit = limit or _farthest(panels)
     figure, axes = new_figure(1, len(panels), 1.9 * len(panels), 2.2, squeeze=False)
     for axis, (title, points) in zip(axes[0], panels.items(), strict=True):
         _cloud(axis, points, values[title] if isinstance(values, Mapping) else values, limit, title)
@@ -799,12 +810,14 @@ def clouds(
 
 
 def moving_clouds(
-    panels: Mapping[str, np.ndarray], caption: str, titles: Sequence[str], values=None, limit=3.0, **options
+    panels: Mapping[str, np.ndarray], caption: str, titles: Sequence[str], values=None, limit=None, **options
 ):
     """Animate points in the plane: name -> [frames, n, 2].
 
-    titles: of the frames. values [n], from 0 to 1, colour the points. options: of `animation`.
+    titles: of the frames. values [n], from 0 to 1, colour the points. limit: of the axes, by default that of the
+    farthest point. options: of `animation`.
     """
+    limit = limit or _farthest(panels)
     figure, axes = new_figure(1, len(panels), 3.0 * len(panels), 3.3, squeeze=False)
     canvas, pictures = FigureCanvasAgg(figure), []
     moving = [

@@ -127,22 +127,31 @@ def noise_training() -> Drawing:
 
 
 def noise_sampling() -> Drawing:
-    """01_noise: one step of sampling."""
-    d = Drawing(900, 214, "One step of sampling")
-    x_t = d.box(16, 62, 110, "x_t", "noisier", source=True)
-    network = d.box(204, 62, 130, "network", "ε_θ(x_t, t)", lit=True)
-    clean = d.box(462, 62, 140, "take it away", "all the noise")
-    back = d.box(700, 62, 110, "put back", "less noise")
-    x_s = (back.right[0] + 74, back.right[1])
-    d.arrow(x_t.right, (202, 90), label="[B, 2]")
-    d.arrow(network.right, (460, 90), label="ε_θ [B, 2]", at=(382, 81))
-    d.arrow(clean.right, (698, 90), label="guess of x_0")
-    d.arrow((440, 90), (440, 30), (back.top[0], 30), (back.top[0], 60), label="the same ε_θ", at=(600, 22))
+    """01_noise: one step of sampling, in its loop."""
+    d = Drawing(900, 262, "Sampling: a step and its loop")
+    noise = d.box(12, 104, 96, "noise", "t = 999", source=True)
+    d.frame(146, 12, 632, 238, "repeat 50 times: t = 999, 979, …, 20, 0")
+    x_t = d.box(164, 104, 92, "x_t", "time t")
+    network = d.box(320, 104, 124, "network", "ε_θ(x_t, t)", lit=True)
+    clean = d.box(506, 104, 116, "take away", "all the noise")
+    back = d.box(676, 104, 90, "put back", "less noise")
+    data = d.box(812, 104, 76, "data", "t = 0", source=True)
+    d.arrow(noise.right, x_t.left)
+    d.arrow(x_t.right, network.left, label="[B, 2]")
+    d.arrow(network.right, clean.left, label="ε_θ")
+    d.arrow(clean.right, back.left, label="x̂_0")
+    d.arrow(back.right, data.left)
+    d.arrow((475, 132), (475, 64), (back.top[0], 64), (back.top[0], 102), label="the same ε_θ", at=(590, 56))
     d.arrow(
-        x_t.bottom, (x_t.bottom[0], 146), (clean.bottom[0], 146), (clean.bottom[0], 120), label="x_t", at=(280, 138)
+        (x_t.right[0] - 20, 160), (236, 190), (clean.bottom[0], 190), (clean.bottom[0], 162), label="x_t", at=(400, 182)
     )
     d.arrow(
-        back.right, x_s, (x_s[0], 184), (36, 184), (36, 120), label="x_s, a little cleaner: the next x_t", at=(480, 176)
+        back.bottom,
+        (back.bottom[0], 232),
+        (190, 232),
+        (190, 162),
+        label="x_s, a little cleaner: the x_t of the next step, at the time s < t",
+        at=(450, 224),
     )
     return d
 
