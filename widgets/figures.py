@@ -121,6 +121,7 @@ def slider(
     snr: Sequence[tuple[int, float]] | None = None,
     histogram: tuple[str, np.ndarray, np.ndarray, np.ndarray] | None = None,
     states: np.ndarray | None = None,
+    numbers: Sequence[int] | None = None,
     quality: int = 80,
 ):
     """Display pictures that a reader moves through with a slider; no kernel is needed.
@@ -129,7 +130,7 @@ def slider(
     "t = 400, SNR ≈ 0.31". name: what the slider moves. start: the first position shown. scale: of the pictures.
     snr: (timestep, signal-to-noise ratio) of the positions, for a plot. histogram: its title, the values of all
     positions [n, …], and the density that is expected, as x and y. states [n, T]: of the frames at each position, as in
-    `frame_states`. quality: of the pictures (WebP), 1 to 100.
+    `frame_states`; numbers: of these frames [0, 1 …]. quality: of the pictures (WebP), 1 to 100.
 
     The output is HTML. The site and JupyterLab, in a trusted notebook, show the slider (slider.js). Where scripts don't
     run, on GitHub say, a static picture of at most eight positions stays. The labels are part of the plain text, which
@@ -170,7 +171,11 @@ def slider(
         ends = [float(x[0]), float(x[-1])]
         stored["histogram"] = {"title": title, "range": ends, "counts": counts, "density": np.round(y, 3).tolist()}
     if states is not None:
-        stored["states"] = {"names": list(STATES), "rows": np.asarray(states).tolist()}
+        stored["states"] = {
+            "names": list(STATES),
+            "frames": list(range(len(states[0])) if numbers is None else numbers),
+            "rows": np.asarray(states).tolist(),
+        }
     # 3. the static figure, and the script that replaces it
     still = base64.b64encode(_overview(panels, labels, states)).decode()
     style, script = source("base.css", "plots.css", "slider.css"), module("plots.js", "slider.js")

@@ -100,15 +100,15 @@ class Slider {
   }
 
   /** What each frame does: a row of boxes, with a legend. */
-  states({ names, rows }) {
-    const boxes = rows[0].map((_, frame) => make("span", {}, `${frame}`));
+  states({ names, frames, rows }) {
+    const boxes = frames.map((number) => make("span", {}, `${number}`));
     const row = make("div", { class: "osl-slider-states", style: `--osl-count: ${boxes.length}`, role: "img" }, boxes);
     const colors = ["given", "edited", "generated"];
     const keys = names.map((text, i) => make("span", { class: "osl-key", style: `--osl-color: var(--osl-${colors[i]})` }, text));
     const show = (at) => {
-      boxes.forEach((box, frame) => (box.dataset.state = rows[at][frame]));
-      const named = names.map((text, state) => [text, rows[at].flatMap((found, frame) => (found === state ? [frame] : []))]);
-      const says = named.filter(([, frames]) => frames.length).map(([text, frames]) => `${text}: ${frames.join(", ")}`);
+      boxes.forEach((box, i) => (box.dataset.state = rows[at][i]));
+      const named = names.map((text, state) => [text, frames.filter((_, i) => rows[at][i] === state)]);
+      const says = named.filter(([, found]) => found.length).map(([text, found]) => `${text}: ${found.join(", ")}`);
       set(row, { "aria-label": `frames, ${says.join("; ")}` });
     };
     const legend = make("div", { class: "osl-row osl-label" }, make("span", {}, "frames"), keys);

@@ -70,11 +70,13 @@ def test_histograms_and_states(shown):
     values = np.stack([VALUES, 2 * VALUES])
     states = np.array([[0, 1], [1, 2]])
     density = np.linspace(-4, 4, 9), np.ones(9)
-    figures.slider({"": colored(2, 8, 8)}, ["a", "b"], "c", histogram=("Values", values, *density), states=states)
+    figures.slider(
+        {"": colored(2, 8, 8)}, ["a", "b"], "c", histogram=("Values", values, *density), states=states, numbers=[3, 7]
+    )
     stored = data_of(shown[0]["text/html"])
     assert stored["histogram"]["range"] == [-4, 4] and len(stored["histogram"]["counts"][0]) == 40
     assert sum(stored["histogram"]["counts"][0]) * 8 / 40 == pytest.approx(1, abs=0.01)
-    assert stored["states"] == {"names": list(figures.STATES), "rows": states.tolist()}
+    assert stored["states"] == {"names": list(figures.STATES), "frames": [3, 7], "rows": states.tolist()}
 
 
 def test_each_position_needs_a_picture(shown):
