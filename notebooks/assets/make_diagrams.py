@@ -235,6 +235,26 @@ def words_encoding() -> Drawing:
     return d
 
 
+def words_guidance() -> Drawing:
+    """04_words: classifier-free guidance."""
+    d = Drawing(904, 226, "Classifier-free guidance")
+    x_t = d.box(16, 85, 104, "x_t", "[C, T, H, W]", source=True)
+    cond = d.box(236, 22, 160, "transformer", "with the caption")
+    uncond = d.box(236, 148, 160, "transformer", "null caption")
+    difference = d.box(516, 22, 130, "difference", "ε_y − ε_∅")
+    scaled = d.box(736, 22, 90, "× s", "scale", lit=True)
+    d.box(736, 148, 90, "+", "ε, guided")
+    d.arrow(x_t.right, (178, 113), (178, 50), (234, 50), label="t", at=(150, 105))
+    d.arrow((178, 113), (178, 176), (234, 176))
+    d.arrow(cond.right, (514, 50), label="ε_y")
+    d.arrow(uncond.right, (734, 176), label="ε_∅", at=(660, 167))
+    d.arrow((580, 176), (580, 80))
+    d.arrow(difference.right, (734, 50))
+    d.arrow(scaled.bottom, (781, 146))
+    d.text(862, 181, "→ step", 13, "faint", mono=True)
+    return d
+
+
 def attention_trace() -> Drawing:
     """07_attention: where a trace reads the weights."""
     d = Drawing(904, 250, "Where the weights come from")
@@ -474,6 +494,7 @@ def files() -> dict[str, str]:
         "latents_vae.svg": latents_vae().svg(),
         "denoising_step.svg": denoising_step().svg(),
         "words_encoding.svg": words_encoding().svg(),
+        "words_guidance.svg": words_guidance().svg(),
         "attention_trace.svg": attention_trace().svg(),
         "stdit_model.svg": stdit_model().svg(),
         "stdit_block.svg": stdit_block().svg(),
