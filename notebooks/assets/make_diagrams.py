@@ -138,10 +138,10 @@ def noise_sampling() -> Drawing:
     data = d.box(812, 104, 76, "data", "t = 0", source=True)
     d.arrow(noise.right, x_t.left)
     d.arrow(x_t.right, network.left, label="[B, 2]")
-    d.arrow(network.right, clean.left, label="ε_θ")
+    d.arrow(network.right, clean.left, label="ε_θ", at=(462, 123))
     d.arrow(clean.right, back.left, label="x̂_0")
     d.arrow(back.right, data.left)
-    d.arrow((475, 132), (475, 64), (back.top[0], 64), (back.top[0], 102), label="the same ε_θ", at=(590, 56))
+    d.arrow((488, 132), (488, 64), (back.top[0], 64), (back.top[0], 102), label="the same ε_θ", at=(590, 56))
     d.arrow(
         (x_t.right[0] - 20, 160), (236, 190), (clean.bottom[0], 190), (clean.bottom[0], 162), label="x_t", at=(400, 182)
     )
