@@ -470,6 +470,18 @@ def points(groups: Mapping[str, tuple], caption: str, xlabel: str, ylabel: str):
     show(figure, caption)
 
 
+def intervals(rows: Mapping[str, tuple], caption: str, xlabel: str, **settings):
+    """Values with their intervals, one row each: name -> (low, value, high). settings: of the axes (xlim=(0, 1) …)."""
+    figure, axis = new_figure(width=7.0, height=0.32 * len(rows) + 0.8)
+    for y, (low, value, high) in enumerate(rows.values()):
+        axis.plot([low, high], [y, y], color=COLORS[0], linewidth=2)
+        axis.plot(value, y, "o", color=COLORS[0])
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5), **settings)
+    axis.grid(axis="x", color="#DDDDDD", linewidth=0.8)
+    show(figure, caption)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 #   Attention and loops (07, 08 and 09)
 # ---------------------------------------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ MAPS = {
     "06_masks": ("references", "mask", "steps"),
     "07_attention": ("T5", "transformer", "frames"),
     "08_long_videos": ("references", "mask", "frames"),
+    "11_training": ("T5", "transformer", "latents", "mask"),
+    "12_evaluation": ("frames",),
     "15_full_size": ("T5", "transformer", "VAE"),
 }
 PARTS = ("caption", "T5", "noise", "steps", "transformer", "latents", "VAE", "frames", "references", "mask")
@@ -482,6 +484,68 @@ def long_videos_chain() -> Drawing:
     return d
 
 
+def training_step() -> Drawing:
+    """11_training: one step of training of the video model."""
+    d = Drawing(948, 414, "One step of training of the video model")
+    noise = d.box(16, 18, 130, "noise ε", "drawn at random", source=True)
+    clip = d.box(16, 98, 130, "clip", "T pictures", source=True)
+    time = d.box(16, 178, 130, "time, mask", "drawn at random", source=True)
+    caption = d.box(16, 258, 130, "caption", "1 of 10 left out", source=True)
+    vae = d.box(190, 98, 132, "VAE encoder", "frozen")
+    t5 = d.box(190, 258, 132, "T5", "frozen")
+    mix = d.box(386, 98, 110, "mix", "data, noise")
+    model = d.box(566, 98, 124, "transformer", "STDiT2", lit=True)
+    loss = d.box(776, 98, 108, "loss", "one number")
+    average = d.box(330, 340, 166, "moving average", "what is kept")
+    optimizer = d.box(746, 340, 138, "optimizer", "AdamW")
+    d.arrow(noise.right, (830, 46), (830, 96), label="ε [B, C, T, H, W]: the right answer is known", at=(640, 37))
+    d.arrow((441, 46), (441, 96))
+    d.arrow(clip.right, vae.left)
+    d.arrow(vae.right, mix.left, label="x_0")
+    d.arrow(mix.right, model.left, label="x_t")
+    d.arrow(model.right, loss.left, label="ε_θ")
+    d.arrow(time.right, (830, 206), (830, 156), label="which frames count", at=(756, 197))
+    d.arrow((441, 206), (441, 156))
+    d.arrow((622, 206), (622, 156))
+    d.arrow(caption.right, t5.left)
+    d.arrow(t5.right, (664, 286), (664, 156), label="y [B, L, D]", at=(372, 277))
+    d.arrow(loss.right, (920, 126), (920, 368), (886, 368))
+    d.text(862, 262, "backward:", 12, "faint", mono=True)
+    d.text(862, 278, "gradients", 12, "faint", mono=True)
+    d.arrow(optimizer.left, average.right, label="new parameters", at=(658, 359))
+    d.arrow((590, 368), (590, 156))
+    return d
+
+
+def evaluation() -> Drawing:
+    """12_evaluation: what is measured, and against what."""
+    d = Drawing(900, 340, "Three measurements of generated videos")
+    prompts = d.box(16, 128, 130, "prompts", "and seeds", source=True)
+    model = d.box(196, 128, 110, "model", lit=True)
+    d.frames(366, 118)
+    d.text(402, 206, "videos", 13)
+    real = d.box(196, 208, 110, "real clips", "not trained on", source=True)
+    references = d.box(346, 268, 130, "references", "given frames", source=True)
+    words = d.box(536, 48, 140, "describe", "a video's words")
+    features = d.box(536, 148, 140, "features", "a few numbers")
+    kept = d.box(536, 248, 140, "compare", "pixel by pixel")
+    share = d.box(754, 48, 130, "share right", "91 of 100")
+    distance = d.box(754, 148, 130, "Fréchet", "a distance")
+    decibels = d.box(754, 248, 130, "PSNR", "decibels")
+    d.arrow(prompts.right, model.left)
+    d.arrow(model.right, (364, 156))
+    d.arrow((440, 156), (490, 156), (490, 76), words.left)
+    d.arrow((490, 156), (490, 168), (534, 168))
+    d.arrow((490, 156), (490, 268), (534, 268))
+    d.arrow((real.right[0], 228), (514, 228), (514, 184), (534, 184))
+    d.arrow((references.right[0], 290), (534, 290))
+    d.arrow(prompts.top, (81, 24), (819, 24), (819, 46), label="the words that were asked for", at=(290, 40))
+    d.arrow(words.right, share.left)
+    d.arrow(features.right, distance.left)
+    d.arrow(kept.right, decibels.left)
+    return d
+
+
 def files() -> dict[str, str]:
     """name -> content of every svg file of this folder."""
     return {
@@ -501,6 +565,8 @@ def files() -> dict[str, str]:
         "full_size_models.svg": full_size_models().svg(),
         "masks_loop.svg": masks_loop().svg(),
         "long_videos_chain.svg": long_videos_chain().svg(),
+        "training_step.svg": training_step().svg(),
+        "evaluation.svg": evaluation().svg(),
         **{f"map_{lesson[3:]}.svg": pipeline_map(*lit).svg() for lesson, lit in MAPS.items()},
     }
 
