@@ -198,6 +198,14 @@ def test_the_released_weights_are_as_large_as_they_are():
     assert shapes == [[2, 256, 3 * 1152], [256, 2, 3 * 1152]]
 
 
+def test_an_evaluation_says_how_sure_it_is():
+    result = found("12_evaluation")
+    assert result["interval_of_91"] == [83.8, 95.2]
+    right, distance = result["right_of_100"], result["frechet"]
+    assert right["guidance 4"] > right["guidance 1"] > right["4 steps"]
+    assert distance["real clips at noon only"] > 100 * distance["real clips, other layouts"]
+
+
 def test_papermill_runs_the_quickstart_with_other_parameters(tmp_path, monkeypatch):
     papermill = pytest.importorskip(
         "papermill", reason="papermill is not installed; pip install -e '.[cpu,notebook,dev]' brings it"
