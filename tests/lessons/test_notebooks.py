@@ -106,6 +106,13 @@ def test_code_cells_are_short(old):
     assert statistics.median(lengths) <= 10
 
 
+def test_it_ends_with_links_to_the_lessons_before_and_after(path):
+    end = source(read(path)["cells"][-1])
+    position = COURSE.index(path.stem)
+    for neighbour in COURSE[max(position - 1, 0) : position] + COURSE[position + 1 : position + 2]:
+        assert f"]({neighbour}.ipynb)" in end
+
+
 def test_cells_hold_no_plumbing(path):
     for cell in code_cells(read(path)):
         found = re.search(r"sys\.path|get_ipython|filterwarnings|^\s*[%!]", source(cell), re.MULTILINE)
