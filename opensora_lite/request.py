@@ -233,7 +233,7 @@ class Settings:
         if self.loops > 1 and c is None:
             raise OpenSoraError(
                 f"{self.loops} loops need condition_frames, the frames that a loop takes over from the one before;"
-                f" condition_frames={max(n // 4, 1)} would be a quarter of them"
+                f" condition_frames={max(n // 4, 1)} would be a quarter; in Open-Sora 1.2, a multiple of 17"
             )
         if c is not None and c >= n:
             raise OpenSoraError(f"condition_frames is {c}, but a loop has {n} frames: give 1 to {n - 1}")
