@@ -808,21 +808,47 @@ def clouds(
     values=None,
     arrows: Mapping[str, tuple] | None = None,
     limit: float | None = None,
+    behind: np.ndarray | None = None,
 ):
     """Points in the plane: title -> [n, 2].
 
     values: [n] from 0 to 1, the colours of the points in every panel, or title -> [n]. arrows: title -> (starts, ends),
     [k, 2], drawn over the points of that panel, with a dot where they start. limit: of the axes, by default that of the
-    farthest point.
+    farthest point. behind: points [m, 2] that every panel shows in grey.
     """
     limit = limit or _farthest(panels)
     figure, axes = new_figure(1, len(panels), 1.9 * len(panels), 2.2, squeeze=False)
     for axis, (title, points) in zip(axes[0], panels.items(), strict=True):
+        if behind is not None:
+            axis.scatter(*behind.T, s=3, linewidths=0, color="#d0d0d0")
         _cloud(axis, points, values[title] if isinstance(values, Mapping) else values, limit, title)
         for start, end in zip(*(arrows or {}).get(title, ((), ())), strict=True):
             arrow = {"arrowstyle": "->", "color": COLORS[2], "linewidth": 1.5, "shrinkA": 0, "shrinkB": 0}
             axis.annotate("", end, start, arrowprops=arrow)
             axis.plot(*start, "o", color=COLORS[2], markersize=4)
+    show(figure, caption)
+
+
+def origins(columns: Mapping[str, tuple], data: np.ndarray, caption: str, limit: float = 2.4):
+    """Where a noisy point may come from, in two rows: at its own time, and at the size of the data [n, 2].
+
+    columns: title -> (x_t [2], weights [n] of the data points, the factors of the data and of the noise at that time).
+    """
+    figure, axes = new_figure(2, len(columns), 8.4, 0.4 + 14.8 / len(columns), squeeze=False)
+    colors = matplotlib.colors.LinearSegmentedColormap.from_list("weights", ["#d4d4d4", "#E69F00", "#8C1D00"])
+    for (upper, lower), (title, (x_t, weights, signal, spread)) in zip(axes.T, columns.items(), strict=True):
+        order = weights.argsort()  # the heaviest on top
+        options = {"s": 4, "linewidths": 0, "c": weights[order] / weights.max(), "cmap": colors, "vmin": 0, "vmax": 1}
+        for axis, factor in (upper, signal), (lower, 1):
+            drawn = axis.scatter(*(factor * data[order]).T, **options)
+            axis.plot(*(factor * (weights @ data)), "x", color="black", markersize=7, markeredgewidth=2)
+            axis.set(xlim=(-limit, limit), ylim=(-limit, limit), xticks=[], yticks=[], aspect="equal")
+        upper.add_patch(matplotlib.patches.Circle(x_t, spread, fill=False, color=COLORS[2], linewidth=1))
+        upper.plot(*x_t, "o", color=COLORS[2], markersize=5)
+        upper.set_title(title, fontsize=9)
+    axes[0, 0].set_ylabel("shrunk, as in x_t")
+    axes[1, 0].set_ylabel("at full size")
+    figure.colorbar(drawn, ax=axes, label="weight / largest weight", shrink=0.7, pad=0.01)
     show(figure, caption)
 
 
@@ -835,7 +861,8 @@ def moving_clouds(
     farthest point. options: of `animation`.
     """
     limit = limit or _farthest(panels)
-    figure, axes = new_figure(1, len(panels), 3.0 * len(panels), 3.3, squeeze=False)
+    side = 4.6 if len(panels) == 1 else 3.0
+    figure, axes = new_figure(1, len(panels), side * len(panels), side + 0.3, squeeze=False)
     canvas, pictures = FigureCanvasAgg(figure), []
     moving = [
         _cloud(axis, path[0], values, limit, name) for axis, (name, path) in zip(axes[0], panels.items(), strict=True)

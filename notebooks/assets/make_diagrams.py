@@ -111,11 +111,11 @@ def noise_training() -> Drawing:
     """01_noise: one step of training."""
     d = Drawing(900, 254, "One step of training")
     noise = d.box(16, 18, 140, "noise ε", "drawn at random", source=True)
-    data = d.box(16, 98, 140, "data x_0", "a batch", source=True)
+    data = d.box(16, 98, 140, "data x_{0}", "a batch", source=True)
     time = d.box(16, 178, 140, "time t", "drawn at random", source=True)
-    mix = d.box(250, 98, 190, "mix", "√ᾱ_t·x_0 + √(1−ᾱ_t)·ε")
-    network = d.box(546, 98, 130, "network", "ε_θ(x_t, t)", lit=True)
-    loss = d.box(782, 98, 104, "loss", "(ε_θ − ε)²")
+    mix = d.box(250, 98, 190, "mix", "√ᾱ_{t}·x_{0} + √(1−ᾱ_{t})·ε")
+    network = d.box(546, 98, 130, "network", "ε_{θ}(x_{t}, t)", lit=True)
+    loss = d.box(782, 98, 104, "loss", "(ε_{θ} − ε)²")
     d.arrow(
         noise.right, (loss.top[0], 46), (loss.top[0], 96), label="ε [B, 2]: the right answer is known", at=(640, 37)
     )
@@ -123,8 +123,8 @@ def noise_training() -> Drawing:
     d.arrow(data.right, (248, 126), label="[B, 2]")
     d.arrow(time.right, (network.bottom[0], 206), (network.bottom[0], 156), label="[B]", at=(204, 197))
     d.arrow((mix.bottom[0], 206), (mix.bottom[0], 156))
-    d.arrow(mix.right, (544, 126), label="x_t [B, 2]")
-    d.arrow(network.right, (780, 126), label="ε_θ [B, 2]")
+    d.arrow(mix.right, (544, 126), label="x_{t} [B, 2]")
+    d.arrow(network.right, (780, 126), label="ε_{θ} [B, 2]")
     return d
 
 
@@ -133,26 +133,31 @@ def noise_sampling() -> Drawing:
     d = Drawing(900, 262, "Sampling: a step and its loop")
     noise = d.box(12, 104, 96, "noise", "t = 999", source=True)
     d.frame(146, 12, 632, 238, "repeat 50 times: t = 999, 979, …, 20, 0")
-    x_t = d.box(164, 104, 92, "x_t", "time t")
-    network = d.box(320, 104, 124, "network", "ε_θ(x_t, t)", lit=True)
+    x_t = d.box(164, 104, 92, "x_{t}", "time t")
+    network = d.box(320, 104, 124, "network", "ε_{θ}(x_{t}, t)", lit=True)
     clean = d.box(506, 104, 116, "take away", "all the noise")
     back = d.box(676, 104, 90, "put back", "less noise")
     data = d.box(812, 104, 76, "data", "t = 0", source=True)
     d.arrow(noise.right, x_t.left)
     d.arrow(x_t.right, network.left, label="[B, 2]")
-    d.arrow(network.right, clean.left, label="ε_θ", at=(462, 123))
-    d.arrow(clean.right, back.left, label="x̂_0")
+    d.arrow(network.right, clean.left, label="ε_{θ}", at=(462, 123))
+    d.arrow(clean.right, back.left, label="x̂_{0}")
     d.arrow(back.right, data.left)
-    d.arrow((488, 132), (488, 64), (back.top[0], 64), (back.top[0], 102), label="the same ε_θ", at=(590, 56))
+    d.arrow((488, 132), (488, 64), (back.top[0], 64), (back.top[0], 102), label="the same ε_{θ}", at=(590, 56))
     d.arrow(
-        (x_t.right[0] - 20, 160), (236, 190), (clean.bottom[0], 190), (clean.bottom[0], 162), label="x_t", at=(400, 182)
+        (x_t.right[0] - 20, 160),
+        (236, 190),
+        (clean.bottom[0], 190),
+        (clean.bottom[0], 162),
+        label="x_{t}",
+        at=(400, 182),
     )
     d.arrow(
         back.bottom,
         (back.bottom[0], 232),
         (190, 232),
         (190, 162),
-        label="x_s, a little cleaner: the x_t of the next step, at the time s < t",
+        label="x_{s}, a little cleaner: the x_{t} of the next step, at the time s < t",
         at=(450, 224),
     )
     return d

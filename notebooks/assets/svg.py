@@ -11,6 +11,7 @@ card of its own: dark letters never stand on a dark page. `svg("light")` and `sv
 that chooses by itself (README.md). Colours are never the only difference: what is lit also has a thicker border.
 """
 
+import re
 from html import escape
 from typing import NamedTuple
 
@@ -64,11 +65,16 @@ class Drawing:
         self.parts: list[str] = []
 
     def text(self, x: float, y: float, text: str, size: int, color: str = "ink", mono: bool = False):
-        """A line of text, centred at x on the baseline y."""
+        """A line of text, centred at x on the baseline y. x_{t}: with the t below the line."""
+        written = re.sub(
+            r"_\{(.+?)\}(.?)",
+            r'<tspan dy="3" font-size="75%">\1</tspan><tspan dy="-3">\2</tspan>',
+            escape(text, quote=False),
+        )
         bold = ' font-weight="600"' if size >= 16 else ""
         self.parts.append(
             f'<text x="{x:g}" y="{y:g}" class="{color}-text{" mono" if mono else ""}" font-size="{size}" '
-            f'text-anchor="middle"{bold}>{escape(text, quote=False)}</text>'
+            f'text-anchor="middle"{bold}>{written}</text>'
         )
 
     def box(
