@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import importlib.abc
 import io
 import os
 import re
@@ -12,6 +13,7 @@ import threading
 import warnings
 import zlib  # noqa: F401  paddlepaddle 2.6 exports zlib symbols of its own; Python's must be bound first
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 from opensora_lite.errors import DeviceError
@@ -49,6 +51,7 @@ def set_environment() -> None:
     missing = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(missing)
     if "paddle" not in sys.modules:
+        sys.meta_path.insert(0, _QuietPaddle())
         return
     if os.environ["OMP_NUM_THREADS"] == "1" != wanted["OMP_NUM_THREADS"]:  # Paddle sets it to 1 when it is not set
         missing["OMP_NUM_THREADS"] = "1"
@@ -77,12 +80,33 @@ def quiet() -> Iterator[None]:
             gc.enable()
 
 
+class _QuietPaddle(importlib.abc.MetaPathFinder):
+    """importlib's hook: the first `import paddle` is quiet, wherever it stands.
+
+    Otherwise Paddle writes a warning about OMP_NUM_THREADS, which is set on purpose, to stderr.
+    """
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if fullname != "paddle":
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def run_quietly(module: ModuleType) -> None:
+                with quiet():
+                    run(module)
+
+            vars(spec.loader)["exec_module"] = run_quietly
+        return spec
+
+
 def import_paddle() -> ModuleType:
-    """Paddle, imported quietly and without its signal handlers. Raises DeviceError if it can't be imported."""
+    """Paddle without its signal handlers. Raises DeviceError if it can't be imported."""
     terminate = signal.getsignal(signal.SIGTERM)
     try:
-        with quiet():
-            import paddle
+        import paddle
     except ModuleNotFoundError as error:
         if error.name != "paddle":
             raise

@@ -29,6 +29,12 @@ def test_threads_are_set_before_paddle_is_imported_and_a_users_choice_stays():
     assert int(child(program, OMP_NUM_THREADS="7")) == 7
 
 
+@pytest.mark.parametrize("module", ["layers", "samplers", "stdit2", "training.models"])
+def test_importing_a_module_prints_nothing(module):
+    """Not even Paddle's warning about OMP_NUM_THREADS, which is set on purpose."""
+    assert child(f"import opensora_lite.{module}") == ""
+
+
 def test_a_warning_says_once_what_an_early_import_of_paddle_costs():
     program = "import paddle, warnings\nfor _ in range(2):\n    import opensora_lite\nimport opensora_lite.pipeline"
     said = child(program)
