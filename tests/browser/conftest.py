@@ -39,7 +39,8 @@ OVERRIDES = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # else cells out of sight are not drawn
 }
-JUPYTERLAB_ERRORS = ("favicon",)  # console errors of JupyterLab itself; widgets may cause none
+# Console errors of JupyterLab itself (the second: a page closed while its kernel starts); widgets may cause none.
+JUPYTERLAB_ERRORS = ("favicon", "Could not restore the debugger state")
 PATIENCE = 180  # seconds that any step may take: the machine may do other work
 
 

@@ -223,7 +223,7 @@ def test_no_path_of_the_command_line_is_executed(tmp_path):
 
 def test_make_lab_listens_on_localhost_and_asks_for_a_token(tmp_path):
     pytest.importorskip("jupyterlab")
-    recipe = re.search(r"^lab:.*\n\t(.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    recipe = re.search(r"^lab:.*\n(?:\t.*\n)*?\t(cd .*jupyterlab.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
     words = recipe.replace("../$(VENV)/bin/python", sys.executable).partition("&& ")[2].split()
     assert words[1:3] == ["-m", "jupyterlab"]
     folders = {f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "DATA", "RUNTIME")}
