@@ -89,7 +89,6 @@ class _QuietPaddle(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if fullname != "paddle":
             return None
-        sys.meta_path.remove(self)
         spec = PathFinder.find_spec(fullname)
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
@@ -97,6 +96,7 @@ class _QuietPaddle(importlib.abc.MetaPathFinder):
             def run_quietly(module: ModuleType) -> None:
                 with quiet():
                     run(module)
+                sys.meta_path.remove(self)
 
             vars(spec.loader)["exec_module"] = run_quietly
         return spec

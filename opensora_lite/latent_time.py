@@ -108,6 +108,18 @@ class LatentTime:
         before = sum(window.chunk < here.chunk for window in windows)
         return here.chunk_last - here.chunk_first + 1, latent - before
 
+    def stills(self, num_frames: int) -> dict[int, dict[int, int]]:
+        """`picture_at` of every latent frame of a video, by the length of the clip: length -> {latent frame: place}.
+
+        >>> LatentTime(17, 4).stills(17)
+        {1: {0: 0}, 17: {1: 1, 2: 2, 3: 3, 4: 4}}
+        """
+        found: dict[int, dict[int, int]] = {}
+        for latent in range(self.latent_frames(num_frames)):
+            length, place = self.picture_at(latent, num_frames)
+            found.setdefault(length, {})[latent] = place
+        return found
+
     def frames_of(self, latents: Iterable[int], num_frames: int) -> tuple[list[int], list[int]]:
         """The frames of a clip that must be encoded for some of its latent frames, and the latent frames they give.
 

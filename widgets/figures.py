@@ -8,6 +8,7 @@ alternative for readers without pictures, and what nbval compares. Latents are f
 import base64
 import html
 import io
+import itertools
 import json
 import math
 import textwrap
@@ -93,9 +94,14 @@ def animation(frames: np.ndarray, caption: str, milliseconds: int = 80, hold: in
     display({"image/png": file.getvalue(), "text/plain": f"Animation: {caption}"}, raw=True)
 
 
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Matplotlib's own font, which is the same on every machine."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), size)
+
+
 def _captioned(frames: np.ndarray, caption: str) -> np.ndarray:
     """The frames on a white page that is wide enough for text, with the caption under each of them."""
-    font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 12)
+    font = _font(12)
     count, height, width, _ = frames.shape
     wide, lines = max(width, 480), [""]
     for word in caption.split():
@@ -195,30 +201,29 @@ def _overview(panels: Mapping[str, np.ndarray], labels: Sequence[str], states=No
     shape = max(pictures.shape[2] / pictures.shape[1] for pictures in panels.values())  # width / height
     below = shape > 3
     shown = np.linspace(0, len(labels) - 1, min(len(labels), 8 if shape <= 1 else 4)).round().astype(int)
-    columns = len(panels) if below else len(shown)
-    high, strips = 7.0 / columns / shape, states is not None
-    kinds = [("panel", k) for k in shown] if below else [("panel", name) for name in panels]
-    for i in range(len(kinds), 0, -1) if below and strips else [len(kinds)] * strips:
-        kinds.insert(i, ("states", kinds[i - 1][1]))
-    ratios = [high if kind == "panel" else 0.25 for kind, _ in kinds]
-    height = sum(ratios) + (0.1 if below else 0.35) + 0.35 * strips
-    figure, axes = new_figure(len(kinds), columns, 8.0, height, squeeze=False, height_ratios=ratios)
-    names = [labels[at] if below else at for _, at in kinds]
-    names = [
-        name if kind == "panel" else "" if below else "frames" for name, (kind, _) in zip(names, kinds, strict=True)
-    ]
-    _label_panels(
-        axes, names, list(panels) if below else [labels[k].replace(", ", "\n", 1) for k in shown], framed=False
-    )
+    titles = list(panels) if below else [labels[k].replace(", ", "\n", 1) for k in shown]
+    high, strip = 7.0 / len(titles) / shape, 0.25
+    rows = []  # (height, name, what stands in it: pictures, or None for the states, and their position)
+    if below:
+        for k in shown:
+            rows.append((high, labels[k], [(pictures, k) for pictures in panels.values()]))
+            if states is not None:
+                rows.append((strip, "", [(None, k)] * len(panels)))
+    else:
+        rows += [(high, name, [(pictures, k) for k in shown]) for name, pictures in panels.items()]
+        if states is not None:
+            rows.append((strip, "frames", [(None, k) for k in shown]))
+    heights, names, cells = zip(*rows, strict=True)
+    height = sum(heights) + (0.1 if below else 0.35) + 0.35 * (states is not None)
+    figure, axes = new_figure(len(rows), len(titles), 8.0, height, squeeze=False, height_ratios=heights)
+    _label_panels(axes, names, titles, framed=False)
     colors = matplotlib.colors.ListedColormap(list(STATES.values()))
-    for line, (kind, at) in zip(axes, kinds, strict=True):
-        for axis, column in zip(line, panels if below else shown, strict=True):
-            if kind == "panel":
-                axis.imshow(panels[column][at] if below else panels[at][column], aspect="auto" if below else "equal")
-            else:
-                row = states[at if below else column]
-                axis.pcolormesh(row[None], cmap=colors, vmin=0, vmax=2, edgecolors="white", linewidth=0.5)
-    if strips:
+    for axis, (pictures, k) in zip(axes.flat, itertools.chain(*cells), strict=True):
+        if pictures is None:
+            axis.pcolormesh(states[k][None], cmap=colors, vmin=0, vmax=2, edgecolors="white", linewidth=0.5)
+        else:
+            axis.imshow(pictures[k], aspect="auto" if below else "equal")
+    if states is not None:
         _color_legend(figure, STATES)
     file, smaller = io.BytesIO(), io.BytesIO()
     figure.savefig(file, format="png", bbox_inches="tight", facecolor="white")
@@ -320,7 +325,7 @@ def moving_pictures(
         cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
         board = [np.concatenate(cells[i : i + columns], axis=1) for i in range(0, len(cells), columns)]
         if titles:
-            board = [_written(np.full_like(board[0][:18], 255), titles[k], 4), *board]
+            board = [_written(np.full_like(board[0][:18], 255), titles[k]), *board]
         boards.append(np.concatenate(board))
     animation(np.stack(boards), caption, **options)
 
@@ -334,13 +339,13 @@ def _panel(name: str, frames: np.ndarray, k: int, size: int) -> np.ndarray:
     wide = size * picture.shape[1] // picture.shape[0]
     picture = np.asarray(Image.fromarray(picture).resize((wide, size), Image.Resampling.NEAREST))
     framed = np.pad(picture, ((18, 4), (4, 4), (0, 0)), constant_values=255)
-    return _written(framed, name, 4)
+    return _written(framed, name)
 
 
-def _written(picture: np.ndarray, text: str, x: int) -> np.ndarray:
+def _written(picture: np.ndarray, text: str) -> np.ndarray:
     """The picture with a small text at its top."""
-    image, font = Image.fromarray(picture), Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
-    ImageDraw.Draw(image).text((x, 2), text, fill=(60, 60, 60), font=ImageFont.truetype(str(font), 12))
+    image = Image.fromarray(picture)
+    ImageDraw.Draw(image).text((4, 2), text, fill=(60, 60, 60), font=_font(12))
     return np.asarray(image)
 
 
@@ -891,7 +896,7 @@ def moving_films(
     """
     videos = [[getattr(video, "frames", video) for video in row] for row in rows.values()]
     length = max(len(video) for row in videos for video in row)
-    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 11)
+    font = _font(11)
     left, top, gap = int(max(map(font.getlength, rows))) + 10, 18 * bool(titles), 4
     height, width = (side * scale + gap for side in videos[0][0].shape[1:3])
     page = Image.new("RGB", (left + width * max(map(len, videos)), top + height * len(videos)), "white")

@@ -362,8 +362,8 @@ def quickstart_course() -> Drawing:
         },
         ("III  Training", "how it learns"): {"11 Training": "your own loop", "12 Evaluation": "how good is it"},
         ("IV  At work", "many videos"): {
-            "13 Generate": "prompt files",
-            "14 Sweep": "hundreds of runs",
+            "13 Generate": "papermill",
+            "14 Sweep": "many settings",
             "15 Full size": "real weights",
         },
     }

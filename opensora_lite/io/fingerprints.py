@@ -48,6 +48,14 @@ def _file_sha256(file: Path, size: int, time: int) -> str:
     return sha256(file)
 
 
+def weights_id(model: Path) -> str:
+    """8 hexadecimal digits of the weights of a model folder, for what was made with them. Raises OSError."""
+    digest = hashlib.sha256()
+    for path in sorted(model.glob("*/*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
 def fingerprint(part: Path, name: str) -> str:
     """The fingerprint of a part of a model. Raises CheckpointError.
 

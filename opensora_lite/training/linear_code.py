@@ -1,9 +1,9 @@
 """How the temporal VAE of a small Open-Sora 1.2 starts: as the best linear code of four frames.
 
-Four frames of spatial latents are 4 · C numbers at every place. A linear code keeps K of their combinations, as
-principal component analysis does, which for LiteWorld's clips gives more of the picture back than some thousand steps
-of training from random weights: 32.0 dB against 30.4. Training starts from it and adds what is not linear, and what
-happens at other places.
+A latent frame stands for four frames of spatial latents, 4 · C numbers at every place. A linear code keeps K of their
+combinations, as principal component analysis does, which for LiteWorld's clips gives more of the picture back than some
+thousand steps of training from random weights: 32.0 dB against 30.4. Training starts from it and adds what is not
+linear, and what happens at other places.
 
 Without Paddle: the PyTorch twins (tests/peers) start from it too.
 
@@ -12,7 +12,8 @@ Axes: K channels of the code · C channels of the spatial latents · T frames ·
 
 import numpy as np
 
-FRAMES = 4  # of one latent frame
+from opensora_lite.latent_time import FACTOR as FRAMES
+
 PRECISION = -7.8  # log variance of the latents at the start, where their own variance is about 2
 CLIPS = 300  # their latents decide the code
 REFERENCE = 32.0  # a constant channel so large that it alone decides what a group norm divides by

@@ -291,10 +291,7 @@ class Stages12(Stages):
     """The stages of a VideoRecipe."""
 
     twin = "train_flow_torch.py"
-    titles: ClassVar = {
-        "temporal": "temporal VAE",
-        "decoder": "both decoders",
-    }
+    titles: ClassVar = {"temporal": "temporal VAE", "decoder": "both decoders"}
 
     def __init__(self, recipe, *args):
         super().__init__(recipe, *args)
@@ -356,19 +353,17 @@ class Stages12(Stages):
         """float32 [3, C, T, h, w]: the latents that ShotLatents wants of a clip."""
         x = self.vae.frames.encode(from_uint8(clip.render(clip.num_frames)))
         windows = self.generation.windows(clip.num_frames)
-        frames = paddle.concat([x[:, :, window.last : window.last + 1] for window in windows])
-        images = self.vae.encode_temporal(frames)
-        lengths, places = zip(
-            *(self.generation.picture_at(i, clip.num_frames) for i in range(len(windows))), strict=True
-        )
-        references = list(images.unbind(0))
-        for length in set(lengths) - {1}:
-            rows = [i for i, each in enumerate(lengths) if each == length]
-            stills = self.vae.encode_temporal(paddle.stack([frames[i] for i in rows]).tile([1, 1, length, 1, 1]))
-            for i, still in zip(rows, stills, strict=True):
-                references[i] = still[:, places[i] : places[i] + 1]
-        rows = [self.vae.encode_temporal(x)[0], paddle.concat(list(images), 1), paddle.concat(references, 1)]
-        return paddle.stack(rows).numpy()
+        frames = [x[:, :, window.last : window.last + 1] for window in windows]
+        images = self.vae.encode_temporal(paddle.concat(frames)).split(len(frames))
+        references = list(images)  # right where the length is 1
+        for length, places in self.generation.stills(clip.num_frames).items():
+            if length > 1:
+                clips = paddle.concat([frames[latent] for latent in places]).tile([1, 1, length, 1, 1])
+                stills = self.vae.encode_temporal(clips).split(len(places))
+                for still, (latent, place) in zip(stills, places.items(), strict=True):
+                    references[latent] = still[:, :, place : place + 1]
+        rows = [self.vae.encode_temporal(x), paddle.concat(images, 2), paddle.concat(references, 2)]
+        return paddle.concat(rows).numpy()
 
     def diffusion_trainer(self, data: Any) -> Trainer:
         """As in Stages; the tokenizer is written before the first checkpoint of weights that belong to it."""

@@ -54,15 +54,14 @@ def encode(vae, clip) -> np.ndarray:
     """float16 [3, C, T, h, w]: the latents that ShotLatents wants of a clip."""
     frames = clip.render(clip.num_frames).transpose(3, 0, 1, 2)[None].astype(np.float32) / 127.5 - 1
     x = vae.encode_spatial(torch.from_numpy(frames))
-    windows = TIME.windows(clip.num_frames)
-    frames = x[0, :, [window.last for window in windows]].transpose(0, 1)[:, :, None]
+    frames = x[0, :, [window.last for window in TIME.windows(clip.num_frames)]].transpose(0, 1)[:, :, None]
     images = vae.temporal_vae.encode(frames).mean
-    references = images.clone()
-    lengths, places = zip(*(TIME.picture_at(i, clip.num_frames) for i in range(len(windows))), strict=True)
-    for length in set(lengths) - {1}:
-        rows = [i for i in range(len(windows)) if lengths[i] == length]
-        stills = vae.temporal_vae.encode(frames[rows].expand(-1, -1, length, -1, -1)).mean
-        references[rows] = torch.stack([stills[n, :, places[i]] for n, i in enumerate(rows)])[:, :, None]
+    references = images.clone()  # right where the length is 1
+    for length, places in TIME.stills(clip.num_frames).items():
+        if length > 1:
+            stills = vae.temporal_vae.encode(frames[list(places)].expand(-1, -1, length, -1, -1)).mean
+            for still, (latent, place) in zip(stills, places.items(), strict=True):
+                references[latent] = still[:, place : place + 1]
     rows = [vae.encode_temporal(x).mean, *(part[:, :, 0].transpose(0, 1)[None] for part in (images, references))]
     three = torch.cat(rows)
     return ((three - vae.shift[0]) / vae.scale[0]).half().numpy()

@@ -53,6 +53,12 @@ def test_links_lead_somewhere(path):
     assert not broken(path)
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_link_with_the_number_of_a_lesson_leads_to_that_lesson(path):
+    links = re.findall(r"\[(\d\d)(?: · [^\]]*)?\]\([^)]*?(\d\d)_\w+\.ipynb", markdown_of(path))
+    assert not [link for link in links if link[0] != link[1]]
+
+
 def test_what_is_no_link_and_what_is_broken(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
     page.write_text(

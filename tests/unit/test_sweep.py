@@ -14,6 +14,8 @@ import pytest
 from sweeps import LONG, PARAMETERS, WORK, finished, micro, needs_papermill, row, wait_until, write_grid
 
 from opensora_lite import OpenSoraError
+from opensora_lite.io.fingerprints import weights_id
+from opensora_lite.request import model_folder
 from opensora_lite.tools import cli, results, sweep
 from opensora_lite.tools.grid import Grid, declared_parameters, read_grid, read_notebook
 
@@ -192,13 +194,10 @@ def test_a_gallery_escapes_what_comes_from_outside_and_has_a_place_for_every_run
     assert "http" not in page  # self-contained
 
 
-def test_the_sweep_of_notebook_11_is_whole_and_of_the_weights_that_are_shipped():
+def test_the_sweep_of_lesson_14_is_whole_and_of_the_weights_that_are_shipped():
     from opensora_lite import read_video
 
     folder = NOTEBOOKS / "assets" / "sweep"
-    spec = importlib.util.spec_from_file_location("make_sweep", folder / "make_sweep.py")
-    make_sweep = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_sweep)
     with open(folder / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     points = read_grid(folder / "grid.yaml").points
@@ -206,7 +205,16 @@ def test_the_sweep_of_notebook_11_is_whole_and_of_the_weights_that_are_shipped()
     assert {len(read_video(folder / row["film"])) for row in rows} == {8}
     assert sum(path.stat().st_size for path in folder.rglob("*")) < 600_000
     made_with = {row["weights"] for row in rows}
-    assert made_with == {make_sweep.weights()}, "the weights have changed: run notebooks/assets/sweep/make_sweep.py"
+    shipped = weights_id(model_folder("tiny"))
+    assert made_with == {shipped}, "the weights have changed: run notebooks/assets/sweep/make_sweep.py"
+
+
+def test_the_results_of_lesson_12_are_of_the_weights_that_are_shipped():
+    with open(NOTEBOOKS / "assets" / "evaluation" / "results.csv", newline="") as file:
+        made_with = [row["weights"] for row in csv.DictReader(file)]
+    assert len(made_with) == 300
+    shipped = weights_id(model_folder("tiny"))
+    assert set(made_with) == {shipped}, "the weights have changed: run notebooks/assets/evaluation/make_evaluation.py"
 
 
 # ---------------------------------------------------------------------------------------------------------- whole runs

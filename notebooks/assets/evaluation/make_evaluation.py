@@ -7,7 +7,6 @@ python notebooks/assets/evaluation/make_evaluation.py
 are kept in out/evaluation-WEIGHTS of the repository; a second start goes on where the first was stopped.
 """
 
-import hashlib
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from opensora_lite import OpenSora
+from opensora_lite.io.fingerprints import weights_id
 from opensora_lite.liteworld.evaluate import ATTRIBUTES, prompt_of, scenes, steadiness, verdict
 from opensora_lite.request import model_folder
 
@@ -29,14 +29,6 @@ RUNS = {
     "4 steps": (4.0, 4, 0),
 }
 ROWS, FRAMES = 8, range(0, 16, 2)  # of wrong.webp
-
-
-def weights() -> str:
-    """A short name for the small model's weights: 8 hex digits of a hash."""
-    digest = hashlib.sha256()
-    for path in sorted(model_folder("tiny").glob("*/*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:8]
 
 
 def thumbnails(frames: np.ndarray) -> np.ndarray:
@@ -75,7 +67,7 @@ def run(pipe: OpenSora, name: str, folder: Path) -> tuple[pd.DataFrame, np.ndarr
 
 
 def main():
-    name = weights()
+    name = weights_id(model_folder("tiny"))
     folder = OUT / f"evaluation-{name}"
     folder.mkdir(parents=True, exist_ok=True)
     pipe = OpenSora.from_pretrained("tiny")
@@ -86,7 +78,7 @@ def main():
         small[title] = np.stack([thumbnails(video) for video in frames])
         if title == "guidance 4":
             wrong += [np.concatenate(frames[i, FRAMES], axis=1) for i in np.flatnonzero(table["together"] == 0)]
-    if weights() != name:
+    if weights_id(model_folder("tiny")) != name:
         sys.exit("the weights were changed meanwhile: start again, and it begins anew")
     everything = pd.concat(tables)
     order = ["run", "prompt", "seen", *ATTRIBUTES, "together", "steady", "weights"]

@@ -7,11 +7,11 @@ look at; a second start goes on where the first was stopped, and other weights h
 """
 
 import argparse
-import hashlib
 import shutil
 import sys
 from pathlib import Path
 
+from opensora_lite.io.fingerprints import weights_id
 from opensora_lite.request import model_folder
 from opensora_lite.tools.sweep import read_grid, sweep
 
@@ -20,24 +20,16 @@ OUT = HERE.parents[2] / "out"
 COLUMNS = ["seed", "guidance_scale", "steps", "shows.place", "shows.time", "shows.subject", "shows.color"]
 
 
-def weights() -> str:
-    """A short name for the small model's weights: 8 hex digits of a hash."""
-    digest = hashlib.sha256()
-    for path in sorted(model_folder("tiny").glob("*/*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:8]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=2, help="[2]")
     workers = parser.parse_args().workers
-    name = weights()
+    name = weights_id(model_folder("tiny"))
     out = OUT / f"sweep-{name}"
     table = sweep(read_grid(HERE / "grid.yaml"), out, workers, say=print, on_progress=tell)
     if (table["status"] == "failed").any():
         sys.exit("\n".join(table["error"].dropna()))
-    if weights() != name:
+    if weights_id(model_folder("tiny")) != name:
         sys.exit("the weights were changed while the sweep was running: start again, and it begins anew")
 
     films = HERE / "films"
