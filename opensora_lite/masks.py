@@ -322,13 +322,12 @@ class MaskStrategy:
             windows = [] if time.factor == 1 else [time.windows(n) for n in (num_frames, *clips)]
             for index, run in groupby(range(T), key=lambda i: frames[i].segment):
                 lines.append(self._explain_run(frames, index, list(run), windows))
-            fitted = self.fitted(T, [time.latent_frames(n) for n in clips], loop, time.align)
-            for index, segment in fitted.items():
-                name = f"     segment {index + 1}, `{self.segments[index]}`,"
-                if not any(frame.segment == index for frame in frames):
-                    lines.append(f"{name} is overwritten by later segments")
-                if moved := self._moved(self.segments[index], segment, T, time.latent_frames(clips[segment.reference])):
-                    lines.append(f"{name} {moved}: segments begin with a chunk of {time.chunk} frames")
+            left = {frame.segment for frame in frames}
+            for index, segment in enumerate(self.segments):
+                if segment.loop == loop and index not in left:
+                    lines.append(f"     segment {index + 1}, `{segment}`, is overwritten by later segments")
+            reason = f": segments begin with a chunk of {time.chunk} frames"
+            lines += [f"     {moved}{reason}" for moved in self.moves(num_frames, clips, loop, time)]
             for first in range(0, T, per_line):
                 letters = "".join(_letter(frame) for frame in frames[first : first + per_line])
                 chunks = [letters[i : i + (time.align or T)] for i in range(0, len(letters), time.align or T)]
@@ -359,17 +358,33 @@ class MaskStrategy:
             effect = f"{kind}, {source} of reference {reference} (segment {index + 1}, `{self.segments[index]}`)"
         return f"  {_letter(first)}  {_place(run[0], run[-1], *windows[:1])}: {effect}"
 
-    @staticmethod
-    def _moved(given: Segment, fitted: Segment, num_frames: int, available: int) -> str:
-        """What aligning has changed of a segment, in words; "" for nothing."""
-        start, taken, changes = given.target_start % num_frames, given.reference_start % available, []
-        if start != fitted.target_start:
-            changes.append(f"is moved in the video from latent {start} to {fitted.target_start}")
-        if taken != fitted.reference_start:
-            changes.append(f"is taken from latent {fitted.reference_start} of its reference, not {taken}")
-        if given.length not in (None, fitted.length):
-            changes.append(f"keeps {fitted.length} of its {given.length} latents")
-        return ", ".join(changes)
+    def moves(
+        self, num_frames: int, references: Sequence[int], loop: int = 0, time: LatentTime = LatentTime()
+    ) -> list[str]:
+        """What aligning changes of the segments of one loop: a sentence for each that is not as it was given.
+
+        Arguments as in explain(); references: those of this loop. Raises MaskStrategyError if a segment doesn't fit.
+
+        >>> print(*MaskStrategy.connect().moves(51, [1, 1], time=LatentTime(17, 4)))
+        segment 2, `0,1,0,-1`, begins at latent 10 (frame 34) of the video, not at latent 14 (frames 47-50)
+        """
+        T, lengths, sentences = time.latent_frames(num_frames), [time.latent_frames(n) for n in references], []
+        for index, fitted in self.fitted(T, lengths, loop, time.align).items():
+            given, changes = self.segments[index], []
+            clip = references[given.reference]
+            starts = (
+                (num_frames, given.target_start % T, fitted.target_start, "of the video"),
+                (clip, given.reference_start % time.latent_frames(clip), fitted.reference_start, "of its reference"),
+            )
+            for frames, start, moved, of_what in starts:
+                if start != moved:
+                    meant, found = (_place(i, i, time.windows(frames)) for i in (start, moved))
+                    changes.append(f"begins at {found} {of_what}, not at {meant}")
+            if given.length not in (None, fitted.length):
+                changes.append(f"keeps {fitted.length} of its {given.length} latents")
+            if changes:
+                sentences.append(f"segment {index + 1}, `{given}`, {', '.join(changes)}")
+        return sentences
 
 
 def apply_frames(

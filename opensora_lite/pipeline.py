@@ -360,7 +360,7 @@ class OpenSora:
         return np.concatenate([clips[0], *(clip[:, settings.condition_frames :] for clip in clips[1:])], axis=1)
 
     def _note_poor_references(self, jobs: Sequence[Job], settings: Settings) -> None:
-        """A Note for each reference of which the VAE's own reconstruction is poor: kept frames are no better."""
+        """A Note for each reference that the VAE reconstructs poorly: conditioning frames are no better."""
         first = {r: used[0] for job in jobs for r, used in zip(job.references, job.used_frames, strict=True) if used}
         for reference, index in first.items():
             frame = reference.frames([index], *settings.image_size)

@@ -689,7 +689,7 @@ def _resolve(
     """The strategy with the segments that continue loops, and its frames per loop.
 
     Raises MaskStrategyError where it does not fit, and for input that has no effect: a reference that no segment uses,
-    a segment that later ones cover completely, an edit ratio below one step.
+    a segment that later ones cover completely, an edit ratio below one step. A Note says what aligning moves in 1.2.
     """
     T, lengths = (
         generation.latent_frames(settings.num_frames),
@@ -735,6 +735,11 @@ def _resolve(
                 f'nothing is left of segment {index + 1} of "{strategy}": later segments, or the frames that a loop'
                 " takes over, cover all of it; leave it out, or move it"
             )
+    pictures = [reference.num_frames for reference in references]
+    for loop in range(settings.loops):
+        clips = [*pictures, *[settings.num_frames] * loop]
+        for moved in strategy.moves(settings.num_frames, clips, loop, generation):
+            note(f"mask strategy: {moved}; the VAE of this model encodes chunks of {generation.chunk} frames")
     return continued, frames
 
 

@@ -366,7 +366,7 @@ def _extend(num_frames: int, length: int, align: int | None) -> MaskStrategy | N
 def _drawn_rows(
     rows: Sequence[Sequence[Frame]], thumbnails: Sequence[np.ndarray], lengths, title: str, held: Sequence[str] = ()
 ) -> np.ndarray:
-    """Timelines as a picture, uint8 [height, width, 3]: given frames, covered by noise as far as they are generated.
+    """Timelines as a picture, uint8 [height, width, 3]: frames, under noise as far as they are generated.
 
     rows: the frames of each loop. thumbnails, lengths: of each reference its thumbnails and its number of frames.
     held: of latent frames, the frames that each holds.

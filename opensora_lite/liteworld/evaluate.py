@@ -166,7 +166,7 @@ class Request:
 
 
 def tasks_of(generation: Generation) -> tuple[str, ...]:
-    """The tasks with references; in Open-Sora 1.2, given frames begin with a chunk, and none come before a clip."""
+    """The tasks with references; in Open-Sora 1.2, segments begin with a chunk, and none stands at the end of one."""
     return TASKS if generation.align is None else tuple(task for task in TASKS if task != "prepend")
 
 

@@ -1,6 +1,6 @@
 """What the commands of the original programs have and `generate` has not: a config file, and flags without effect.
 
-PaddleMIX's ppdiffusers/examples/Open-Sora (utils/config_utils.py) and hpcaitech's Open-Sora 1.1 (README.md,
+PaddleMIX's ppdiffusers/examples/Open-Sora (utils/config_utils.py) and hpcaitech's Open-Sora 1.1 and 1.2 (README.md,
 docs/commands.md, opensora/utils/config_utils.py) are run as
 
     python scripts/inference.py --prompt "A beautiful sunset over the city" --num-frames 16 --image-size 256 256
@@ -58,7 +58,7 @@ def add_original_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--multi-resolution", metavar="STDiT2", help="decided by the weights")
     add("--model-max-length", type=int, metavar="N", help="tokens of a caption; decided by the weights")
-    for flag in ("--flash-attn", "--layernorm-kernel", "--verbose"):
+    for flag in ("--flash-attn", "--layernorm-kernel", "--llm-refine", "--verbose"):
         add(flag, metavar="VALUE", help=argparse.SUPPRESS)
 
 
@@ -155,3 +155,5 @@ def explain_flags(a: argparse.Namespace, spec: ModelSpec) -> None:
     for name in ("flash_attn", "layernorm_kernel"):
         if getattr(a, name) is not None:
             note(f"--{name.replace('_', '-')} is not used: Paddle chooses its kernels")
+    if a.llm_refine not in (None, "False"):
+        note("--llm-refine is not used: no language model is asked, the prompt stays as it is")

@@ -213,7 +213,7 @@ def test_latent_frames_and_their_frames(lab):
     drag(lab, palette(1, 0), cell(12))
     lab.wait_for("timeline.text", "0;0,1,0,12")
     lab.page.locator(f'{segment(1)}[aria-label^="Segment 2: latent 10 (frame 34)"]').wait_for()
-    lab.page.get_by_text("is moved in the video from latent 12 to 10").wait_for()
+    lab.page.get_by_text("begins at latent 10 (frame 34) of the video, not at latent 12").wait_for()
     lab.page.locator(segment(1)).focus()
     lab.page.keyboard.press("ArrowLeft")
     lab.wait_for("timeline.text", "0;0,1,0,5")

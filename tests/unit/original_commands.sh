@@ -70,3 +70,34 @@ python scripts/inference-long.py configs/opensora-v1-1/inference/sample.py --ckp
 python scripts/inference-long.py configs/opensora-v1-1/inference/sample.py --ckpt-path CKPT_PATH \
   --num-frames 32 --image-size 480 853 --sample-name edit \
   --prompt 'A cyberpunk-style city at night.{"reference_path": "https://cdn.pixabay.com/video/2021/10/12/91744-636709154_large.mp4","mask_strategy": "0,0,0,0,32,0.4"}'
+
+# hpcaitech/Open-Sora, README.md (Open-Sora 1.2 Command Line Inference) and docs/commands.md, commit 1760df6
+
+# 1.2: README
+python scripts/inference.py configs/opensora-v1-2/inference/sample.py \
+  --num-frames 4s --resolution 720p --aspect-ratio 9:16 \
+  --prompt "a beautiful waterfall"
+
+# 1.2: README, scores
+python scripts/inference.py configs/opensora-v1-2/inference/sample.py \
+  --num-frames 4s --resolution 720p --aspect-ratio 9:16 \
+  --num-sampling-steps 30 --flow 5 --aes 6.5 \
+  --prompt "a beautiful waterfall"
+
+# 1.2: README, kernels
+python scripts/inference.py configs/opensora-v1-2/inference/sample.py \
+  --num-frames 4s --resolution 720p \
+  --layernorm-kernel False --flash-attn False \
+  --prompt "a beautiful waterfall"
+
+# 1.2: README, GPT-4o
+python scripts/inference.py configs/opensora-v1-2/inference/sample.py \
+  --num-frames 4s --resolution 720p --llm-refine True
+
+# 1.2: size by name
+python scripts/inference.py configs/opensora-v1-2/inference/sample.py \
+    --resolution 480p --aspect-ratio 9:16
+
+# 1.2: size by numbers
+python scripts/inference.py configs/opensora-v1-2/inference/sample.py \
+    --image-size 480 853

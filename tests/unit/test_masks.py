@@ -254,10 +254,10 @@ def test_explain_says_frames_and_latent_frames():
         " latents 5-11 (frames 17-39) of reference 2 (segment 3, `0,2,3,5,7,0.4`)",
         "  .  latents 12-14 (frames 39-50): generated",
         "     segment 2, `0,1,0,-1`, is overwritten by later segments",
-        "     segment 2, `0,1,0,-1`, is moved in the video from latent 14 to 10:"
+        "     segment 2, `0,1,0,-1`, begins at latent 10 (frame 34) of the video, not at latent 14 (frames 47-50):"
         " segments begin with a chunk of 17 frames",
-        "     segment 3, `0,2,3,5,7,0.4`, is taken from latent 5 of its reference, not 3:"
-        " segments begin with a chunk of 17 frames",
+        "     segment 3, `0,2,3,5,7,0.4`, begins at latent 5 (frame 17) of its reference,"
+        " not at latent 3 (frames 9-12): segments begin with a chunk of 17 frames",
         "     |A.... ccccc cc...| latents 0-14 (frames 0-50)",
     ]
     assert "reference 2 is a clip of 40 frames (12 latents)" in text

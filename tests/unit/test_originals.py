@@ -1,6 +1,6 @@
 """The commands of the original programs run unchanged behind `opensora-lite generate`, but for the paths of weights.
 
-original_commands.sh has those of PaddleMIX's README and of hpcaitech's Open-Sora 1.1, word for word.
+original_commands.sh has those of PaddleMIX's README and of hpcaitech's Open-Sora 1.1 and 1.2, word for word.
 """
 
 import shlex
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from memory_models import write_model12
 
 from opensora_lite import Video, read_video
 from opensora_lite.errors import CheckpointError, Note, OpenSoraError
@@ -27,7 +28,9 @@ def read_commands():
     return {name.removeprefix("# "): shlex.split(command.replace("\\\n", " "))[2:] for name, command in named}
 
 
-COMMANDS = read_commands()
+ALL = read_commands()
+COMMANDS = {name: words for name, words in ALL.items() if not name.startswith("1.2")}
+COMMANDS_12 = {name: words for name, words in ALL.items() if name.startswith("1.2")}
 CONFIG = """num_frames = 16
 frame_interval = 3
 fps = 24
@@ -79,6 +82,11 @@ def assets(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def model12(tmp_path_factory):
+    return write_model12(tmp_path_factory.mktemp("model12"))
+
+
 @pytest.fixture
 def planned(assets, monkeypatch):
     """planned(*words) -> the jobs and notes of a command, without making a video."""
@@ -117,6 +125,23 @@ def test_every_command_is_planned_as_it_stands(planned, name):
         assert jobs[0].prompt == text
         assert len(jobs[0].references) == suffix.count("assets/") + suffix.count("https:")
         assert any(frame.reference is not None for frame in jobs[0].frames[0])
+
+
+@pytest.mark.parametrize("name", COMMANDS_12)
+def test_every_command_of_1_2_is_planned_as_it_stands(planned, model12, name):
+    """They name no prompt where that of a config file, or of a language model, would be taken."""
+    words = [*COMMANDS_12[name], "--model-pretrained-path", str(model12)]
+    if "--prompt" not in words:
+        with pytest.raises(OpenSoraError, match="--prompt"):
+            planned(*words)
+        words += ["--prompt", "a beautiful waterfall"]
+    (job,), notes = planned(*words)
+    s = job.settings
+    assert s.image_size == ((720, 1280) if "720p" in words else (480, 848))
+    assert s.num_frames == (102 if "4s" in words else 17)
+    assert job.captions[0].endswith("aesthetic score: 6.5. motion score: 5.0.") == ("--aes" in words)
+    assert sum("kernels" in note for note in notes) == 2 * ("--flash-attn" in words)
+    assert any("--llm-refine" in note for note in notes) == ("--llm-refine" in words)
 
 
 @pytest.mark.parametrize("name", ["text", "image-cond", "connect", "video_extend", "edit"])

@@ -4,6 +4,7 @@ import doctest
 import io
 import json
 import shutil
+import warnings
 
 import numpy as np
 import paddle
@@ -13,7 +14,7 @@ from memory_models import write_model12
 from PIL import Image
 
 from opensora_lite import OpenSora, Trace, Video, estimate_memory, generations, read_video
-from opensora_lite.errors import CheckpointError, MaskStrategyError, OpenSoraError, SizeError
+from opensora_lite.errors import CheckpointError, MaskStrategyError, Note, OpenSoraError, SizeError
 from opensora_lite.generations import OPEN_SORA_11, OPEN_SORA_12, generation_of
 from opensora_lite.liteworld import evaluate as measure
 from opensora_lite.liteworld.describe import Description
@@ -90,14 +91,15 @@ def test_parameters_of_the_released_models_are_counted(golden):
 
 
 def test_a_plan_counts_latent_frames(folder, spec):
-    (job,) = plan(CAR, [PICTURES], ["0;0,1,0,-1"], settings(folder, num_frames=51), spec)
-    assert [i for i, frame in enumerate(job.frames[0]) if frame.reference is not None] == [
-        0,
-        10,
-    ]  # aligned, as released
+    moved = r"`0,1,0,-1`, begins at latent 10 \(frame 34\) of the video, not at latent 14 \(frames 47-50\)"
+    with pytest.warns(Note, match=moved):  # aligned, as released
+        (job,) = plan(CAR, [PICTURES], ["0;0,1,0,-1"], settings(folder, num_frames=51), spec)
+    assert [i for i, frame in enumerate(job.frames[0]) if frame.reference is not None] == [0, 10]
     (job,) = plan(CAR, [PICTURES], ["0;0,1,0,-1"], settings(folder), spec)
     assert [frame.reference for frame in job.frames[0]] == [0, None, None, None, 1]  # mended: not moved onto the first
-    (job,) = plan(CAR, [[CLIP]], ["0,0,-1,0,1"], settings(folder), spec)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Note)
+        (job,) = plan(CAR, [[CLIP]], ["0,0,-1,0,1"], settings(folder), spec)
     assert job.frames[0][0].frame == 5  # 20 frames are 6 latent frames; the last chunk has one
     long = settings(folder, num_frames=34, loops=2, condition_frames=17)
     (job,) = plan(CAR, None, None, long, spec)
