@@ -82,7 +82,7 @@ def animation(frames: np.ndarray, caption: str, milliseconds: int = 80, hold: in
     It is an animated PNG: image/png is what GitHub and every other viewer of notebooks shows, and a GIF is larger.
     """
     frames = _captioned(frames, caption)
-    stack = Image.fromarray(np.concatenate(frames)).quantize(colors, dither=Image.Dither.NONE)
+    stack = reduced(Image.fromarray(np.concatenate(frames)), colors)
     palette, corner = stack.getpalette(), 3 * stack.getpixel((0, 0))
     palette[corner : corner + 3] = frames[0, 0, 0].tolist()  # a plot's background stays as white as the page
     pages = [Image.fromarray(page) for page in np.asarray(stack).reshape(frames.shape[:3])]
@@ -92,6 +92,14 @@ def animation(frames: np.ndarray, caption: str, milliseconds: int = 80, hold: in
     file = io.BytesIO()
     pages[0].save(file, "png", save_all=True, append_images=pages[1:], duration=times, loop=0, optimize=True)
     display({"image/png": file.getvalue(), "text/plain": f"Animation: {caption}"}, raw=True)
+
+
+def reduced(picture: Image.Image, colors: int) -> Image.Image:
+    """An RGB picture with a palette, no colour of which is far from the picture's own.
+
+    Median cut, Pillow's default, cares for large areas: with 64 colours a yellow car before a sunset becomes grey.
+    """
+    return picture.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
@@ -227,7 +235,7 @@ def _overview(panels: Mapping[str, np.ndarray], labels: Sequence[str], states=No
         _color_legend(figure, STATES)
     file, smaller = io.BytesIO(), io.BytesIO()
     figure.savefig(file, format="png", bbox_inches="tight", facecolor="white")
-    Image.open(file).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(smaller, "png", optimize=True)
+    reduced(Image.open(file).convert("RGB"), 64).save(smaller, "png", optimize=True)
     return smaller.getvalue()
 
 

@@ -56,6 +56,16 @@ def test_an_animation_is_a_png_that_moves_and_repeats(shown):
     assert times == [50, 50, 50, 50, 700]
 
 
+def test_a_small_area_keeps_its_colour():
+    sky = np.stack(np.meshgrid(np.arange(256), np.arange(64), [90]), axis=-1).reshape(64, 256, 3)
+    picture = np.minimum(sky + np.arange(64)[:, None, None], 255).astype(np.uint8)
+    picture[40:44, 100:108] = 250, 220, 20  # a car in the distance
+    images = [figures.reduced(Image.fromarray(picture), 64) for _ in range(2)]
+    assert images[0].tobytes() == images[1].tobytes() and images[0].getpalette() == images[1].getpalette()
+    error = np.abs(np.asarray(images[0].convert("RGB"), int) - picture).max(axis=-1)
+    assert error[40:44, 100:108].max() <= 16 and error.max() <= 32
+
+
 def test_moving_clouds_draw_every_frame(shown):
     path = np.linspace(-1, 1, 4)[:, None, None] * np.ones((4, 7, 2))
     figures.moving_clouds({"out": path, "back": path[::-1]}, "points", [f"t = {k}" for k in range(4)], np.arange(7))
