@@ -25,6 +25,8 @@ MAPS = {
     "08_long_videos": ("references", "mask", "frames"),
     "11_training": ("T5", "transformer", "latents", "mask"),
     "12_evaluation": ("frames",),
+    "13_generate": ("caption", "noise", "references", "mask", "frames"),
+    "14_sweep": ("caption", "noise", "steps", "frames"),
     "15_full_size": ("T5", "transformer", "VAE"),
 }
 PARTS = ("caption", "T5", "noise", "steps", "transformer", "latents", "VAE", "frames", "references", "mask")
@@ -551,6 +553,52 @@ def evaluation() -> Drawing:
     return d
 
 
+def generate_papermill() -> Drawing:
+    """13_generate: what papermill makes of a notebook."""
+    d = Drawing(900, 336, "papermill runs a copy of a notebook with other values")
+    d.frame(16, 46, 204, 250, "13_generate.ipynb")
+    d.box(32, 82, 172, "imports")
+    d.box(32, 152, 172, "parameters", "steps: int = 12")
+    d.box(32, 222, 172, "the program")
+    options = d.box(272, 12, 176, "options", "-p steps 50", source=True)
+    papermill = d.box(290, 152, 140, "papermill", "copies, runs")
+    d.frame(500, 12, 204, 316, "out/film.ipynb, executed")
+    d.box(516, 46, 172, "imports")
+    d.box(516, 116, 172, "parameters", "steps: int = 12")
+    d.box(516, 186, 172, "injected", "steps = 50", lit=True)
+    d.box(516, 256, 172, "the program", "with outputs")
+    film = d.box(766, 106, 118, "film", "film.mp4", source=True)
+    record = d.box(766, 186, 118, "record", "JSON", source=True)
+    code = d.box(766, 266, 118, "exit code", "0, or 1", source=True)
+    d.arrow(options.bottom, papermill.top)
+    d.arrow((220, 180), papermill.left)
+    d.arrow(papermill.right, (498, 180))
+    d.arrow((704, 214), record.left)
+    d.arrow((704, 214), (735, 214), (735, 134), film.left)
+    d.arrow((704, 214), (735, 214), (735, 294), code.left)
+    return d
+
+
+def sweep_table() -> Drawing:
+    """14_sweep: from a grid to intervals."""
+    d = Drawing(900, 250, "A sweep: from a grid to intervals")
+    grid = d.box(16, 97, 150, "grid", "3 · 2 · 2 values", source=True)
+    d.frame(232, 12, 190, 226, "runs, several at a time")
+    runs = [d.box(252, y, 150, "run", text) for y, text in ((46, "1.0, 4, seed 0"), (176, "8.0, 12, seed 1"))]
+    d.text(327, 130, "⋮", 16)
+    d.text(327, 156, "12 runs", 12, "faint", mono=True)
+    table = d.box(490, 97, 140, "table", "a row a video", lit=True)
+    scores = d.box(706, 97, 178, "share right", "with its interval")
+    d.arrow(grid.right, (230, 125))
+    for run in runs:
+        d.arrow(run.right, (456, run.right[1]), (456, 125), table.left)
+    d.arrow(table.right, scores.left, label="group", at=(668, 116))
+    d.text(560, 180, "settings, seed, what", 12, "faint", mono=True)
+    d.text(560, 196, "the video shows", 12, "faint", mono=True)
+    d.text(795, 180, "over prompts and seeds", 12, "faint", mono=True)
+    return d
+
+
 def files() -> dict[str, str]:
     """name -> content of every svg file of this folder."""
     return {
@@ -572,6 +620,8 @@ def files() -> dict[str, str]:
         "long_videos_chain.svg": long_videos_chain().svg(),
         "training_step.svg": training_step().svg(),
         "evaluation.svg": evaluation().svg(),
+        "generate_papermill.svg": generate_papermill().svg(),
+        "sweep_table.svg": sweep_table().svg(),
         **{f"map_{lesson[3:]}.svg": pipeline_map(*lit).svg() for lesson, lit in MAPS.items()},
     }
 

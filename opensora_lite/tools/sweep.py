@@ -15,6 +15,7 @@ that is renamed when the run is complete: a sweep that was killed continues wher
 runs only what is new. Other files that the notebook reads (references, the package, weights) are not part of the hash:
 sweep into another folder when they change.
 
+Cells tagged `demonstration` are left out: they explain something to a reader, and a run doesn't need them.
 Notebooks are executed in their own folder, where the relative paths of `references` begin. What they display with the
 MIME type RESULT (`widgets.figures.record`) is recorded. A notebook with a parameter `output` gets the path film.mp4 in
 the folder of the run.
@@ -221,7 +222,7 @@ def completed(client: Any, todo: list[Run], grid: Grid, out: Path) -> Iterator[t
     from dask.distributed import as_completed
 
     notebook = out / f"{grid.notebook.stem}-{run_name(grid.source, {})}.ipynb"
-    write_json(notebook, grid.source)  # a copy: edits from now on don't change the runs of this sweep
+    write_json(notebook, without_demonstrations(grid.source))  # a copy: later edits don't change the runs of this sweep
     arguments = dict(notebook=notebook, cwd=grid.notebook.parent, out=out, has_output=grid.has_output)
     futures = client.map(execute, todo, **arguments, retries=RETRIES, pure=False)
     run_of = dict(zip(futures, todo, strict=True))
@@ -232,6 +233,12 @@ def completed(client: Any, todo: list[Run], grid: Grid, out: Path) -> Iterator[t
             last_line = str(error).strip().splitlines()[-1:]
             row = make_row(run_of[future], ": ".join([type(error).__name__, *last_line]))
         yield run_of[future], row
+
+
+def without_demonstrations(notebook: dict[str, Any]) -> dict[str, Any]:
+    """The notebook without its cells tagged `demonstration`."""
+    cells = [cell for cell in notebook["cells"] if "demonstration" not in cell["metadata"].get("tags", ())]
+    return notebook | {"cells": cells}
 
 
 @contextlib.contextmanager

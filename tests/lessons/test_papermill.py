@@ -11,6 +11,7 @@ import pytest
 
 from opensora_lite import OpenSoraError, read_video
 from opensora_lite.tools.parameters import check_parameters, given_parameters
+from opensora_lite.tools.sweep import without_demonstrations
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 SOURCE = FOLDER / "13_generate.ipynb"
@@ -216,8 +217,9 @@ def run(papermill, tmp_path):
     """run(steps=2, …) -> what the notebook recorded; meant: what stands for the parameters that are given as text."""
 
     def execute(meant: dict | None = None, **parameters) -> dict:
-        out = tmp_path / "out.ipynb"
-        papermill.execute_notebook(SOURCE, out, parameters, cwd=FOLDER, kernel_name="python3", progress_bar=False)
+        out, program = tmp_path / "out.ipynb", tmp_path / "program.ipynb"  # as sweeps run it
+        program.write_text(json.dumps(without_demonstrations(read(SOURCE))), encoding="utf-8")
+        papermill.execute_notebook(program, out, parameters, cwd=FOLDER, kernel_name="python3", progress_bar=False)
         (result,) = [
             output["data"][RESULT]
             for cell in code_cells(read(out))

@@ -119,6 +119,12 @@ def test_a_file_that_is_none_is_refused(folder):
             read_grid(folder / name)
 
 
+def test_runs_leave_out_demonstrations(folder):
+    notebook = read_notebook(folder / "micro.ipynb")
+    shown = {"cell_type": "code", "metadata": {"tags": ["check", "demonstration"]}, "source": "1 / 0"}
+    assert sweep.without_demonstrations(notebook | {"cells": [*notebook["cells"], shown]}) == notebook
+
+
 def test_a_notebook_without_parameters_is_refused(folder):
     path = micro(folder)
     path.write_text(path.read_text().replace('"parameters"', '"others"'))
@@ -201,8 +207,11 @@ def test_the_sweep_of_lesson_14_is_whole_and_of_the_weights_that_are_shipped():
     with open(folder / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     points = read_grid(folder / "grid.yaml").points
-    assert [{name: float(row[name]) for name in points[0]} for row in rows] == points
-    assert {len(read_video(folder / row["film"])) for row in rows} == {8}
+    easy = [row for row in rows if row["study"] == "easy"]
+    assert [{name: float(row[name]) for name in points[0]} for row in easy] == points
+    assert [sum(row["study"] == study for row in rows) for study in ("grid", "edit")] == [4 * 100, 4 * 6]
+    films = list(folder.glob("films/*.mp4"))
+    assert len(films) == 24 + 4 * 6 and {len(read_video(path)) for path in films} == {8}
     assert sum(path.stat().st_size for path in folder.rglob("*")) < 600_000
     made_with = {row["weights"] for row in rows}
     shipped = weights_id(model_folder("tiny"))
