@@ -337,9 +337,9 @@ class ShotLatents:
 
     def batch(self, recipe: VideoRecipe, step: int) -> FlowBatch:
         """The batch of a step."""
-        d = recipe.diffusion
         rng = np.random.default_rng([recipe.seed, 2, step])
-        stage = d.stage_at(step)
+        stage = recipe.diffusion.stage_at(step)
+        d = recipe.diffusion.during(stage)
         T = pick(rng, stage.lengths)
         fitting = {kind: len(clips) for kind, (_, clips) in self.pools.items() if latent_frames(kind[0]) >= T}
         kind = pick(rng, fitting)
@@ -366,7 +366,7 @@ class ShotLatents:
             x_0=x_0,
             captions=[shot_caption(clips[row], d, rng) for row in rows],
             dropped=rng.random(B) < d.caption_dropout,
-            t=flow_times(d, rng, B, T, height, width),
+            t=flow_times(d, rng, B, T, height, width, stage.times),
             noise=rng.standard_normal(x_0.shape, np.float32),
             x_mask=np.stack(masks),
             fps=np.array([IMAGE_FPS if T == 1 else clips[row].fps for row in rows], np.float32),
@@ -392,9 +392,21 @@ def shot_caption(clip: Shot, d: FlowRecipe, rng: np.random.Generator) -> str:
     return text + world.score_suffix(clip.scene, aes, flow, camera)
 
 
-def flow_times(d: FlowRecipe, rng: np.random.Generator, B: int, T: int, height: int, width: int) -> np.ndarray:
-    """Times [B], 0 … 1000: stratified, logit-normal or uniform, transformed for the size and length."""
+def flow_times(
+    d: FlowRecipe,
+    rng: np.random.Generator,
+    B: int,
+    T: int,
+    height: int,
+    width: int,
+    between: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Stratified times [B], 0 … 1000: logit-normal or uniform, transformed for the size and length; or uniform between
+    two times.
+    """
     even = ((rng.permutation(B) + rng.random(B)) / B).clip(1e-4, 1 - 1e-4)
+    if between is not None:
+        return (between[0] + (between[1] - between[0]) * even).astype(np.float32)
     normal = np.array([NormalDist().inv_cdf(value) for value in even])
     t = np.where(rng.random(B) < d.uniform_times, even, 1 / (1 + np.exp(-normal)))
     r = math.sqrt(height * width) / d.base_size * (math.sqrt(T) if T > 1 else 1)

@@ -399,11 +399,19 @@ class VideoVAERecipe:
 
 @validated()
 class FlowStage:
-    """A part of the diffusion training: clip lengths and batch size."""
+    """A part of the diffusion training: clip lengths and batch size, and what differs from the rest of the recipe."""
 
     steps: Count
     lengths: Lengths  # latent frames of a clip: share of the steps
     batch: Count  # clips of 5 latent frames of 64×64 pixels; of others as many as cost about the same
+    times: tuple[Whole, Whole] | None = None  # t is uniform from the first to the second; null: as in sampling
+    full_captions: Share | None = None  # this and the next two: as in FlowRecipe, whose values null stands for
+    scores: Share | None = None
+    frame_masks: FrameMasks | None = None
+
+    def __post_init__(self):
+        if self.times is not None and not 0 <= self.times[0] < self.times[1] <= TRAIN_STEPS:
+            raise OpenSoraError(f"times {list(self.times)} must be two timesteps, 0 ≤ first < second ≤ {TRAIN_STEPS}")
 
     def batch_of(self, num_latents: int, height: int, width: int) -> int:
         """Clips of one step, of that many latent frames of height × width pixels."""
@@ -425,6 +433,11 @@ class FlowRecipe(TransformerLearning):
     qk_norm: bool = True
     model_max_length: Count = 48  # tokens of a caption
     vocabulary: Annotated[Whole, Field(ge=72)] = 256  # tokens: all of ASCII, and words of LiteWorld's captions
+
+    def during(self, stage: FlowStage) -> FlowRecipe:
+        """The recipe with the values of a stage in place of its own."""
+        own = {name: getattr(stage, name) for name in ("full_captions", "scores", "frame_masks")}
+        return dataclasses.replace(self, **{name: value for name, value in own.items() if value is not None})
 
 
 @validated()

@@ -925,6 +925,21 @@ def test_times_are_logit_normal_and_transformed(shots, T, r):
     assert abs(normal.mean()) < 0.01 and abs(normal.std() - 1) < 0.01
 
 
+def test_a_stage_has_values_of_its_own(shots):
+    """Of times, captions and masks; the other stages keep those of the recipe."""
+    recipe, data = shots
+    usual, last = recipe.diffusion.stages[0], recipe.diffusion.stages[-1]
+    own = replace(last, lengths={5: 1.0}, times=(600, 980), full_captions=1.0, scores=1.0, frame_masks={"none": 1.0})
+    changed = replace(recipe, diffusion=replace(recipe.diffusion, stages=(usual, own)))
+    for step in range(usual.steps, usual.steps + 10):
+        batch = data.batch(changed, step)
+        assert (batch.t >= 600).all() and (batch.t <= 980).all() and batch.x_mask.all()
+        assert all("camera motion: " in caption for caption in batch.captions)
+    assert sum((data.batch(changed, step).t < 600).any() for step in range(10)) == 10
+    with pytest.raises(OpenSoraError, match="times"):
+        replace(last, times=(900, 600))
+
+
 @pytest.mark.parametrize("kind", range(12))
 def test_batches_of_the_video_vae(kind):
     recipe = read_recipe("tiny-1.2")
