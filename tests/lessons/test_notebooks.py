@@ -219,6 +219,12 @@ def test_a_sweep_says_how_sure_it_is():
     assert edits == sorted(edits, reverse=True)
 
 
+def test_the_visible_training_loop_is_the_librarys_and_learns():
+    result = found("11_training")
+    assert result["losses_apart"] < 1e-3 and result["averages_apart"] < 0.1
+    assert result["test_loss"] < result["one_parameter"] == 0.35
+
+
 def test_an_evaluation_says_how_sure_it_is():
     result = found("12_evaluation")
     assert result["interval_of_91"] == [83.8, 95.2]
