@@ -8,11 +8,6 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 RESULT = "application/vnd.opensora-lite.result+json"
-
-# Lessons in the form that the course had at first. What is rewritten leaves this set, and test_form.py checks it then.
-OLD: set[str] = set()
-REWRITTEN = [path for path in NOTEBOOKS if path.stem not in OLD]
-
 EXERCISE = re.compile(r"^### Exercise (\d)\b", re.MULTILINE)
 SOLUTION = re.compile(r"<details><summary>Exercise (\d)</summary>\n(.*?)</details>", re.DOTALL)
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)

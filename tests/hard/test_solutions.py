@@ -2,12 +2,12 @@
 
 import nbformat
 import pytest
-from lesson_files import EXERCISE, FOLDER, REWRITTEN, prose, solutions_of, tags
+from lesson_files import EXERCISE, FOLDER, NOTEBOOKS, prose, solutions_of, tags
 
 nbclient = pytest.importorskip("nbclient", reason="needs nbclient: pip install -e '.[cpu,notebook]'")
 
 
-@pytest.mark.parametrize("path", REWRITTEN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_solution_is_right(path, monkeypatch):
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")  # "python3" is this Python, not one that a user has registered
     notebook, number = nbformat.read(path, as_version=4), ""

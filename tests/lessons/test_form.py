@@ -10,7 +10,7 @@ import pytest
 from lesson_files import (
     EXERCISE,
     FOLDER,
-    REWRITTEN,
+    NOTEBOOKS,
     code_cells,
     lines_of_code,
     prose,
@@ -24,7 +24,7 @@ from lesson_files import (
 MOST_BYTES = 400_000  # of one picture or animation
 
 
-@pytest.mark.parametrize("path", REWRITTEN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_lesson_keeps_the_rules(path):
     assert not list(faults(path.stem, read(path)))
     assert path.stat().st_size < 1_500_000

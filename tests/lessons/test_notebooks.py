@@ -6,11 +6,10 @@ in a cell that was never run, which is why the execution counts are asserted her
 
 import ast
 import re
-import statistics
 from pathlib import Path
 
 import pytest
-from lesson_files import FOLDER, NOTEBOOKS, OLD, code_cells, lines_of_code, read, results, section, source, tagged
+from lesson_files import FOLDER, NOTEBOOKS, code_cells, read, results, source, tagged
 
 COURSE = [path.stem for path in NOTEBOOKS]
 
@@ -24,8 +23,7 @@ def path(request) -> Path:
 
 
 def test_these_are_the_notebooks_of_the_course():
-    rewritten = set(COURSE) - OLD
-    assert set(COURSE) >= OLD and all(re.fullmatch(r"\d\d_[a-z0-9_]+", name) for name in rewritten)
+    assert COURSE and all(re.fullmatch(r"\d\d_[a-z0-9_]+", name) for name in COURSE)
 
 
 def test_every_code_cell_was_run_in_order(path):
@@ -39,8 +37,8 @@ def test_no_output_is_an_error_or_a_warning(path):
     assert not [output["text"] for output in outputs if output.get("name") == "stderr"]
 
 
-def test_it_is_under_2_mb(path):
-    assert path.stat().st_size < 2_000_000
+def test_it_is_under_1_5_mb(path):
+    assert path.stat().st_size < 1_500_000
 
 
 def test_all_together_are_under_14_mb():
@@ -57,21 +55,6 @@ def test_cell_ids_are_unique(path):
     assert len(set(ids)) == len(ids)
 
 
-# --------------------------------------------------------------------------- the form that lessons had at first: OLD
-
-
-@pytest.fixture(params=[path for path in NOTEBOOKS if path.stem in OLD], ids=lambda path: path.stem)
-def old(request) -> Path:
-    return request.param
-
-
-def test_it_begins_with_its_number_and_what_is_to_be_learned(old):
-    first = source(read(old)["cells"][0])
-    assert re.match(rf"# {old.stem[:2]} · \S.*: \S", first)
-    goals = first.partition("**When you are through, you can**")[2]
-    assert 3 <= len(re.findall("^- ", goals, re.MULTILINE)) <= 5
-
-
 def test_one_cell_holds_the_parameters_as_commented_literals(path):
     (cell,) = tagged(read(path), "parameters")
     lines, end = source(cell).splitlines(), 0
@@ -80,30 +63,6 @@ def test_one_cell_holds_the_parameters_as_commented_literals(path):
         ast.literal_eval(statement.value)
         own, end = "\n".join(lines[end : statement.end_lineno]), statement.end_lineno
         assert "# " in own, f"{own} says nothing of what it is for"
-
-
-def test_it_has_exercises_whose_solutions_are_folded_and_executed(old):
-    notebook = read(old)
-    exercises = section(notebook, "Exercises")
-    numbers = [int(number) for number in re.findall(r"^\*\*(\d+)\.", exercises, re.MULTILINE)]
-    assert numbers == list(range(1, len(numbers) + 1)) and 3 <= len(numbers) <= 5
-    assert exercises.count("<details><summary>Solution</summary>") == exercises.count("</details>") == len(numbers)
-    solutions = tagged(notebook, "solution")
-    assert solutions and exercises.count("[code]") == len(solutions)
-    for cell in solutions:
-        assert "hide-cell" in cell["metadata"]["tags"]  # folded in the pages of the course
-        assert cell["metadata"]["jupyter"] == {"source_hidden": True, "outputs_hidden": True}  # and in JupyterLab
-
-
-def test_it_ends_in_five_lines(old):
-    assert len(re.findall("^- ", section(read(old), "In five lines"), re.MULTILINE)) == 5
-
-
-def test_code_cells_are_short(old):
-    lengths = [lines_of_code(source(cell)) for cell in code_cells(read(old))]
-    long = [source(cell) for cell, length in zip(code_cells(read(old)), lengths, strict=True) if length > 15]
-    assert not long, "\n\n".join(long)
-    assert statistics.median(lengths) <= 10
 
 
 def test_it_ends_with_links_to_the_lessons_before_and_after(path):

@@ -5,7 +5,7 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
-from lesson_files import FOLDER, REWRITTEN, read, source
+from lesson_files import FOLDER, NOTEBOOKS, read, source
 
 ASSETS = FOLDER / "assets"
 sys.path.insert(0, str(ASSETS))  # make_diagrams.py imports svg.py, which lies beside it
@@ -55,6 +55,6 @@ def test_colours_follow_the_system_or_are_fixed():
     assert "a &lt; b" in both and "A &amp; B" in both
 
 
-def test_every_rewritten_lesson_shows_its_own_map():
-    for path in REWRITTEN:
+def test_every_lesson_shows_its_own_map():
+    for path in NOTEBOOKS:
         assert make_diagrams.map_markdown(path.stem) in source(read(path)["cells"][0])
