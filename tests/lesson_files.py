@@ -38,12 +38,6 @@ def prose(notebook: dict) -> str:
     return "\n\n".join(source(c) if c["cell_type"] == "markdown" else "[code]" for c in notebook["cells"])
 
 
-def section(notebook: dict, heading: str) -> str:
-    """The prose from a heading of the second level, which stands there once, to the next."""
-    (found,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", prose(notebook), re.MULTILINE | re.DOTALL)
-    return found
-
-
 def results(notebook: dict) -> list[dict]:
     """What the notebook recorded."""
     outputs = [output for cell in code_cells(notebook) for output in cell["outputs"]]
