@@ -195,24 +195,24 @@ def latents_vae() -> Drawing:
 def denoising_step() -> Drawing:
     """03_denoising: one step of sampling, with its loop."""
     d = Drawing(900, 268, "One step of sampling")
-    x_t = d.box(16, 96, 84, "x_t", "noisy", source=True)
+    x_t = d.box(16, 96, 84, "x_{t}", "noisy", source=True)
     with_caption = d.box(170, 54, 150, "transformer", "with caption", lit=True)
     without = d.box(170, 138, 150, "transformer", "without caption", lit=True)
     guidance = d.box(384, 96, 104, "guidance")
-    clean = d.box(548, 96, 140, "clean guess", "x̂_0", lit=True)
+    clean = d.box(548, 96, 140, "clean guess", "x̂_{0}", lit=True)
     step = d.box(758, 96, 126, "sampler", "DDIM, …")
     x, y = x_t.right
-    d.arrow((x, y), (135, y), (135, 82), (168, 82), label="x_t, t", at=(135, 70))
+    d.arrow((x, y), (135, y), (135, 82), (168, 82), label="x_{t}, t", at=(135, 70))
     d.arrow((135, y), (135, 166), (168, 166))
     d.arrow(with_caption.right, (436, 82), (436, 94))
     d.arrow(without.right, (436, 166), (436, 154))
     d.arrow(guidance.right, clean.left, label="ε")
     d.arrow((518, y), (518, 190), (790, 190), (790, 154), label="ε", at=(640, 182))
-    d.arrow(clean.right, step.left, label="x̂_0")
-    d.arrow(x_t.top, (58, 26), (618, 26), (618, 94), label="x_t [C, T, H, W]", at=(338, 18))
+    d.arrow(clean.right, step.left, label="x̂_{0}")
+    d.arrow(x_t.top, (58, 26), (618, 26), (618, 94), label="x_{t} [C, T, H, W]", at=(338, 18))
     d.arrow((618, 26), (821, 26), (821, 94))
     d.arrow(
-        step.bottom, (821, 240), (58, 240), (58, 154), label="x_s, less noisy: the next x_t, at t ← s", at=(440, 232)
+        step.bottom, (821, 240), (58, 240), (58, 154), label="x_{s}, less noisy: the next x_{t}, at t ← s", at=(440, 232)
     )
     return d
 
@@ -221,14 +221,14 @@ def words_encoding() -> Drawing:
     """04_words: from a caption to the vectors of the transformer."""
     d = Drawing(904, 250, "From a caption to vectors")
     caption = d.box(16, 34, 108, "caption", "“a red car”", source=True)
-    tokens = d.box(204, 34, 120, "tokenizer", "87 tokens")
-    table = d.box(416, 34, 96, "table", "87 × 96")
-    t5 = d.box(586, 34, 104, "T5", "2 blocks", lit=True)
-    cross = d.box(762, 34, 126, "transformer", "cross_attn")
-    d.arrow(caption.right, (202, 62), label="cleaned")
-    d.arrow(tokens.right, (414, 62), label="ids [L]")
-    d.arrow(table.right, (584, 62), label="[L, 96]")
-    d.arrow(t5.right, (760, 62), label="y [L, 96]")
+    tokens = d.box(196, 34, 120, "tokenizer", "87 tokens")
+    table = d.box(396, 34, 90, "table", "87 × 96")
+    t5 = d.box(568, 34, 104, "T5", "2 blocks", lit=True)
+    cross = d.box(766, 34, 126, "transformer", "cross_attn")
+    d.arrow(caption.right, (194, 62), label="cleaned")
+    d.arrow(tokens.right, (394, 62), label="ids [L]")
+    d.arrow(table.right, (566, 62), label="[L, 96]")
+    d.arrow(t5.right, (764, 62), label="y [L, 96]")
     mask = (tokens.bottom[0], 124)
     d.arrow(
         tokens.bottom,
@@ -236,27 +236,27 @@ def words_encoding() -> Drawing:
         (t5.bottom[0], 124),
         (t5.bottom[0], 92),
         label="mask [L]: 1 token, 0 padding",
-        at=(450, 116),
+        at=(438, 116),
     )
     d.arrow((t5.bottom[0], 124), (cross.x + 40, 124), (cross.x + 40, 92))
-    null = d.box(586, 170, 126, "null caption", "[L, 96]", source=True)
-    d.arrow(null.right, (cross.x + 90, 198), (cross.x + 90, 92), label="second evaluation", at=(790, 222))
+    null = d.box(568, 170, 126, "null caption", "[L, 96]", source=True)
+    d.arrow(null.right, (cross.x + 90, 198), (cross.x + 90, 92), label="second evaluation", at=(786, 222))
     return d
 
 
 def words_guidance() -> Drawing:
     """04_words: classifier-free guidance."""
     d = Drawing(904, 226, "Classifier-free guidance")
-    x_t = d.box(16, 85, 104, "x_t", "[C, T, H, W]", source=True)
+    x_t = d.box(16, 85, 104, "x_{t}", "[C, T, H, W]", source=True)
     cond = d.box(236, 22, 160, "transformer", "with the caption")
     uncond = d.box(236, 148, 160, "transformer", "null caption")
-    difference = d.box(516, 22, 130, "difference", "ε_y − ε_∅")
+    difference = d.box(516, 22, 130, "difference", "ε_{y} − ε_{∅}")
     scaled = d.box(736, 22, 90, "× s", "scale", lit=True)
     d.box(736, 148, 90, "+", "ε, guided")
     d.arrow(x_t.right, (178, 113), (178, 50), (234, 50), label="t", at=(150, 105))
     d.arrow((178, 113), (178, 176), (234, 176))
-    d.arrow(cond.right, (514, 50), label="ε_y")
-    d.arrow(uncond.right, (734, 176), label="ε_∅", at=(660, 167))
+    d.arrow(cond.right, (514, 50), label="ε_{y}")
+    d.arrow(uncond.right, (734, 176), label="ε_{∅}", at=(660, 167))
     d.arrow((580, 176), (580, 80))
     d.arrow(difference.right, (734, 50))
     d.arrow(scaled.bottom, (781, 146))
@@ -287,7 +287,7 @@ def attention_trace() -> Drawing:
 def stdit_model() -> Drawing:
     """05_stdit: the whole transformer."""
     d = Drawing(904, 316, "STDiT2")
-    x_t = d.box(16, 130, 104, "x_t", "[C, T, H, W]", source=True)
+    x_t = d.box(16, 130, 104, "x_{t}", "[C, T, H, W]", source=True)
     patches = d.box(156, 130, 112, "patches", "x_embedder")
     blocks = d.box(366, 130, 124, "6 blocks", "blocks", lit=True)
     final = d.box(588, 130, 114, "final layer", "final_layer")
