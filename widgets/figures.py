@@ -75,7 +75,11 @@ def _drawn(figure: Figure, colors: int) -> bytes:
     """A figure as PNG with a palette, a third of the size without."""
     file, smaller = io.BytesIO(), io.BytesIO()
     figure.savefig(file, format="png", bbox_inches="tight", facecolor="white")
-    reduced(Image.open(file).convert("RGB"), colors).save(smaller, "png", optimize=True)
+    picture = reduced(Image.open(file).convert("RGB"), colors)
+    palette, corner = picture.getpalette(), 3 * picture.getpixel((0, 0))
+    palette[corner : corner + 3] = [255] * 3  # the page stays as white as it is
+    picture.putpalette(palette)
+    picture.save(smaller, "png", optimize=True)
     return smaller.getvalue()
 
 
