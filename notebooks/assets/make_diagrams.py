@@ -212,7 +212,12 @@ def denoising_step() -> Drawing:
     d.arrow(x_t.top, (58, 26), (618, 26), (618, 94), label="x_{t} [C, T, H, W]", at=(338, 18))
     d.arrow((618, 26), (821, 26), (821, 94))
     d.arrow(
-        step.bottom, (821, 240), (58, 240), (58, 154), label="x_{s}, less noisy: the next x_{t}, at t ← s", at=(440, 232)
+        step.bottom,
+        (821, 240),
+        (58, 240),
+        (58, 154),
+        label="x_{s}, less noisy: the next x_{t}, at t ← s",
+        at=(440, 232),
     )
     return d
 
