@@ -873,7 +873,7 @@ def origins(columns: Mapping[str, tuple], data: np.ndarray, caption: str, limit:
         upper.add_patch(matplotlib.patches.Circle(x_t, spread, fill=False, color=COLORS[2], linewidth=1))
         upper.plot(*x_t, "o", color=COLORS[2], markersize=5)
         upper.set_title(title, fontsize=9)
-    axes[0, 0].set_ylabel("shrunk, as in x_t")
+    axes[0, 0].set_ylabel("shrunk, as in $x_t$")
     axes[1, 0].set_ylabel("at full size")
     figure.colorbar(drawn, ax=axes, label="weight / largest weight", shrink=0.7, pad=0.01)
     show(figure, caption)
@@ -894,6 +894,9 @@ def moving_clouds(
     moving = [
         _cloud(axis, path[0], values, limit, name) for axis, (name, path) in zip(axes[0], panels.items(), strict=True)
     ]
+    figure.suptitle(titles[0], fontsize=10)
+    canvas.draw()
+    figure.set_layout_engine("none")  # the axes stay where they are
     for k, title in enumerate(titles):
         for points, path in zip(moving, panels.values(), strict=True):
             points.set_offsets(path[k])
