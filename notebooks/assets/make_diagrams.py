@@ -498,7 +498,7 @@ def long_videos_chain() -> Drawing:
 
 def training_step() -> Drawing:
     """11_training: one step of training of the video model."""
-    d = Drawing(948, 414, "One step of training of the video model")
+    d = Drawing(900, 414, "One step of training of the video model")
     noise = d.box(16, 18, 130, "noise ε", "drawn at random", source=True)
     clip = d.box(16, 98, 130, "clip", "T pictures", source=True)
     time = d.box(16, 178, 130, "time, mask", "drawn at random", source=True)
@@ -509,23 +509,24 @@ def training_step() -> Drawing:
     model = d.box(566, 98, 124, "transformer", "STDiT2", lit=True)
     loss = d.box(776, 98, 108, "loss", "one number")
     average = d.box(330, 340, 166, "moving average", "what is kept")
-    optimizer = d.box(746, 340, 138, "optimizer", "AdamW")
+    optimizer = d.box(626, 340, 138, "optimizer", "AdamW")
     d.arrow(noise.right, (830, 46), (830, 96), label="ε [B, C, T, H, W]: the right answer is known", at=(640, 37))
     d.arrow((441, 46), (441, 96))
     d.arrow(clip.right, vae.left)
     d.arrow(vae.right, mix.left, label="x_0")
     d.arrow(mix.right, model.left, label="x_t")
-    d.arrow(model.right, loss.left, label="ε_θ")
+    d.arrow((690, 114), (774, 114), label="ε_θ", at=(728, 107))
+    d.arrow((776, 140), (692, 140), label="dL/dε_θ", at=(733, 156))
     d.arrow(time.right, (830, 206), (830, 156), label="which frames count", at=(756, 197))
     d.arrow((441, 206), (441, 156))
-    d.arrow((622, 206), (622, 156))
+    d.arrow((612, 206), (612, 156))
     d.arrow(caption.right, t5.left)
-    d.arrow(t5.right, (664, 286), (664, 156), label="y [B, L, D]", at=(372, 277))
-    d.arrow(loss.right, (920, 126), (920, 368), (886, 368))
-    d.text(862, 262, "backward:", 12, "faint", mono=True)
-    d.text(862, 278, "gradients", 12, "faint", mono=True)
-    d.arrow(optimizer.left, average.right, label="new parameters", at=(658, 359))
-    d.arrow((590, 368), (590, 156))
+    d.arrow(t5.right, (644, 286), (644, 156), label="y [B, L, D]", at=(372, 277))
+    d.arrow((676, 154), (676, 338))
+    d.text(774, 290, "backward: a gradient", 12, "faint", mono=True)
+    d.text(774, 306, "for each parameter", 12, "faint", mono=True)
+    d.arrow(optimizer.left, average.right, label="new parameters", at=(560, 388))
+    d.arrow((580, 368), (580, 156))
     return d
 
 

@@ -180,8 +180,10 @@ def test_a_sweep_says_how_sure_it_is():
 
 def test_the_visible_training_loop_is_the_librarys_and_learns():
     result = found("11_training")
-    assert result["losses_apart"] < 1e-3 and result["averages_apart"] < 0.1
-    assert result["test_loss"] < result["one_parameter"] == 0.35
+    assert result["losses_apart"] < 1e-3
+    assert 4 * result["shipped_loss"] < result["test_loss"] < 0.1 < result["one_parameter"] == 0.35
+    right = result["right_of_12"]
+    assert right["12 small"] + 3 < right["6 small, 6 shipped"] <= right["6 shipped, 6 small"] == right["12 shipped"] == 12
 
 
 def test_an_evaluation_says_how_sure_it_is():
