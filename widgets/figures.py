@@ -638,6 +638,16 @@ def tables(panels: Mapping[str, np.ndarray], caption: str, names: Sequence = (),
     show(figure, caption)
 
 
+def table(rows: Mapping[str, Sequence], titles: Sequence[str], caption: str):
+    """A table: name of a row -> its cells. titles: of the columns, that of the names included."""
+    lines = ["".join(f"<th>{html.escape(title)}</th>" for title in titles)]
+    for name, cells in rows.items():
+        lines.append(f"<th>{html.escape(name)}</th>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells))
+    text = "".join(f"<tr>{line}</tr>" for line in lines)
+    page = f"<table>{text}</table><p>{html.escape(caption)}</p>"
+    display({"text/html": page, "text/plain": f"Table: {caption}"}, raw=True)
+
+
 def similarities(values: np.ndarray, groups: Mapping[str, Sequence[str]], caption: str):
     """A heatmap of cosine similarities [n, n]; its rows and columns are the words of `groups`, which are framed."""
     words = [word for group in groups.values() for word in group]

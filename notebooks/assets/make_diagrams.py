@@ -507,7 +507,7 @@ def training_step() -> Drawing:
     t5 = d.box(190, 258, 132, "T5", "frozen")
     mix = d.box(386, 98, 110, "mix", "data, noise")
     model = d.box(566, 98, 124, "transformer", "STDiT2", lit=True)
-    loss = d.box(776, 98, 108, "loss", "one number")
+    d.box(776, 98, 108, "loss", "one number")
     average = d.box(330, 340, 166, "moving average", "what is kept")
     optimizer = d.box(626, 340, 138, "optimizer", "AdamW")
     d.arrow(noise.right, (830, 46), (830, 96), label="ε [B, C, T, H, W]: the right answer is known", at=(640, 37))

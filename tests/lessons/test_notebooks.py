@@ -182,8 +182,15 @@ def test_the_visible_training_loop_is_the_librarys_and_learns():
     result = found("11_training")
     assert result["losses_apart"] < 1e-3
     assert 4 * result["shipped_loss"] < result["test_loss"] < 0.1 < result["one_parameter"] == 0.35
-    right = result["right_of_12"]
-    assert right["12 small"] + 3 < right["6 small, 6 shipped"] <= right["6 shipped, 6 small"] == right["12 shipped"] == 12
+    right, outliers, change = (result[name] for name in ("right_of_12", "outlier_frames", "change_of_a_pixel"))
+    assert right["3 small, 9 shipped"] == right["6 shipped, 6 small"] == right["0 small, 12 shipped"] == 12
+    assert max(right[name] for name in ("12 small, 0 shipped", "9 small, 3 shipped", "3 shipped, 9 small")) <= 5
+    assert not any(outliers[f"{n} shipped, {12 - n} small"] for n in (3, 6, 9))  # the first steps
+    assert outliers["12 small, 0 shipped"] >= outliers["6 small, 6 shipped"] > outliers["3 small, 9 shipped"]
+    flecks = [change[f"{n} shipped, {12 - n} small"] for n in (9, 6, 3)]  # the last steps
+    assert 3 * change["0 small, 12 shipped"] < flecks[0] < flecks[1] < flecks[2]
+    exams = result["losses_of_exams"]
+    assert exams["the city at sunrise"][0] > 1.1 * exams["the city at sunset"][0]
 
 
 def test_an_evaluation_says_how_sure_it_is():
