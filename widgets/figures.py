@@ -401,6 +401,26 @@ def masks(rows: Mapping[str, Sequence[float]], caption: str):
     show(figure, caption)
 
 
+def masked_films(rows: Mapping[str, tuple], caption: str, numbers: Sequence[int], size: float = 0.9):
+    """Frames of videos in the colours of their masks: name -> (frames [T, height, width, 3], edit ratios [T]).
+
+    numbers: of the frames that are shown.
+    """
+    colors = {"given": GIVEN, "edited": EDITED, "generated": GENERATED}
+    label = max(len(line) for name in rows for line in name.split("\n")) * 0.08 + 0.1
+    figure, axes = new_figure(
+        len(rows), len(numbers), len(numbers) * size + label, len(rows) * size + 0.6, squeeze=False
+    )
+    _label_panels(axes, list(rows), [f"frame {i}" for i in numbers])
+    for line, (frames, ratios) in zip(axes, rows.values(), strict=True):
+        for axis, i in zip(line, numbers, strict=True):
+            axis.imshow(frames[i])
+            color = GIVEN if ratios[i] == 0 else GENERATED if ratios[i] == 1 else EDITED
+            axis.spines[:].set(visible=True, color=color, linewidth=4)
+    _color_legend(figure, colors)
+    show(figure, caption)
+
+
 def curves(
     lines: Mapping[str, tuple], caption: str, xlabel: str, ylabel: str, marker="", dots: Sequence[str] = (), **settings
 ):
