@@ -149,7 +149,8 @@ def test_frames_agree_by_temporal_attention_and_move_by_their_positions():
 def test_long_videos_have_the_length_that_was_computed_lose_the_sun_and_can_be_closed():
     result = found("08_long_videos")
     assert result["frames"] == 16 + 5 * 12
-    assert result["psnr_db_after_trips"] == sorted(result["psnr_db_after_trips"], reverse=True)
+    trips = result["rms_after_trips"]
+    assert trips == sorted(trips) and trips[0] == 0 < trips[1] < trips[-1]
     assert result["sun_pixels"][0] > 4 * max(result["sun_pixels"][2:])
     closed, still_open = result["gap_of_closed_and_open"]
     assert closed < still_open and result["seam_against_usual_step"] < 2
