@@ -26,7 +26,7 @@ MAPS = {
     "11_training": ("T5", "transformer", "latents", "mask"),
     "12_evaluation": ("frames",),
     "13_generate": ("caption", "noise", "references", "mask", "frames"),
-    "14_sweep": ("caption", "noise", "steps", "frames"),
+    "14_sweep": ("caption", "noise", "references", "mask", "steps", "frames"),
     "15_full_size": ("T5", "transformer", "VAE"),
 }
 PARTS = ("caption", "T5", "noise", "steps", "transformer", "latents", "VAE", "frames", "references", "mask")
@@ -588,9 +588,11 @@ def generate_papermill() -> Drawing:
 def sweep_table() -> Drawing:
     """14_sweep: from a grid to intervals."""
     d = Drawing(900, 250, "A sweep: from a grid to intervals")
-    grid = d.box(16, 97, 150, "grid", "3 · 2 · 2 values", source=True)
+    grid = d.box(16, 97, 150, "grid", "3 s · 2 n · 2 seeds", source=True)
+    d.text(91, 180, "s: guidance scale", 12, "faint", mono=True)
+    d.text(91, 196, "n: steps", 12, "faint", mono=True)
     d.frame(232, 12, 190, 226, "runs, several at a time")
-    runs = [d.box(252, y, 150, "run", text) for y, text in ((46, "1.0, 4, seed 0"), (176, "8.0, 12, seed 1"))]
+    runs = [d.box(252, y, 150, "run", text) for y, text in ((46, "s 1, n 4, seed 0"), (176, "s 8, n 12, seed 1"))]
     d.text(327, 130, "⋮", 16)
     d.text(327, 156, "12 runs", 12, "faint", mono=True)
     table = d.box(490, 97, 140, "table", "a row a video", lit=True)
@@ -601,7 +603,7 @@ def sweep_table() -> Drawing:
     d.arrow(table.right, scores.left, label="group", at=(668, 116))
     d.text(560, 180, "settings, seed, what", 12, "faint", mono=True)
     d.text(560, 196, "the video shows", 12, "faint", mono=True)
-    d.text(795, 180, "over prompts and seeds", 12, "faint", mono=True)
+    d.text(795, 180, "over its videos", 12, "faint", mono=True)
     return d
 
 

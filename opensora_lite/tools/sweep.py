@@ -22,6 +22,7 @@ the folder of the run.
 """
 
 import contextlib
+import glob
 import importlib.util
 import json
 import logging
@@ -188,6 +189,8 @@ def sweep(
     out = Path(out).resolve()
     rows = {run.name: row for run in grid.runs if (row := read_row(out / run.name))}
     todo = [run for run in grid.runs if run.name not in rows]
+    if todo and not rows and set(out.glob(f"{glob.escape(grid.notebook.stem)}-*.ipynb")) - {copy_of(grid, out)}:
+        say(f"{grid.notebook.name} was edited since the last sweep into {out.name}: all runs are new, none is reused")
     number = f"{len(grid.runs)} run" + ("s" if len(grid.runs) > 1 else "")
     say(f"{number} of {grid.notebook.name}: {len(rows)} done before, {len(todo)} to do")
 
@@ -221,7 +224,7 @@ def completed(client: Any, todo: list[Run], grid: Grid, out: Path) -> Iterator[t
     """Execute runs with a dask client; yields them and their rows as they are completed."""
     from dask.distributed import as_completed
 
-    notebook = out / f"{grid.notebook.stem}-{run_name(grid.source, {})}.ipynb"
+    notebook = copy_of(grid, out)
     write_json(notebook, without_demonstrations(grid.source))  # a copy: later edits don't change the runs of this sweep
     arguments = dict(notebook=notebook, cwd=grid.notebook.parent, out=out, has_output=grid.has_output)
     futures = client.map(execute, todo, **arguments, retries=RETRIES, pure=False)
@@ -233,6 +236,11 @@ def completed(client: Any, todo: list[Run], grid: Grid, out: Path) -> Iterator[t
             last_line = str(error).strip().splitlines()[-1:]
             row = make_row(run_of[future], ": ".join([type(error).__name__, *last_line]))
         yield run_of[future], row
+
+
+def copy_of(grid: Grid, out: Path) -> Path:
+    """The copy of the notebook that the runs execute; another source has another name."""
+    return out / f"{grid.notebook.stem}-{run_name(grid.source, {})}.ipynb"
 
 
 def without_demonstrations(notebook: dict[str, Any]) -> dict[str, Any]:

@@ -166,7 +166,8 @@ def test_the_released_weights_are_as_large_as_they_are():
 
 def test_the_default_film_is_what_its_prompt_asks_for():
     result = found("13_generate")
-    assert result["shows"] == {"place": "ocean", "time": "sunrise", "subject": "boat", "color": "red"}
+    shows = {"place": "ocean", "time": "sunrise", "subject": "boat", "color": "red", "direction": "right"}
+    assert result["shows"] == shows
     assert all(word in result["prompt"] for word in result["shows"].values())
 
 
@@ -176,7 +177,7 @@ def test_a_sweep_says_how_sure_it_is():
     assert right["guidance 4, 12 steps"] == found("12_evaluation")["right_of_100"]["guidance 4"]
     assert 0 < low < mean == right["guidance 4, 12 steps"] - right["guidance 1, 12 steps"] < high
     edits = [result["psnr_of_edits"][ratio] for ratio in sorted(result["psnr_of_edits"])]
-    assert edits == sorted(edits, reverse=True)
+    assert len(edits) == 7 and edits == sorted(edits, reverse=True)
 
 
 def test_the_visible_training_loop_is_the_librarys_and_learns():

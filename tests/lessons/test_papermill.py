@@ -250,7 +250,7 @@ def test_text_in_two_loops_and_saved(run, tmp_path):
     )
     assert (result["kept_frames"], result["edited_frames"], result["kept_frames_psnr_db"]) == (0, 0, None)
     assert result["frames"] == 14
-    assert result["shows"].keys() == {"place", "time", "subject", "color"}
+    assert result["shows"].keys() == {"place", "time", "subject", "color", "direction"}
     assert read_video(tmp_path / "text.mp4").frames.shape == (14, 48, 80, 3)
 
 
@@ -301,7 +301,7 @@ def test_the_lines_for_a_terminal_hand_over_what_they_say(papermill, tmp_path):
     texts = [
         "".join(output.get("text", "")) for cell in code_cells(read(SOURCE)) for output in cell["outputs"]
     ]  # what was printed
-    (printed,) = [text for text in texts if text.startswith("papermill ")]
+    (printed,) = [text for text in texts if text.startswith("papermill 13_generate")]
     lines = [shlex.split(line.replace("\\\n", "")) for line in printed.strip().split("\n\n")]
     assert [Path(line[2]).stem for line in lines] == ["text", "image", "connect", "extend", "edit"]
     for line in lines:

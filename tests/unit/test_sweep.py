@@ -209,9 +209,9 @@ def test_the_sweep_of_lesson_14_is_whole_and_of_the_weights_that_are_shipped():
     points = read_grid(folder / "grid.yaml").points
     easy = [row for row in rows if row["study"] == "easy"]
     assert [{name: float(row[name]) for name in points[0]} for row in easy] == points
-    assert [sum(row["study"] == study for row in rows) for study in ("grid", "edit")] == [4 * 100, 4 * 6]
+    assert [sum(row["study"] == study for row in rows) for study in ("grid", "edit")] == [4 * 100, 7 * 6]
     films = list(folder.glob("films/*.mp4"))
-    assert len(films) == 24 + 4 * 6 and {len(read_video(path)) for path in films} == {8}
+    assert len(films) == 24 + 7 * 6 and {len(read_video(path)) for path in films} == {8}
     assert sum(path.stat().st_size for path in folder.rglob("*")) < 600_000
     made_with = {row["weights"] for row in rows}
     shipped = weights_id(model_folder("tiny"))
@@ -269,8 +269,22 @@ def test_a_sweep_of_24_runs_fails_where_it_must_and_goes_on_when_that_is_mended(
     assert not list(out.glob("*.failed")) and not list(out.glob(".*"))
 
     assert cli.main(["sweep", str(path), "--out", str(out)]) == 0  # nothing is left to do
-    assert "24 done before, 0 to do" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "24 done before, 0 to do" in said and "was edited" not in said
     assert sum(logged(folder).values()) == 30
+
+
+@needs_papermill
+def test_a_sweep_whose_notebook_was_edited_says_that_nothing_is_reused(folder):
+    path, out, said = write_grid(folder, grid={"seed": [0]}), folder / "runs", []
+    sweep.sweep(path, out, 1, say=said.append)
+    sweep.sweep(write_grid(folder, grid={"seed": [0, 1]}), out, 1, say=said.append)  # a grid may grow
+    assert not any("was edited" in line for line in said)
+    notebook = json.loads((folder / "micro.ipynb").read_text())
+    notebook["cells"].append({"cell_type": "markdown", "metadata": {}, "source": "New."})
+    (folder / "micro.ipynb").write_text(json.dumps(notebook))
+    sweep.sweep(path, out, 1, say=said.append)
+    assert sum("micro.ipynb was edited" in line for line in said) == 1
 
 
 @needs_papermill

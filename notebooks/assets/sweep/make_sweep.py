@@ -3,7 +3,7 @@ make_evaluation.py, whose results are most of the grid.
 
 python notebooks/assets/sweep/make_sweep.py
 
-Three studies, 148 new videos in one process and in batches, which takes a few minutes on a laptop. Parts that are done
+Three studies, 166 new videos in one process and in batches, which takes a few minutes on a laptop. Parts that are done
 are kept in out/sweep-WEIGHTS of the repository; a second start goes on where the first was stopped.
 """
 
@@ -33,7 +33,7 @@ SEEDS, SCALES, STEPS = (0, 1), (1.0, 4.0, 8.0), (4, 8, 16, 32)
 GRID = list(itertools.product((1.0, 4.0), (4, 12)))
 MADE = {(1.0, 12): "guidance 1", (4.0, 12): "guidance 4", (4.0, 4): "4 steps"}  # by make_evaluation.py
 # edit: a clip that is edited, with the settings of the sweep in the lesson
-EDIT, RATIOS, EDIT_SEEDS = "a blue boat sailing right on the ocean at noon", (0.2, 0.4, 0.6, 0.8), 6
+EDIT, RATIOS, EDIT_SEEDS = "a blue boat sailing right on the ocean at noon", (0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8), 6
 EDIT_SETTINGS = dict(num_frames=8, sampler="ddim", num_sampling_steps=24)
 BATCH = 10
 
