@@ -301,10 +301,10 @@ def test_the_lines_for_a_terminal_hand_over_what_they_say(papermill, tmp_path):
     texts = [
         "".join(output.get("text", "")) for cell in code_cells(read(SOURCE)) for output in cell["outputs"]
     ]  # what was printed
-    (printed,) = [text for text in texts if text.startswith("papermill 13_generate")]
+    (printed,) = [text for text in texts if text.startswith("papermill ../out/program.ipynb")]
     lines = [shlex.split(line.replace("\\\n", "")) for line in printed.strip().split("\n\n")]
     assert [Path(line[2]).stem for line in lines] == ["text", "image", "connect", "extend", "edit"]
     for line in lines:
-        assert line[:2] == ["papermill", SOURCE.name] and line[3] == "-y"
+        assert line[:2] == ["papermill", "../out/program.ipynb"] and line[3] == "-y"
         injected = prepared(tmp_path / Path(line[2]).name, line[3:])
         assert injected.items() >= json.loads(line[4]).items()
