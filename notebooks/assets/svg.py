@@ -68,7 +68,7 @@ class Drawing:
         """A line of text, centred at x on the baseline y. x_{t}: with the t below the line."""
         written = re.sub(
             r"_\{(.+?)\}(.?)",
-            r'<tspan dy="3" font-size="75%">\1</tspan><tspan dy="-3">\2</tspan>',
+            rf'<tspan dy="3" font-size="{0.75 * size:g}">\1</tspan><tspan dy="-3">\2</tspan>',
             escape(text, quote=False),
         )
         bold = ' font-weight="600"' if size >= 16 else ""
