@@ -27,6 +27,7 @@ from opensora_lite.video import Video
 
 # Okabe and Ito's palette, distinguishable by the colour-blind. A colour has the same meaning in every figure.
 GIVEN, EDITED, GENERATED = "#0072B2", "#E69F00", "#BBBBBB"
+MASK_COLORS = {"given": GIVEN, "edited": EDITED, "generated": GENERATED}
 STATES = {"waits": GIVEN, "joins: gets noise": EDITED, "is denoised": GENERATED}  # of a frame at a step: 0, 1, 2
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
@@ -72,7 +73,7 @@ def show(figure: Figure, caption: str) -> None:
 
 
 def _drawn(figure: Figure, colors: int) -> bytes:
-    """A figure as PNG with a palette, a third of the size without."""
+    """A figure as PNG. With a palette of `colors` colors it has a third of the size."""
     file, smaller = io.BytesIO(), io.BytesIO()
     figure.savefig(file, format="png", bbox_inches="tight", facecolor="white")
     picture = reduced(Image.open(file).convert("RGB"), colors)
@@ -386,18 +387,21 @@ def video_grid(rows: Mapping[str, Sequence[Path]], titles: Sequence[str], captio
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def _mask_color(ratio: float) -> str:
+    return MASK_COLORS["given" if ratio == 0 else "generated" if ratio == 1 else "edited"]
+
+
 def masks(rows: Mapping[str, Sequence[float]], caption: str):
     """Frame masks: name -> edit ratio of every frame; 0 given, 1 generated, between 0 and 1 edited."""
     length = max(len(ratios) for ratios in rows.values())
     figure, axis = new_figure(width=max(5.0, 0.42 * length + 1.5), height=0.42 * len(rows) + 0.7)
     for y, ratios in enumerate(rows.values()):
         for x, ratio in enumerate(ratios):
-            color = GIVEN if ratio == 0 else GENERATED if ratio == 1 else EDITED
-            _box(axis, x, y, 0.9, 0.8, color, f"{ratio:g}" if 0 < ratio < 1 else "", fontsize=7)
+            _box(axis, x, y, 0.9, 0.8, _mask_color(ratio), f"{ratio:g}" if 0 < ratio < 1 else "", fontsize=7)
     axis.set(xlim=(-0.6, length - 0.4), ylim=(len(rows) - 0.4, -0.6), xlabel="frame")
     axis.set_xticks(range(0, length, 1 if length <= 20 else 4))
     axis.set_yticks(range(len(rows)), list(rows))
-    _color_legend(figure, {"given": GIVEN, "edited": EDITED, "generated": GENERATED})
+    _color_legend(figure, MASK_COLORS)
     show(figure, caption)
 
 
@@ -406,7 +410,6 @@ def masked_films(rows: Mapping[str, tuple], caption: str, numbers: Sequence[int]
 
     numbers: of the frames that are shown.
     """
-    colors = {"given": GIVEN, "edited": EDITED, "generated": GENERATED}
     label = max(len(line) for name in rows for line in name.split("\n")) * 0.08 + 0.1
     figure, axes = new_figure(
         len(rows), len(numbers), len(numbers) * size + label, len(rows) * size + 0.6, squeeze=False
@@ -415,9 +418,8 @@ def masked_films(rows: Mapping[str, tuple], caption: str, numbers: Sequence[int]
     for line, (frames, ratios) in zip(axes, rows.values(), strict=True):
         for axis, i in zip(line, numbers, strict=True):
             axis.imshow(frames[i])
-            color = GIVEN if ratios[i] == 0 else GENERATED if ratios[i] == 1 else EDITED
-            axis.spines[:].set(visible=True, color=color, linewidth=4)
-    _color_legend(figure, colors)
+            axis.spines[:].set(visible=True, color=_mask_color(ratios[i]), linewidth=4)
+    _color_legend(figure, MASK_COLORS)
     show(figure, caption)
 
 
@@ -506,7 +508,7 @@ def ticks(rows: Mapping[str, Sequence[float]], caption: str, xlabel: str, **sett
 
 def points(groups: Mapping[str, tuple], caption: str, xlabel: str, ylabel: str):
     """Groups of points in one plot: name -> (x, y). "given", "edited" and "generated" have their colours."""
-    colors = {"given": GIVEN, "edited": EDITED, "generated": "#777777"}  # GENERATED is too pale for a dot
+    colors = MASK_COLORS | {"generated": "#777777"}  # GENERATED is too pale for a dot
     figure, axis = new_figure(width=6.5, height=2.6)
     for name, (x, y) in groups.items():
         axis.plot(x, y, "o", label=name, color=colors.get(name))

@@ -593,7 +593,7 @@ def sweep_table() -> Drawing:
     runs = [d.box(252, y, 150, "run", text) for y, text in ((46, "s 1, n 4, seed 0"), (176, "s 8, n 12, seed 1"))]
     d.text(327, 130, "⋮", 16)
     d.text(327, 156, "12 runs", 12, "faint", mono=True)
-    table = d.box(490, 97, 140, "table", "a row a video", lit=True)
+    table = d.box(490, 97, 140, "table", "a row per video", lit=True)
     scores = d.box(706, 97, 178, "share right", "with its interval")
     d.arrow(grid.right, (230, 125))
     for run in runs:

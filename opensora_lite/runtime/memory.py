@@ -6,10 +6,10 @@
     process     memory that libraries take at their first computation, and freed blocks that the C library keeps
 
 The estimate is an upper bound, because it decides whether a run is refused. Its constants were measured with Paddle
-3.3.1 on two CPUs: it is 7-50 % above what processes took (94-691 MB), and 2-14 % above
-what Paddle allocates for denoising and decoding. On a GPU, cuDNN takes workspace that is not counted. A compiled model
-(`runtime.engine`) is in memory a second time. Axes as in `stdit2`: B videos (2·B with guidance), T frames, S tokens per
-frame, N = T·S, D hidden size, L caption tokens.
+3.3.1 on two CPUs: it is 5-50 % above what processes took (94-691 MB), and 2-14 % above what Paddle allocates for
+denoising and decoding. On a GPU, cuDNN takes workspace that is not counted. A compiled model (`runtime.engine`) is in
+memory a second time. Axes as in `stdit2`: B videos (2·B with guidance), T frames, S tokens per frame, N = T·S, D hidden
+size, L caption tokens.
 """
 
 import math
@@ -41,7 +41,7 @@ VAE_SCORES = 3.2  # tensors of attention scores alive at once, [pixels, pixels] 
 MICRO_BATCHES = (16, 8, 4, 2, 1)  # frames per VAE call that are tried, largest first …
 DECODING_SHARE = 0.8  # … until decoding takes at most this share of the free memory
 # The process, on a CPU, in bytes:
-LIBRARIES = 65e6  # code and buffers from the first caption and the first matrix product on: 43-59 MB measured
+LIBRARIES = 65e6  # code and buffers from the first caption and the first matrix product on; 50 MB were too few once
 KEPT_SHARE = 0.7  # freed blocks below 32 MB that the C library keeps, as a share of denoising + decoding …
 MOST_KEPT = 220e6  # … at most
 # A compiled model, on a CPU:
@@ -244,7 +244,7 @@ def estimate_memory(
     device: str = "cpu",
     compiled: str | None = None,
 ) -> MemoryEstimate:
-    """An upper bound of the memory of a run, from config.json files alone; 7-50 % above what processes took on CPUs.
+    """An upper bound of the memory of a run, from config.json files alone; 5-50 % above what processes took on CPUs.
 
     model: "tiny" (also None, without parts), "XL/2" (the sizes of the released weights), or a folder with stdit/, t5/
     and vae/. stdit, t5, vae: folders of parts, or the content of their config.json; they replace those of `model`.
